@@ -1,0 +1,1 @@
+"""Pixels to latents and back: image sources, autoencoders, the latent store, decoding."""

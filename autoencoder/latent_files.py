@@ -1,0 +1,81 @@
+"""Files of raw latents [N,C,h,w]: what sampling writes and decoding reads, .npy or .safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import atomic_path
+
+TENSOR_NAME = "latents"
+FINGERPRINT_NAME = "autoencoder"
+
+
+def save_latents(path: Path, latents: torch.Tensor, fingerprint: str) -> None:
+    """Write raw latents [N,C,h,w] and the fingerprint of their autoencoder to a .safetensors file."""
+    with atomic_path(path) as temporary:
+        save_file(
+            {TENSOR_NAME: latents.contiguous()}, temporary, metadata={FINGERPRINT_NAME: fingerprint}
+        )
+
+
+class LatentFile:
+    """Raw latents [N,C,h,w] of a file, read slice by slice; never all of them at once.
+
+    RequestError if the file is missing, damaged, or holds something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise RequestError(f"The latents file {path} does not exist; check the path.")
+        readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
+        if path.suffix not in readers:
+            raise RequestError(f"{path} is no file of latents; give a .npy or .safetensors file.")
+        self.path = path
+        self.fingerprint: str | None = None
+        """Of the autoencoder that the latents belong to, where the file says it."""
+        self._values: Any = readers[path.suffix]()
+        self.shape: tuple[int, ...] = tuple(self._read_shape())
+        if len(self.shape) != 4 or not all(self.shape):
+            raise RequestError(f"{path} holds {list(self.shape)}; latents are [N,C,h,w].")
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Raw latents `start` to `stop`, float32 [stop-start,C,h,w]."""
+        part = self._values[start:stop]
+        return torch.as_tensor(np.array(part) if isinstance(part, np.ndarray) else part).float()
+
+    def _read_shape(self) -> list[int]:
+        if isinstance(self._values, np.ndarray):
+            return list(self._values.shape)
+        return self._values.get_shape()
+
+    def _open_array(self) -> np.ndarray:
+        try:
+            values = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise RequestError(f"{self.path} is damaged or no plain array ({error}).") from error
+        if not np.issubdtype(values.dtype, np.floating):
+            raise RequestError(f"{self.path} holds {values.dtype}; latents are floating point.")
+        return values
+
+    def _open_safetensors(self) -> Any:
+        try:
+            file = safe_open(self.path, "pt")
+        except (SafetensorError, OSError) as error:
+            raise RequestError(f"{self.path} is damaged or no safetensors file ({error}).") from error
+        names = list(file.keys())
+        if TENSOR_NAME not in names and len(names) != 1:
+            raise RequestError(
+                f'{self.path} must hold a tensor named "{TENSOR_NAME}", not {", ".join(names)}.'
+            )
+        self.fingerprint = (file.metadata() or {}).get(FINGERPRINT_NAME)
+        return file.get_slice(TENSOR_NAME if TENSOR_NAME in names else names[0])

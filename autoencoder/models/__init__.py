@@ -1,0 +1,12 @@
+"""Pretrained autoencoders behind one interface: pixels uint8 -> raw latents -> pixels uint8.
+
+No constant such as 0.18215 is applied here: the statistics that make latents standard normal are
+measured while encoding, and live in the latent store.
+"""
+
+from autoencoder.models.adapters import wrap_network
+from autoencoder.models.base import Autoencoder
+from autoencoder.models.checking import check_reconstruction
+from autoencoder.models.loading import load_autoencoder
+
+__all__ = ["Autoencoder", "check_reconstruction", "load_autoencoder", "wrap_network"]

@@ -1,0 +1,105 @@
+"""From a reference to an autoencoder: folders of diffusers, runs of ours, the hub, the TAESD family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoder.models.adapters import NETWORK_CLASSES, wrap_network
+from autoencoder.models.base import Autoencoder
+from autoencoder.models.fingerprint import fingerprint_of
+from autoencoder.models.hub import download, is_hub_reference
+from autoencoder.models.tiny import find_weights, load_tiny
+from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import read_json
+
+SUBFOLDERS = ("vae", "vqvae", "autoencoder")
+"""Where pipelines of diffusers, and runs of `latentddm train-autoencoder`, keep theirs."""
+
+WEIGHTS_NAMES = (
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+)
+OLD_ATTENTION_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+
+
+def load_autoencoder(
+    reference: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Autoencoder:
+    """The autoencoder that `reference` names, frozen, on `device` with weights in `dtype`.
+
+    `reference` is a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC,
+    or a pipeline with one of these), the folder of a run of `latentddm train-autoencoder`, a hub
+    id (owner/name or owner/name:subfolder), or weights of the TAESD family: their folder, one of
+    the two files, or folder/prefix of both. RequestError says in one sentence what does not fit.
+    """
+    name = str(reference)
+    path = Path(name).expanduser()
+    if not path.exists() and not find_weights(path) and is_hub_reference(name):
+        path = download(name)
+    network, config, weights = _load_network(path)
+    fingerprint = fingerprint_of(type(network), config, weights)
+    autoencoder = wrap_network(network, reference=name, fingerprint=fingerprint)
+    return autoencoder.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+
+
+def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]:
+    for folder in (path, *(path / subfolder for subfolder in SUBFOLDERS)):
+        if (folder / "config.json").is_file():
+            return _load_folder(folder)
+    if files := find_weights(path):
+        return load_tiny(files)
+    if not path.exists():
+        raise RequestError(f"The autoencoder {path} does not exist; check the path.")
+    raise RequestError(
+        f"{path} holds no autoencoder: neither config.json (here or in {', '.join(SUBFOLDERS)}) "
+        "nor *encoder and *decoder weights of the TAESD family."
+    )
+
+
+def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]:
+    """A folder that save_pretrained of diffusers wrote; the weights stay in their stored dtype."""
+    path = folder / "config.json"
+    config = read_json(path)
+    network_class = NETWORK_CLASSES.get(str(config.get("_class_name")))
+    if network_class is None:
+        raise RequestError(
+            f"{path} is the configuration of {config.get('_class_name', 'no known class')}; "
+            f"the autoencoders known here are {', '.join(NETWORK_CLASSES)}."
+        )
+    weights = _current_names(_folder_weights(folder))
+    try:
+        with torch.device("meta"):
+            network = network_class.from_config(config)
+    except Exception as error:  # whatever a constructor makes of a wrong value
+        raise RequestError(f"{path} describes no working {config['_class_name']} ({error}).") from error
+    fit_weights(network, weights, folder)
+    return network, config, weights
+
+
+def _folder_weights(folder: Path) -> Weights:
+    for name in WEIGHTS_NAMES:
+        if (folder / name).is_file():
+            reader = read_sharded if name.endswith(".json") else read_weights
+            return reader(folder / name)
+    raise RequestError(
+        f"{folder} has a config.json but no weights ({', '.join(WEIGHTS_NAMES)}); copy them there."
+    )
+
+
+def _current_names(weights: Weights) -> Weights:
+    """Attention layers had other names in the years when Stable Diffusion's VAEs were saved."""
+
+    def renamed(name: str) -> str:
+        module, _, leaf = name.rpartition(".")
+        parent, _, last = module.rpartition(".")
+        return f"{parent}.{OLD_ATTENTION_NAMES[last]}.{leaf}" if last in OLD_ATTENTION_NAMES else name
+
+    return {renamed(name): tensor for name, tensor in weights.items()}

@@ -1,0 +1,157 @@
+"""The TAESD family from its own weights files: TAESD, TAESDXL, TAESD3, TAEF1 and TAEF2.
+
+The tensors' names and shapes say how the network is built. All are diffusers' AutoencoderTiny;
+TAEF2's blocks at the lowest resolution have a pool branch, which is added here.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
+from torch import nn
+
+from autoencoder.models.weights import SUFFIXES, Weights, fit_weights, read_weights
+from latentddm.engine.errors import RequestError
+
+POOL_WIDENING = 4
+POOL_GROUPS = 4
+
+
+class PooledBlock(AutoencoderTinyBlock):
+    """A block whose input first gets a term that knows the whole picture, by its group norm."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, channels, "relu")
+        wide = POOL_WIDENING * channels
+        self.pool = nn.Sequential(
+            nn.Conv2d(channels, wide, 1, bias=False),
+            nn.GroupNorm(POOL_GROUPS, wide),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(wide, channels, 1, bias=False),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x + self.pool(x))
+
+
+def find_weights(reference: Path) -> list[Path]:
+    """The files that `reference` means: encoder and decoder, or one that holds both, or none.
+
+    `reference` is a file, a folder with *encoder.* and *decoder.*, or folder/prefix of these two.
+    """
+    if reference.is_file():
+        if not reference.stem.endswith(("encoder", "decoder")):
+            return [reference]
+        return [_half(reference, "encoder"), _half(reference, "decoder")]
+    if reference.is_dir():
+        folder, pattern = reference, r".*encoder"
+    else:
+        folder, pattern = reference.parent, re.escape(reference.name) + r"[-_.]?encoder"
+    if not folder.is_dir():
+        return []
+    encoders = {
+        path.stem: path
+        for path in sorted(folder.iterdir())
+        if path.suffix in SUFFIXES and re.fullmatch(pattern, path.stem)
+    }
+    if len(encoders) > 1:
+        raise RequestError(
+            f"{reference} holds several encoders ({', '.join(encoders)}); give the path of one."
+        )
+    return [_half(path, half) for path in encoders.values() for half in ("encoder", "decoder")]
+
+
+def load_tiny(files: list[Path]) -> tuple[AutoencoderTiny, dict[str, Any], Weights]:
+    """The network of the files that `find_weights` found, its configuration, and its weights.
+
+    Network and weights are in the dtype that they are stored in.
+    """
+    if len(files) == 1:
+        weights = read_weights(files[0])
+    else:
+        # The files of a decoder count a clamp without weights as layer 0; diffusers does not.
+        weights = _renamed(files[0], "encoder", 0) | _renamed(files[1], "decoder", 1)
+    source = " and ".join(str(path) for path in files)
+    config = _read_config(weights, source)
+    with torch.device("meta"):
+        network = AutoencoderTiny(**config)
+        for name in weights:
+            if name.endswith("pool.0.weight"):
+                _pool(network, name)
+    fit_weights(network, weights, source)
+    return network, config, weights
+
+
+def _half(path: Path, half: str) -> Path:
+    """The file of that half which belongs to `path`, of whatever type it is."""
+    stem = path.stem[: -len(half)] + half
+    suffixes = [".safetensors", path.suffix, *SUFFIXES]
+    for candidate in (path.with_name(stem + suffix) for suffix in suffixes):
+        if candidate.is_file():
+            return candidate
+    raise RequestError(
+        f"There is no {stem} ({', '.join(SUFFIXES)}) beside {path}; encoder and decoder are needed."
+    )
+
+
+def _renamed(path: Path, half: str, offset: int) -> Weights:
+    """The weights in `path` under the names that they have in diffusers' AutoencoderTiny."""
+    renamed = {}
+    for name, tensor in read_weights(path).items():
+        layer, _, rest = name.partition(".")
+        if not layer.isdigit() or not rest:
+            raise RequestError(
+                f"{path} is not the {half} of a TAESD family autoencoder: it has a tensor {name}."
+            )
+        renamed[f"{half}.layers.{int(layer) - offset}.{rest}"] = tensor
+    return renamed
+
+
+def _read_config(weights: Weights, source: str) -> dict[str, Any]:
+    """AutoencoderTiny's arguments, read off the tensors' names and shapes."""
+    try:
+        encoder_width, in_channels = weights["encoder.layers.0.weight"].shape[:2]
+        decoder_width, latent_channels = weights["decoder.layers.0.weight"].shape[:2]
+    except (KeyError, ValueError):
+        raise RequestError(
+            f"{source} has no first layers of an encoder and a decoder of the TAESD family; "
+            "use its files as they are published."
+        ) from None
+    encoder_blocks, decoder_blocks = (_stages(weights, half) for half in ("encoder", "decoder"))
+    if len(encoder_blocks) != len(decoder_blocks):
+        raise RequestError(
+            f"{source} do not belong together: the encoder has {len(encoder_blocks)} stages, "
+            f"the decoder {len(decoder_blocks)}; use matching files."
+        )
+    return {
+        "in_channels": in_channels,
+        "latent_channels": latent_channels,
+        "encoder_block_out_channels": [encoder_width] * len(encoder_blocks),
+        "decoder_block_out_channels": [decoder_width] * len(decoder_blocks),
+        "num_encoder_blocks": encoder_blocks,
+        "num_decoder_blocks": decoder_blocks,
+    }
+
+
+def _stages(weights: Weights, half: str) -> list[int]:
+    """The numbers of blocks between one convolution that stands alone and the next."""
+
+    def layers(rest: str) -> list[int]:
+        found = (re.fullmatch(rf"{half}\.layers\.(\d+)\.{rest}", name) for name in weights)
+        return sorted(int(match[1]) for match in found if match)
+
+    blocks = layers(r"conv\.0\.weight")
+    return [sum(start < block < stop for block in blocks) for start, stop in pairwise(layers("weight"))]
+
+
+def _pool(network: AutoencoderTiny, name: str) -> None:
+    """Give the block that the tensor `name` is for a pool branch."""
+    half, layer = re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\..*", name).groups()
+    layers = getattr(network, half).layers
+    layers[int(layer)] = PooledBlock(network.config[f"{half}_block_out_channels"][0])

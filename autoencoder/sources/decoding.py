@@ -1,0 +1,98 @@
+"""Encoded image files to upright 8-bit RGB; what cannot be used is named with its reason."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# Naming the formats keeps PIL from trying its rarer ones; some of those start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+SMALLEST_SIDE = 8
+LARGEST_PIXELS = 89_478_485  # PIL's own threshold of a decompression bomb: 256 MiB as RGB
+
+_SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+class UnreadableImage(Exception):
+    """One image that cannot be used: its key in the source and the reason.
+
+    Callers skip it, count it and list it.
+    """
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+def decode_image(data: bytes, key: str) -> Image.Image:
+    """Decode an image file to upright 8-bit RGB; the first frame of an animation.
+
+    Raises UnreadableImage for an empty, damaged, tiny (side < 8) or giant (> 89 million pixels)
+    file and for pixels whose range is not known.
+    """
+    if not data:
+        raise UnreadableImage(key, "the file is empty")
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        _check_size(image)
+        image.load()
+        return to_rgb(_upright(image))
+    except MemoryError:
+        raise
+    except Exception as error:  # PIL raises nearly every built-in error on damaged files
+        raise UnreadableImage(key, _reason(error)) from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any image as 8-bit RGB: transparency over white, 16-bit grey scaled to the 8-bit range.
+
+    CMYK is converted without its colour profile. ValueError if the range of values is unknown.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode in _SIXTEEN_BIT_MODES:
+        return _eight_bit(image).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("pixels are floating point, their range is not known")
+    if image.has_transparency_data:
+        page = Image.new("RGBA", image.size, "white")
+        page.alpha_composite(image.convert("RGBA"))
+        return page.convert("RGB")
+    return image.convert("RGB")
+
+
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
+    if min(width, height) < SMALLEST_SIDE:
+        raise ValueError(f"too small: {width}x{height}")
+    if width * height > LARGEST_PIXELS:
+        raise ValueError(f"too large: {width}x{height}")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a torn EXIF block says nothing about the pixels, which are loaded already
+        return image
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise ValueError("pixels are 32-bit integers, their range is not known")
+    # 65535 = 257 * 255: this is rounding to the nearest, where PIL's own conversion clips at 255
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):  # its own text holds a memory address
+        return "not an image in a known format"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: more than {LARGEST_PIXELS // 10**6} million pixels"
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,64 @@
+"""A folder of loose image files, with all its subfolders."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from autoencoder.sources.naming import (
+    class_labels,
+    is_hidden,
+    is_image,
+    natural_key,
+    what_it_holds,
+)
+from autoencoder.sources.protocol import IndexedSource, UnreadableImage
+from latentddm.engine.errors import RequestError
+
+
+class FolderSource(IndexedSource):
+    """Image files under a folder in natural order; class subfolders give labels.
+
+    Keys are paths below the folder. Hidden files and files that are no images are left out.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root = root
+        names = list_files(root)
+        keys = sorted(filter(is_image, names), key=natural_key)
+        if not keys:
+            raise RequestError(
+                f"{name} holds no image: {what_it_holds(names)}; give a folder of jpg, png, webp, "
+                "bmp, tif or gif files, a zip, tar shards or an LSUN lmdb folder."
+            )
+        super().__init__(name, keys, class_labels(keys))
+
+    def read(self, index: int) -> bytes:
+        try:
+            return (self.root / self.key(index)).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(self.key(index), f"cannot be read: {error.strerror}") from error
+
+
+def list_files(root: Path) -> list[str]:
+    """Paths below `root`, with forward slashes, in no particular order; links are followed."""
+    files: list[str] = []
+    visited: set[tuple[int, int]] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder around it
+            subfolders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
+        prefix = Path(folder).relative_to(root).as_posix()
+        prefix = "" if prefix == "." else prefix + "/"
+        files.extend(prefix + name for name in names if not is_hidden(name))
+    return files
+
+
+def _refuse(error: OSError) -> None:
+    raise RequestError(
+        f"The folder {error.filename} cannot be listed ({error.strerror}); make it readable or "
+        "move it away."
+    ) from error

@@ -1,0 +1,71 @@
+"""An LSUN category: a folder with an lmdb database whose values are encoded images."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from autoencoder.sources.protocol import IndexedSource, PerProcess
+from latentddm.engine.errors import RequestError, WorkError
+
+DATABASE = "data.mdb"
+
+# lmdb opens a database once per process, while two sources may well read the same one
+_open_databases: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+
+def _close_inherited() -> None:
+    """After a fork: what the parent opened is of no use to the child and blocks opening anew."""
+    for database in list(_open_databases.values()):
+        database.close()
+    _open_databases.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
+class LsunSource(IndexedSource):
+    """The values of an lmdb database in the order of its keys."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._database = PerProcess(partial(open_database, folder))
+        with self._database.get().begin() as transaction:
+            self._raw_keys = list(transaction.cursor().iternext(keys=True, values=False))
+        if not self._raw_keys:
+            raise RequestError(f"The database {folder / DATABASE} is empty; download it again.")
+        keys = [key.decode("utf-8", "backslashreplace") for key in self._raw_keys]
+        super().__init__(name, keys)
+
+    def read(self, index: int) -> bytes:
+        with self._database.get().begin() as transaction:
+            return bytes(transaction.get(self._raw_keys[index]) or b"")
+
+
+def open_database(folder: Path) -> Any:
+    """Open an lmdb folder for reading; WorkError if the database is damaged or cut."""
+    try:
+        import lmdb
+    except ImportError:
+        raise RequestError(
+            "Reading an lmdb database needs the lmdb package; run `pip install lmdb`."
+        ) from None
+    place = os.path.realpath(folder)
+    database = _open_databases.get(place)
+    if database is not None:
+        return database
+    file = folder / DATABASE
+    try:
+        database = lmdb.open(
+            str(folder), readonly=True, lock=False, readahead=False, meminit=False, create=False
+        )
+    except lmdb.Error as error:
+        raise WorkError(f"{file} cannot be opened ({error}); download it again.") from error
+    # lmdb maps the file: touching a page behind the end of a cut one would kill the process
+    if (database.info()["last_pgno"] + 1) * database.stat()["psize"] > file.stat().st_size:
+        raise WorkError(f"{file} is cut: it is shorter than its last page; download it again.")
+    _open_databases[place] = database
+    return database

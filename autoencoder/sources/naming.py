@@ -1,0 +1,66 @@
+"""Names in sources: which are images, their order, the classes that subfolders give."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from urllib.parse import urlsplit, urlunsplit
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+def suffix(name: str) -> str:
+    """The last suffix of a file name in lower case with its dot; empty if it has none."""
+    base = name.rpartition("/")[2]
+    stem, dot, extension = base.rpartition(".")
+    return dot + extension.lower() if stem else ""
+
+
+def is_image(name: str) -> bool:
+    """Whether a name ends as an image does."""
+    return suffix(name) in IMAGE_SUFFIXES
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a path lies in what desktops leave behind: dot files and __MACOSX folders."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Sort key that puts image2 before image10 and never ties for different names."""
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def class_labels(names: Sequence[str]) -> list[int] | None:
+    """One label per image where the images lie in class folders side by side, else None.
+
+    Every image must lie directly in one of at least two folders that share one parent; folders
+    around that parent do not matter (archives often have one). Classes count from 0 in the
+    natural order of their names.
+    """
+    folders = [name.rpartition("/")[0] for name in names]
+    classes = set(folders)
+    parents = {folder.rpartition("/")[0] for folder in classes}
+    if "" in classes or len(classes) < 2 or len(parents) > 1:
+        return None
+    numbers = {name: number for number, name in enumerate(sorted(classes, key=natural_key))}
+    return [numbers[folder] for folder in folders]
+
+
+def public_name(reference: str) -> str:
+    """A reference without its credentials: no user, password, query or fragment in a URL."""
+    if "://" not in reference:
+        return reference
+    parts = urlsplit(reference)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def what_it_holds(names: Iterable[str]) -> str:
+    """The end of a sentence about names none of which is an image."""
+    found = Counter(suffix(name) or "no suffix" for name in names)
+    if not found:
+        return "it is empty"
+    common = ", ".join(f"{count} with {ending}" for ending, count in found.most_common(3))
+    return f"it holds files of other kinds: {common}"

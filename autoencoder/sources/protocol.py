@@ -1,0 +1,94 @@
+"""What every source of images offers, and the base that most sources share."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from PIL import Image
+
+from autoencoder.sources.decoding import UnreadableImage, decode_image
+
+__all__ = ["ImageSource", "IndexedSource", "PerProcess", "SourceImage", "UnreadableImage"]
+
+Handle = TypeVar("Handle")
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image: its key in the source, 8-bit RGB pixels, and what the source knows about it."""
+
+    key: str
+    image: Image.Image
+    label: int | None
+    attributes: dict[str, Any] | None = None
+
+
+class ImageSource(Protocol):
+    """Random access to images in an order that depends on the content alone.
+
+    A source can be pickled and used after a fork. Indices run from 0 to len(source) - 1.
+    """
+
+    @property
+    def name(self) -> str:
+        """What manifests say about the source; never holds credentials."""
+
+    def __len__(self) -> int: ...
+
+    def key(self, index: int) -> str:
+        """The unique name of an image within the source."""
+
+    def label(self, index: int) -> int | None:
+        """The class of an image, or None in a source without classes."""
+
+    def load(self, index: int) -> SourceImage:
+        """Read one image; UnreadableImage if it cannot be used, WorkError if the source broke."""
+
+
+class IndexedSource(ABC):
+    """A source whose keys and labels are known once it is open, and whose images are files."""
+
+    def __init__(
+        self, name: str, keys: Sequence[str], labels: Sequence[int | None] | None = None
+    ) -> None:
+        self.name = name
+        self._keys = keys
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def label(self, index: int) -> int | None:
+        return None if self._labels is None else self._labels[index]
+
+    def load(self, index: int) -> SourceImage:
+        key = self.key(index)
+        return SourceImage(key, decode_image(self.read(index), key), self.label(index))
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """The image file as it is stored; UnreadableImage if it cannot be read."""
+
+
+class PerProcess(Generic[Handle]):
+    """A handle that each process opens for itself on first use; pickling leaves it behind."""
+
+    def __init__(self, opener: Callable[[], Handle]) -> None:
+        self._opener = opener
+        self._handle: Handle | None = None
+        self._owner: int | None = None
+
+    def get(self) -> Handle:
+        if self._handle is None or self._owner != os.getpid():
+            self._handle, self._owner = self._opener(), os.getpid()
+        return self._handle
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PerProcess, (self._opener,)

@@ -1,0 +1,42 @@
+"""A part of a source, in an order of one's own, with labels of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autoencoder.sources.protocol import ImageSource, SourceImage
+
+
+class Selection:
+    """The images of `source` at `indices`; `labels`, one per index, replace the source's.
+
+    `name` says in manifests what was selected.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        indices: Sequence[int],
+        labels: Sequence[int] | None = None,
+        *,
+        name: str,
+    ) -> None:
+        self.name = name
+        self._source = source
+        self._indices = indices
+        self._labels = labels
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def key(self, index: int) -> str:
+        return self._source.key(self._indices[index])
+
+    def label(self, index: int) -> int | None:
+        if self._labels is None:
+            return self._source.label(self._indices[index])
+        return self._labels[index]
+
+    def load(self, index: int) -> SourceImage:
+        return replace(self._source.load(self._indices[index]), label=self.label(index))

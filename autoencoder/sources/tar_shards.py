@@ -1,0 +1,202 @@
+"""Webdataset tar shards of images: one index over all headers, then random access by offset.
+
+Nothing is unpacked, and of each sample only the image and its `cls` or `json` member are read:
+a pickle in a shard stays closed.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from braceexpand import braceexpand
+
+from autoencoder.sources.decoding import decode_image
+from autoencoder.sources.naming import (
+    IMAGE_SUFFIXES,
+    is_hidden,
+    is_image,
+    natural_key,
+    what_it_holds,
+)
+from autoencoder.sources.protocol import SourceImage, UnreadableImage
+from autoencoder.sources.tar_members import Member, read_members, read_range
+from latentddm.engine.errors import RequestError, WorkError
+
+_ABSENT = Member("", 0, -2)
+_LINK = -1
+
+
+class _Sample(NamedTuple):
+    key: str
+    image: Member
+    cls: Member
+    json: Member
+
+
+class TarSource:
+    """The images of tar shards in the order of the shards and of their members.
+
+    Members of one base name form a sample: an image, if wanted a label in `cls` (an integer) or
+    under "label" in `json`. Keys are the image members' names, behind the shard's name and a
+    slash where shards use one name twice. Other samples and members are left out, except that a
+    label without an image counts as an unreadable image.
+    """
+
+    def __init__(self, shards: Sequence[Path], name: str) -> None:
+        self.name = name
+        self.shards = list(shards)
+        members = [read_members(shard) for shard in self.shards]
+        samples = [_samples(*pair) for pair in zip(self.shards, members, strict=True)]
+        if not any(sample.image is not _ABSENT for group in samples for sample in group):
+            found = what_it_holds(member.name for group in members for member in group)
+            raise RequestError(
+                f"{name} holds no image in its tar shards: {found}; "
+                "give shards with jpg, png, webp, bmp, tif or gif members."
+            )
+        self._keys = _unique_keys(self.shards, samples)
+        # one row per sample: shard, then offset and size of image, cls and json
+        self._places = np.array(
+            [
+                (shard, *(number for member in sample[1:] for number in member[1:]))
+                for shard, group in enumerate(samples)
+                for sample in group
+            ],
+            dtype=np.int64,
+        )
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        return self._keys[index]
+
+    def label(self, index: int) -> int | None:
+        return self._label(index, self._attributes(index))
+
+    def load(self, index: int) -> SourceImage:
+        key = self.key(index)
+        size = int(self._places[index, 2])
+        if size == _ABSENT.size:
+            raise UnreadableImage(key, "the sample has a label and no image")
+        if size == _LINK:
+            raise UnreadableImage(key, "a link, not an image")
+        image = decode_image(self._read(index, 0) or b"", key)
+        attributes = self._attributes(index)
+        return SourceImage(key, image, self._label(index, attributes), attributes)
+
+    def _label(self, index: int, attributes: dict[str, Any] | None) -> int | None:
+        data = self._read(index, 1)
+        if data is None:
+            return _json_label(attributes)
+        try:
+            return int(data)
+        except ValueError as error:
+            raise self._bad_label(index, "cls", "an integer") from error
+
+    def _attributes(self, index: int) -> dict[str, Any] | None:
+        data = self._read(index, 2)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except ValueError as error:
+            raise self._bad_label(index, "json", "valid JSON") from error
+        return value if isinstance(value, dict) else None
+
+    def _read(self, index: int, part: int) -> bytes | None:
+        """The content of a sample's image (part 0), cls (1) or json (2) member."""
+        row = self._places[index].tolist()
+        offset, size = row[1 + 2 * part : 3 + 2 * part]
+        return read_range(self.shards[row[0]], offset, size) if size >= 0 else None
+
+    def _bad_label(self, index: int, member: str, wanted: str) -> WorkError:
+        shard = self.shards[int(self._places[index, 0])]
+        return WorkError(
+            f"{shard} holds a {member} member for {self.key(index)} that is not {wanted}; "
+            "write the shard again."
+        )
+
+
+def expand_pattern(reference: str) -> list[Path] | None:
+    """The shards of a pattern with braces or wildcards; None if the reference has neither.
+
+    Braces keep their order, what a wildcard matches comes in natural order.
+    """
+    if not any(mark in reference for mark in "{*?["):
+        return None
+    try:
+        patterns = list(braceexpand(reference))
+    except ValueError as error:
+        raise RequestError(
+            f"The braces in {reference} do not match; write {{000..003}}."
+        ) from error
+    paths: list[Path] = []
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern, recursive=True), key=natural_key)
+        if not found and not Path(pattern).exists():
+            raise RequestError(f"No file matches {pattern}; check the path.")
+        paths.extend(Path(name) for name in found or [pattern])
+    strange = [path for path in paths if path.suffix.lower() != ".tar" or not path.is_file()]
+    if strange:
+        raise RequestError(f"{strange[0]}, matched by {reference}, is not a tar shard.")
+    return paths
+
+
+def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
+    """Group a shard's members by base name, in the order in which the names first appear."""
+    groups: dict[str, dict[str, Member]] = {}
+    for member in members:
+        name = member.name.removeprefix("./")
+        if is_hidden(name):
+            continue
+        folder, slash, base = name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        group = groups.setdefault(folder + slash + stem, {})
+        if extension.lower() in group:
+            raise WorkError(f"{shard} holds {name} twice; write the shard again.")
+        group[extension.lower()] = member._replace(name=name)
+    found = []
+    for base, group in groups.items():
+        image = _image_of(shard, base, group)
+        labels = group.get("cls", _ABSENT), group.get("json", _ABSENT)
+        if image is not _ABSENT or labels != (_ABSENT, _ABSENT):
+            found.append(_Sample(image.name or base, image, *labels))
+    return found
+
+
+def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
+    images = {extension: group[extension] for extension in group if is_image(f"x.{extension}")}
+    # a.jpg is the image where a.mask.png stands beside it
+    plain = [images[extension] for extension in images if "." + extension in IMAGE_SUFFIXES]
+    choice = plain or list(images.values())
+    if len(choice) > 1:
+        names = ", ".join(member.name for member in choice)
+        raise RequestError(
+            f"{shard} holds several images in the sample {base} ({names}); write one per sample "
+            "(a name ends at its first dot), or unpack it and give the folder."
+        )
+    return choice[0] if choice else _ABSENT
+
+
+def _unique_keys(shards: list[Path], samples: list[list[_Sample]]) -> list[str]:
+    keys = [sample.key for group in samples for sample in group]
+    if len(set(keys)) == len(keys):
+        return keys
+    keys = [
+        f"{shard.name}/{sample.key}"
+        for shard, group in zip(shards, samples, strict=True)
+        for sample in group
+    ]
+    if len(set(keys)) < len(keys):
+        raise RequestError("Two tar shards have the same file name and members; give each once.")
+    return keys
+
+
+def _json_label(attributes: dict[str, Any] | None) -> int | None:
+    label = (attributes or {}).get("label")
+    return label if isinstance(label, int) and not isinstance(label, bool) else None

@@ -1,0 +1,131 @@
+"""The folder of a store while it is being written: its plan, its leftovers, its manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+from autoencoder.store.local import read_manifest
+from autoencoder.store.manifest import MANIFEST_NAME, Manifest
+from autoencoder.store.plan import EncodePlan, check_same_plan
+from autoencoder.store.shard import RECORDS, read_record
+from autoencoder.store.statistics import ChannelStatistics
+from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import TEMPORARY_SUFFIX, read_json, write_bytes
+
+PLAN_NAME = "plan.json"
+_PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
+
+
+def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
+    """Make `folder` the home of `plan`; return the plan that stands there.
+
+    RequestError if the folder holds something else or was begun with another plan.
+    """
+    found = begun_plan(folder)
+    if found is None and (folder / MANIFEST_NAME).exists():
+        found = read_manifest(folder).plan
+    if found is not None:
+        check_same_plan(found.to_json(), plan.to_json(), str(folder))
+        return found
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; choose a folder for the store.")
+    strangers = sorted(
+        path.name
+        for path in (folder.iterdir() if folder.exists() else ())
+        if path.name != RECORDS and not path.name.endswith(TEMPORARY_SUFFIX)
+    )
+    if strangers:
+        raise RequestError(
+            f"{folder} holds {strangers[0]} and is not a latent store; choose an empty folder."
+        )
+    text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
+    _write_alike(folder / RECORDS / PLAN_NAME, text.encode())
+    return plan
+
+
+def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
+    """Write the manifest if every shard is finished, and return it; None while some are not.
+
+    Any number of processes may do this at once: all write the same bytes.
+    """
+    records = []
+    for number in range(plan.shards):
+        record = read_record(folder, number)
+        if record is None:
+            return None
+        records.append(record)
+    unreadable = tuple(image for record in records for image in record.unreadable)
+    if not any(record.entry.samples for record in records):
+        raise WorkError(
+            f"None of the {len(unreadable)} images of {plan.source['name']} can be read; the "
+            f"first, {unreadable[0].key}: {unreadable[0].reason}."
+        )
+    parts = (record.statistics for record in records)
+    statistics = ChannelStatistics.merged(parts, plan.layout.shape[0])
+    manifest = Manifest(
+        plan=plan,
+        shards=tuple(record.entry for record in records),
+        mean=statistics.mean,
+        std=statistics.std,
+        labelled=sum(record.labelled for record in records),
+        unreadable=unreadable,
+        software=software_versions(),
+    )
+    _write_alike(folder / MANIFEST_NAME, manifest.to_bytes())
+    remove_leftovers(folder, [""])
+    remove_leftovers(folder / RECORDS, [""])
+    return manifest
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Remove temporary files that killed processes left, of files whose name begins so."""
+    starts = tuple(names)
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+        if path.name.startswith(starts) and not _belongs_to_the_living(path):
+            path.unlink(missing_ok=True)
+
+
+def software_versions() -> dict[str, str]:
+    """The versions of the packages that made a store; for people, no part of its plan."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def begun_plan(folder: Path) -> EncodePlan | None:
+    """The plan that an encoding left in `folder`, or None."""
+    path = folder / RECORDS / PLAN_NAME
+    if not path.exists():
+        return None
+    try:
+        return EncodePlan.from_json(read_json(path))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RequestError(
+            f"{path} is damaged ({error}); delete {folder} and encode again."
+        ) from None
+
+
+def _write_alike(path: Path, data: bytes) -> None:
+    """Write what other processes may be writing too, with the same bytes."""
+    try:
+        if not path.exists() or path.read_bytes() != data:
+            write_bytes(path, data)
+    except WorkError:
+        # Another process may have finished the same file and swept this one's temporary away.
+        if not path.exists() or path.read_bytes() != data:
+            raise
+
+
+def _belongs_to_the_living(path: Path) -> bool:
+    process = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2]
+    return process.isdigit() and int(process) != os.getpid() and psutil.pid_exists(int(process))

@@ -1,0 +1,69 @@
+"""A store in a folder of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from autoencoder.store.manifest import MANIFEST_NAME, Manifest
+from autoencoder.store.shard import RECORDS
+from latentddm.engine.errors import RequestError, WorkError
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of the store in `folder`; the error says whether it was never finished."""
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.from_bytes(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        if (folder / RECORDS).is_dir():
+            raise RequestError(
+                f"{folder} is not finished; run the same encode again to finish it."
+            ) from None
+        raise RequestError(f"{folder} holds no latent store; check the path.") from None
+    except OSError as error:
+        raise WorkError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+class LocalShards:
+    """The shards of a folder."""
+
+    advice = "run `latentddm verify` on the store, or restore the shard from a copy"
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self._paths = [folder / shard.name for shard in manifest.shards]
+        self._sizes = [shard.bytes for shard in manifest.shards]
+
+    def path(self, shard: int) -> Path:
+        return self._paths[shard]
+
+    def prepare(self, shards: list[int]) -> None:
+        """Nothing has to be fetched."""
+
+    def check_sizes(self) -> None:
+        """WorkError if a shard is missing or has the wrong size."""
+        for path, size in zip(self._paths, self._sizes, strict=True):
+            problem = size_problem(path, size)
+            if problem:
+                raise WorkError(f"{path} {problem}; {self.advice}.")
+
+
+def size_problem(path: Path, size: int) -> str | None:
+    """What is wrong with the size of a file that should have `size` bytes, or None."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == size else f"has {found} bytes and should have {size}"
+
+
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,145 @@
+"""Encoding a source of images into a store: resumable, and the same bytes however it was done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoencoder.store.completion import complete_store, prepare_folder, remove_leftovers
+from autoencoder.store.encoding import ShardEncoding, default_workers
+from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
+from autoencoder.store.manifest import Manifest
+from autoencoder.store.plan import EncodePlan, hash_keys
+from autoencoder.store.shard import read_record, shard_name
+from latentddm.engine.errors import RequestError
+from latentddm.engine.progress import Progress
+
+if TYPE_CHECKING:
+    from autoencoder.images import ImageSource, Preprocessing
+    from autoencoder.models import Autoencoder
+
+CHUNK_SAMPLES = 256
+_SHARDS_WANTED = 64
+_LARGEST_SHARD = 4096
+
+
+def encode_store(
+    source: ImageSource,
+    autoencoder: Autoencoder,
+    output: Path | str,
+    *,
+    preprocessing: Preprocessing,
+    batch_size: int = 64,
+    workers: int | None = None,
+    moments: bool = False,
+    flips: bool = False,
+    dtype: str = "float16",
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int | None = None,
+    seed: int | None = 0,
+    strict: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
+    check: bool = True,
+    show_progress: bool = True,
+) -> Manifest | None:
+    """Encode all images of `source` into the store `output`; call again to resume.
+
+    Every process takes the shards with number % world_size == rank. The last to finish writes the
+    manifest and returns it; a process whose share is done while others still work returns None.
+    The bytes of the store depend on the plan and on `batch_size` only.
+
+    moments: store the posterior's mean and log variance. flips: store mirrored views too.
+    shard_samples: default about 64 shards, 256 to 4,096 samples each. seed: of the shuffle;
+    None keeps the order of the source. workers: decoding processes; 0 decodes in this one.
+    strict: stop at the first unreadable image. check: reconstruct the first images and refuse an
+    autoencoder that does not give them back.
+
+    RequestError: the folder holds something else or another plan, or a value is wrong.
+    WorkError: an image under `strict`, latents that are not finite, the disk.
+    """
+    if not 0 <= rank < world_size:
+        raise RequestError(
+            f"rank {rank} is not one of {world_size} processes (0 to {world_size - 1})."
+        )
+    if batch_size < 1:
+        raise RequestError(f"batch_size must be at least 1, not {batch_size}.")
+    plan = make_plan(
+        source,
+        autoencoder,
+        preprocessing,
+        moments=moments,
+        flips=flips,
+        dtype=dtype,
+        chunk_samples=chunk_samples,
+        shard_samples=shard_samples,
+        seed=seed,
+    )
+    folder = Path(output)
+    plan = prepare_folder(folder, plan)
+    mine = range(rank, plan.shards, world_size)
+    pending = [number for number in mine if read_record(folder, number) is None]
+    remove_leftovers(folder, [shard_name(number) for number in mine])
+    if pending:
+        encoding = ShardEncoding(source, autoencoder, preprocessing, plan, batch_size, strict)
+        encoding.check = check and len(pending) == len(mine)
+        done = sum(len(encoding.indices(number)) for number in mine if number not in pending)
+        total = done + sum(len(encoding.indices(number)) for number in pending)
+        with Progress(total, "encode", done=done, show=show_progress) as progress:
+            workers = default_workers() if workers is None else workers
+            encoding.run(pending, lambda shard: shard.write(folder), workers, progress)
+    return complete_store(folder, plan)
+
+
+def make_plan(
+    source: ImageSource,
+    autoencoder: Autoencoder,
+    preprocessing: Preprocessing,
+    *,
+    moments: bool = False,
+    flips: bool = False,
+    dtype: str = "float16",
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int | None = None,
+    seed: int | None = 0,
+) -> EncodePlan:
+    """The plan of a store; RequestError if there are no images or a size does not fit."""
+    count, size, factor = len(source), preprocessing.size, autoencoder.factor
+    if count == 0:
+        raise RequestError(f"{source.name} holds no images; check the path.")
+    if size % factor:
+        raise RequestError(
+            f"Size {size} is not a multiple of {factor}, the factor of the autoencoder "
+            f"{autoencoder.reference}; choose {size // factor * factor or factor}."
+        )
+    if shard_samples is None:
+        wanted = -(-count // _SHARDS_WANTED)
+        chunks = -(-wanted // chunk_samples)
+        shard_samples = min(_LARGEST_SHARD, max(1, chunks) * chunk_samples)
+    plan = EncodePlan(
+        autoencoder={
+            "reference": autoencoder.reference,
+            "fingerprint": autoencoder.fingerprint,
+            "precision": str(autoencoder.dtype).removeprefix("torch."),
+        },
+        preprocessing=preprocessing.describe(),
+        source={
+            "name": source.name,
+            "count": count,
+            "keys": hash_keys(source.key(index) for index in range(count)),
+        },
+        layout=ChunkFormat(
+            shape=(autoencoder.latent_channels, size // factor, size // factor),
+            dtype=dtype,
+            contents=list(CONTENTS)[moments],
+            views=VIEWS[: 1 + flips],
+            chunk_samples=min(chunk_samples, shard_samples),
+        ),
+        shard_samples=shard_samples,
+        seed=seed,
+    )
+    try:
+        plan.validate()
+    except ValueError as error:
+        raise RequestError(f"The store cannot be made: {error}.") from None
+    return plan

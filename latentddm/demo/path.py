@@ -1,0 +1,135 @@
+"""The demo's path: images, autoencoder, latents, DDM beside plain diffusion, numbers, report."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoencoder.images import Preprocessing, open_source, read_pixels
+from autoencoder.models import load_autoencoder
+from autoencoder.sources.arrays import ArraySource
+from autoencoder.sources.portraits import PortraitSource
+from autoencoder.store import encode_store
+from autoencoder.training import AutoencoderConfig, train_autoencoder
+from latentddm import __version__
+from latentddm.demo.clock import StageClock
+from latentddm.demo.comparison import Comparison, MethodResults
+from latentddm.engine.config import to_plain
+from latentddm.engine.devices import default_device
+from latentddm.engine.errors import RequestError
+from latentddm.engine.run import RunFolder
+from latentddm.objective import Objective
+from latentddm.report import write_report
+from latentddm.training import TrainConfig, train
+
+FEWEST_IMAGES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Everything that the demo does; configs/demo.yaml is sized for two cores."""
+
+    images: str = "portraits"
+    output: str = "demo"
+    size: int = 64
+    image_limit: int = 4000  # of a larger source the first so many are used
+    workers: int = 2
+    autoencoder: AutoencoderConfig
+    generator: TrainConfig  # of DDM; plain diffusion differs in its objective alone
+    plain: Objective = field(default_factory=Objective.plain_diffusion)
+    samples: int = 1000  # for each method and number of evaluations
+    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
+
+
+def run_demo(config: DemoConfig) -> Path:
+    """Run the demo, or finish one that was stopped; returns the path of report.html."""
+    source = open_source(config.images, size=config.size)
+    folder = RunFolder.create(Path(config.output), "demo", config).path
+    store = folder / "store"
+    clock = StageClock()
+    preprocessing = Preprocessing(size=config.size)
+
+    with clock.stage("Read the images") as stage:
+        limit, workers = config.image_limit, config.workers
+        pixels, unreadable = read_pixels(source, preprocessing, limit, workers)
+        stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
+    if len(pixels) < FEWEST_IMAGES:
+        raise RequestError(
+            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
+            f"the demo needs at least {FEWEST_IMAGES}."
+        )
+    images = ArraySource(pixels, source.name)
+
+    with clock.stage("Train the autoencoder") as stage:
+        autoencoder_config = replace(
+            config.autoencoder,
+            images=source.name,
+            size=config.size,
+            output=str(folder / "autoencoder"),
+        )
+        trained = train_autoencoder(autoencoder_config, images)
+        autoencoder = load_autoencoder(trained, device=default_device())
+        stage.detail = f"{config.autoencoder.loop.images:,} images seen"
+
+    with clock.stage("Encode the images") as stage:
+        encode_store(images, autoencoder, store, preprocessing=preprocessing, workers=0)
+        stage.detail = f"{len(pixels):,} latents"
+
+    methods = [
+        MethodResults("ddm", "DDM (energy score)", config.generator.objective),
+        MethodResults("plain", "plain diffusion (DDIM)", config.plain),
+    ]
+    for method in methods:
+        with clock.stage(f"Train {method.label}") as stage:
+            output = str(folder / method.key)
+            train(
+                replace(
+                    config.generator,
+                    store=str(store),
+                    output=output,
+                    objective=method.objective,
+                )
+            )
+            seen = config.generator.loop.images
+            stage.detail = f"{seen:,} images seen, {method.objective.draws} draws each"
+        method.training_seconds = stage.seconds
+
+    with clock.stage("Sample, decode and evaluate") as stage:
+        portraits = isinstance(source, PortraitSource)
+        comparison = Comparison(folder, pixels, autoencoder, config.samples, portraits)
+        for method in methods:
+            comparison.measure(method, config.steps)
+        stage.detail = f"{config.samples:,} images for each of {2 * len(config.steps)} settings"
+
+    report = {
+        "title": "latentddm demo",
+        "version": __version__,
+        "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": _machine(),
+        "source": {
+            "name": source.name,
+            "images": len(pixels),
+            "size": config.size,
+            "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
+        },
+        "stages": clock.to_json(),
+        "seconds": sum(stage.seconds for stage in clock.stages),
+        **comparison.to_json(methods),
+        "settings": to_plain(config),
+    }
+    return write_report(folder, report)
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "device": str(default_device()),
+        "torch": torch.__version__,
+    }

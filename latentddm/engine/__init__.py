@@ -1,0 +1,1 @@
+"""What training anything needs: config, run folder, checkpoints, EMA, processes, guard rails."""

@@ -1,0 +1,164 @@
+"""Typed configs: dataclasses say what exists, YAML and key=value overrides say what differs.
+
+OmegaConf reads, merges and interpolates; `build` checks every key and value against the dataclass,
+so that a typing mistake is one sentence that names the file, the key and the nearest right one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from latentddm.engine.errors import RequestError
+
+T = TypeVar("T")
+MISSING = "???"  # OmegaConf's mark of a value that must be given
+
+
+def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str] = ()) -> T:
+    """Read `path` (YAML) into the dataclass `kind`, with `key=value` overrides (dots go deeper)."""
+    for override in overrides:
+        if "=" not in override:
+            raise RequestError(f"{override!r} is not an override; write key=value.")
+    try:
+        base = OmegaConf.load(path) if path is not None else OmegaConf.create({})
+        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except FileNotFoundError:
+        raise RequestError(f"The config {path} does not exist; check the path.") from None
+    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"The config {path} cannot be read: {reason}.") from error
+    if not isinstance(values, Mapping):
+        raise RequestError(f"The config {path} must hold keys and values.")
+    return build(kind, values, str(path) if path is not None else "the command line")
+
+
+def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "") -> T:
+    """An instance of the dataclass `kind` from a mapping; RequestError names a wrong key."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
+    converted = _convert_all({name: hints[name] for name in fields}, values, source, prefix)
+    for name, entry in fields.items():
+        required = (
+            entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+        )
+        if converted.get(name) == MISSING or (required and name not in converted):
+            raise RequestError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
+    return kind(**converted)
+
+
+def require_values(config: Any, *names: str) -> None:
+    """RequestError unless the dotted entries `names` of a config have been given."""
+    for name in names:
+        value = config
+        for part in name.split("."):
+            value = getattr(value, part)
+        if value == MISSING:
+            raise RequestError(f"The key '{name}' is missing; add {name}=... to the command.")
+
+
+def complete_arguments(
+    function: Callable[..., Any], values: Mapping[Any, Any], source: str, prefix: str = ""
+) -> dict[str, Any]:
+    """The keyword arguments of `function`, checked like a dataclass, defaults filled in."""
+    parameters = dict(inspect.signature(function).parameters)
+    parameters.pop("self", None)
+    hints = typing.get_type_hints(inspect.unwrap(function))
+    given = _convert_all({name: hints[name] for name in parameters}, values, source, prefix)
+    defaults = {
+        name: parameter.default
+        for name, parameter in parameters.items()
+        if parameter.default is not inspect.Parameter.empty
+    }
+    return defaults | given
+
+
+def to_yaml(config: Any) -> str:
+    """The whole config, every default included, as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as dicts, lists and strings."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
+    """The dotted keys at which two plain configs differ."""
+    if isinstance(first, Mapping) and isinstance(second, Mapping):
+        keys = sorted({*first, *second}, key=str)
+        return [
+            found
+            for key in keys
+            for found in differences(first.get(key), second.get(key), f"{prefix}{key}.")
+        ]
+    return [] if first == second else [prefix.rstrip(".")]
+
+
+def _convert_all(
+    hints: Mapping[str, Any], values: Mapping[Any, Any], source: str, prefix: str
+) -> dict[str, Any]:
+    converted = {}
+    for key, value in values.items():
+        if key not in hints:
+            raise RequestError(f"{source}: unknown key '{prefix}{key}'{_nearest(key, hints)}.")
+        converted[key] = _convert(hints[key], value, source, f"{prefix}{key}")
+    return converted
+
+
+def _nearest(key: Any, known: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
+    """`value` as the annotated type `hint`, or RequestError."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or value == MISSING:
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = [argument for argument in arguments if argument is not type(None)]
+        return _convert(inner[0], value, source, key)
+    if origin is Literal and value in arguments:
+        return value
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return build(hint, value, source, f"{key}.")  # type: ignore[type-var, arg-type]
+    if origin is dict and isinstance(value, Mapping):
+        return dict(value)
+    if origin is tuple and isinstance(value, list | tuple):
+        return tuple(_convert(arguments[0], item, source, key) for item in value)
+    if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
+        if hint is float or float(value).is_integer():
+            return hint(value)
+    elif hint in (str, bool) and isinstance(value, hint):
+        return value
+    raise RequestError(f"{source}: '{key}' must be {_describe(hint)}, not {value!r}.")
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return "one of " + ", ".join(str(argument) for argument in arguments)
+    if origin is tuple:
+        return f"a list of {_describe(arguments[0])}"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(hint, "a group of keys")

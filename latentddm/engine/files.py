@@ -1,0 +1,108 @@
+"""Files that are written whole or not at all: temporary name, fsync, rename."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from latentddm.engine.errors import RequestError, WorkError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a file or a folder; rename it to `path` at the end of the block.
+
+    After a crash at any moment `path` is either as it was or complete. A folder must not exist
+    under its final name. Errors of the disk become one sentence that names the path.
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
+        yield temporary
+        _sync_tree(temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise disk_error(error, path) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` as UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as indented JSON with a final newline, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from `path`; RequestError if it is missing, torn or not an object."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"{path} does not exist; check the path.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RequestError(
+            f"{path} is not valid JSON ({error}); restore it or make it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise RequestError(f"{path} holds a {type(value).__name__}, not a JSON object.")
+    return value
+
+
+def disk_error(error: OSError, path: Path) -> WorkError:
+    """The sentence for an operating-system error while writing `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkError(f"The disk is full while writing {path}; free space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return WorkError(f"{path} cannot be written ({error.strerror}); choose another folder.")
+    return WorkError(f"Writing {path} failed: {error.strerror or error}.")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` survive a power cut."""
+    if os.name == "nt":  # Windows cannot open a folder for fsync
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(path: Path) -> None:
+    if path.is_dir():
+        for child in path.iterdir():
+            _sync_tree(child)
+        sync_folder(path)
+        return
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

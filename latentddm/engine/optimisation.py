@@ -1,0 +1,72 @@
+"""Optimizer, learning rate as a function of images seen, and the guarded optimizer step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from latentddm.engine.errors import WorkError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW and its schedule; times are in images seen."""
+
+    learning_rate: float = 1e-4
+    warmup_images: int = 0
+    decay: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    clip_norm: float = 1.0
+
+
+def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of `module`."""
+    return torch.optim.AdamW(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:
+    """Linear warm-up, then constant or half a cosine down to zero at `total_images`."""
+    rate = config.learning_rate
+    if images < config.warmup_images:
+        return rate * (images + 1) / config.warmup_images
+    if config.decay == "cosine":
+        done = min(1.0, images / total_images)
+        rate *= 0.5 * (1 + math.cos(math.pi * done))
+    return rate
+
+
+def optimizer_step(
+    accelerator: Accelerator,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    config: OptimizerConfig,
+    images: int,
+    rate: float,
+) -> Tensor:
+    """Backward, clip, step; returns the gradient norm. WorkError before a non-finite step."""
+    accelerator.backward(loss)
+    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
+    if not torch.isfinite(norm):  # the same on every rank: gradients are averaged by now
+        raise WorkError(
+            f"The gradient is not finite after {images} images (rank {accelerator.process_index}); "
+            "lower optimizer.learning_rate; the last checkpoint is sound."
+        )
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm

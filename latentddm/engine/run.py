@@ -1,0 +1,100 @@
+"""A run's folder: config.yaml, metrics.jsonl, samples/*.png, checkpoints/, TensorBoard events."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from latentddm.engine.config import differences, to_plain, to_yaml
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import write_text
+
+
+class RunFolder:
+    """The folder of one training run, made once and resumed by the same config."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.yaml"
+        self.metrics_path = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+
+    @classmethod
+    def create(
+        cls, path: Path, kind: str, config: Any, may_change: Collection[str] = ()
+    ) -> RunFolder:
+        """Make the folder, or enter it again; RequestError if it holds another run or other things.
+
+        kind: what is trained; may_change: dotted config keys that may differ on a resumed run.
+        """
+        run = cls(path)
+        plain = {"kind": kind, **to_plain(config)}
+        if run.config_path.exists():
+            changed = [
+                key for key in differences(run.read_config(), plain) if key not in may_change
+            ]
+            if changed:
+                raise RequestError(
+                    f"{run.path} holds a run with another config (differs in: "
+                    f"{', '.join(changed)}); use that config or another output folder."
+                )
+        else:
+            require_new_folder(run.path, "a run")
+        write_text(run.config_path, to_yaml(plain))
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, kind: str) -> RunFolder:
+        """An existing run; RequestError if there is none or it trains something else."""
+        run = cls(Path(path))
+        if not run.config_path.is_file():
+            raise RequestError(
+                f"{path} is not a run folder: it has no config.yaml; check the path."
+            )
+        found = run.read_config().get("kind")
+        if found != kind:
+            raise RequestError(f"{path} is a run of kind '{found}', not '{kind}'; check the path.")
+        return run
+
+    def read_config(self) -> dict[str, Any]:
+        """The resolved config, with the run's kind."""
+        try:
+            values = OmegaConf.to_container(OmegaConf.load(self.config_path))
+        except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+            reason = " ".join(str(error).split())
+            raise RequestError(f"{self.config_path} cannot be read: {reason}.") from error
+        if not isinstance(values, dict):
+            raise RequestError(f"{self.config_path} does not hold a config; restore it.")
+        return {str(key): value for key, value in values.items()}
+
+    def log_metrics(self, images: int, metrics: dict[str, float]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.metrics_path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"images": images, **metrics}) + "\n")
+
+    def read_metrics(self) -> list[dict[str, float]]:
+        """The lines of metrics.jsonl; a last line that a kill has torn is left out."""
+        if not self.metrics_path.exists():
+            return []
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def rewind_metrics(self, images: int) -> None:
+        """Forget what was logged after `images`: a resumed run logs it again."""
+        kept = [line for line in self.read_metrics() if line["images"] <= images]
+        write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def require_new_folder(path: Path, purpose: str) -> None:
+    """RequestError unless `path` is missing or an empty folder."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(
+            f"{path} already holds something else than {purpose}; choose another output folder."
+        )

@@ -1,0 +1,218 @@
+"""Distances between two sets of features, [N, D] and [M, D]: one function per equation.
+
+Each public distance is a float. The function of the same name that ends in `_estimate` also gives
+the influence of each row of the first set, from which estimate.py makes a bootstrap interval; the
+second set is the reference and is held fixed. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from latentddm.engine.errors import RequestError
+from latentddm.engine.randomness import torch_generator
+from latentddm.evaluation.estimate import Estimate
+from latentddm.evaluation.pairs import (
+    PairFunction,
+    centred,
+    distances,
+    row_blocks,
+    row_means,
+    row_means_without_self,
+    squared_distances,
+)
+
+MmdKernel = Literal["rbf", "imq", "exponential"]
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean [D] and unbiased covariance [D, D] of the rows, float64."""
+    _need(features, 2)
+    mean = features.mean(0, dtype=torch.float64)
+    scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
+    for rows in row_blocks(len(features), len(mean)):
+        block = features[rows].double() - mean
+        scatter.addmm_(block.T, block)
+    return mean, scatter / (len(features) - 1)
+
+
+def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
+    """The squared Wasserstein-2 distance of two Gaussians (Dowson and Landau 1982; FID's formula).
+
+    |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr (C1^1/2 C2 C1^1/2)^1/2
+
+    The root is taken through symmetric eigen-decompositions; covariances may be singular.
+    """
+    root = _symmetric_power(cov1.double(), 0.5)
+    overlap = torch.linalg.eigvalsh(_symmetric(root @ cov2.double() @ root))
+    return _frechet_value(mean1, cov1, mean2, cov2, overlap.clamp_min(0).sqrt().sum())
+
+
+def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
+    """The Fréchet distance of two sets of features. Biased upwards by about 1 / N.
+
+    Influence: 2 (m1 - m2).(x - m1) + (x - m1)^T (I - T) (x - m1), where T is the optimal map
+    C1^-1/2 (C1^1/2 C2 C1^1/2)^1/2 C1^-1/2 between the two Gaussians, on the span of the samples.
+    """
+    (mean1, cov1), (mean2, cov2) = moments(a), moments(b)
+    root, inverse_root = _symmetric_power(cov1, 0.5), _symmetric_power(cov1, -0.5)
+    overlap = _symmetric_power(_symmetric(root @ cov2 @ root), 0.5)
+    transport = inverse_root @ overlap @ inverse_root
+    slope, curvature = 2 * (mean1 - mean2), torch.eye(len(mean1)).to(transport) - transport
+    influence = []
+    for rows in row_blocks(len(a), len(mean1)):
+        block = a[rows].double() - mean1
+        influence.append(block @ slope + (block @ curvature * block).sum(1))
+    value = _frechet_value(mean1, cov1, mean2, cov2, overlap.trace())
+    return _estimate(value, torch.cat(influence))
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """The energy distance, an unbiased U-statistic (Székely and Rizzo 2013, eq. 6.1).
+
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|, pairs of a row with itself left out.
+    """
+    return energy_estimate(a, b).value
+
+
+def energy_estimate(a: Tensor, b: Tensor) -> Estimate:
+    """energy_distance with influences 2 (mean_j |x_i - y_j| - mean_j' |x_i - x_j'|)."""
+    return _pair_estimate(*centred(a, b), distances)
+
+
+def mmd2(
+    a: Tensor,
+    b: Tensor,
+    kernel: MmdKernel = "rbf",
+    bandwidth: float = 1.0,
+    unbiased: bool = True,
+) -> float:
+    """The squared maximum mean discrepancy (Gretton et al. 2012, eq. 3 unbiased, eq. 5 biased).
+
+    E k(X, X') + E k(Y, Y') - 2 E k(X, Y). Kernels of r = |x - y| and bandwidth h: rbf
+    exp(-r^2 / 2 h^2), imq (1 + r^2 / h^2)^-1/2, exponential exp(-r / h).
+    """
+    return mmd2_estimate(a, b, kernel, bandwidth, unbiased).value
+
+
+def mmd2_estimate(
+    a: Tensor,
+    b: Tensor,
+    kernel: MmdKernel = "rbf",
+    bandwidth: float = 1.0,
+    unbiased: bool = True,
+) -> Estimate:
+    """mmd2 with influences 2 (mean_j' k(x_i, x_j') - mean_j k(x_i, y_j))."""
+    if kernel not in _KERNELS:
+        raise RequestError(f"There is no kernel {kernel!r}; choose one of {', '.join(_KERNELS)}.")
+    if not bandwidth > 0:
+        raise RequestError(f"The bandwidth of a kernel must be positive, not {bandwidth}.")
+    shape = _KERNELS[kernel]
+    # A kernel is a similarity: with its sign turned the sum has the form of the energy distance.
+    return _pair_estimate(
+        *centred(a, b),
+        lambda x, y: shape(squared_distances(x, y) / bandwidth**2).neg_(),
+        unbiased,
+    )
+
+
+def median_distance(features: Tensor, limit: int = 1000) -> float:
+    """The median distance among the first `limit` rows: the usual bandwidth of an MMD."""
+    _need(features, 2)
+    first = features[:limit].double()
+    median = float(torch.pdist(first - first.mean(0)).median())
+    if median == 0:
+        raise RequestError("Most of the features are equal, so an MMD has no bandwidth here.")
+    return median
+
+
+def kid(a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
+    """The kernel distance of Bińkowski et al. 2018: unbiased MMD^2, kernel (x.y / D + 1)^3.
+
+    The mean over `subsets` random subsets of `subset_size` rows of each set, or of all rows where
+    there are fewer (then every subset is the whole and one is enough).
+    """
+    return kid_estimate(a, b, subsets, subset_size, seed).value
+
+
+def kid_estimate(
+    a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> Estimate:
+    """kid with the influence of each row averaged over the subsets that hold it."""
+    _need(a, 2)
+    _need(b, 2)
+    random = torch_generator(seed, "kernel distance")
+    whole = len(a) <= subset_size and len(b) <= subset_size
+    value, totals = 0.0, torch.zeros(len(a), dtype=torch.float64, device=a.device)
+    seen = torch.zeros_like(totals)
+    repeats = 1 if whole else subsets
+    for _ in range(repeats):
+        rows_a = torch.randperm(len(a), generator=random)[:subset_size].to(a.device)
+        rows_b = torch.randperm(len(b), generator=random)[:subset_size].to(b.device)
+        part = _pair_estimate(a[rows_a].double(), b[rows_b].double(), _negative_polynomial)
+        value += part.value / repeats
+        totals[rows_a] += part.influence
+        seen[rows_a] += 1
+    return _estimate(value, totals[seen > 0] / seen[seen > 0])
+
+
+def _pair_estimate(x: Tensor, y: Tensor, pair: PairFunction, unbiased: bool = True) -> Estimate:
+    """2 E pair(X, Y) - E pair(X, X') - E pair(Y, Y')."""
+    _need(x, 2)
+    _need(y, 2)
+    across = row_means(x, y, pair)
+    if unbiased:
+        within, reference = row_means_without_self(x, pair), row_means_without_self(y, pair)
+    else:
+        within, reference = row_means(x, x, pair), row_means(y, y, pair)
+    value = 2 * across.mean() - within.mean() - reference.mean()
+    return _estimate(float(value), 2 * (across - within))
+
+
+def _negative_polynomial(x: Tensor, y: Tensor) -> Tensor:
+    return -((x @ y.T / x.shape[1] + 1) ** 3)
+
+
+_KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
+    "rbf": lambda squared: squared.div(-2).exp_(),
+    "imq": lambda squared: (1 + squared).rsqrt_(),
+    "exponential": lambda squared: squared.sqrt().neg_().exp_(),
+}
+
+
+def _frechet_value(
+    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, overlap: Tensor
+) -> float:
+    shift = (mean1.double() - mean2.double()).square().sum()
+    return float(shift + cov1.double().trace() + cov2.double().trace() - 2 * overlap)
+
+
+def _symmetric_power(matrix: Tensor, power: float) -> Tensor:
+    """A power of a symmetric non-negative matrix; of a negative one, on the matrix's span only."""
+    values, vectors = torch.linalg.eigh(matrix)
+    values = values.clamp_min(0)
+    powers = values.pow(power)
+    if power < 0:
+        rounding = values[-1] * len(values) * torch.finfo(values.dtype).eps
+        powers = torch.where(values > rounding, powers, 0.0)
+    return (vectors * powers) @ vectors.T
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.T) / 2
+
+
+def _estimate(value: float, influence: Tensor) -> Estimate:
+    return Estimate(value, influence - influence.mean())
+
+
+def _need(features: Tensor, count: int) -> None:
+    if features.ndim != 2 or len(features) < count:
+        raise RequestError(
+            f"A distance needs features of shape [N, D] with N >= {count}, "
+            f"not {list(features.shape)}; give more images."
+        )

@@ -1,0 +1,120 @@
+"""Draws latents with a trained run: the stage behind `latentddm sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoencoder.decode import decode_files
+from autoencoder.latent_files import save_latents
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.config import complete_arguments, to_plain
+from latentddm.engine.devices import default_device
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import write_json
+from latentddm.engine.progress import Progress
+from latentddm.engine.randomness import torch_generator
+from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.latent_space import LatentSpace
+from latentddm.sampling import sample, time_grid
+from latentddm.training import RUN_KIND
+from latentddm.unet import UNet
+
+LATENTS_NAME = "latents.safetensors"
+SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How samples are drawn; image i depends on the seed and on i alone."""
+
+    steps: int = 4
+    churn: float = 0.0
+    safety: float = 0.0
+    seed: int = 0
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained network with what it needs to be used."""
+
+    network: UNet
+    space: LatentSpace
+    images: int  # seen in training
+
+    @classmethod
+    def load(cls, run: Path | str, device: torch.device | str = "cpu") -> Generator:
+        """The averaged weights of the newest valid checkpoint of a run."""
+        folder = RunFolder.open(run, RUN_KIND)
+        checkpoint = newest_checkpoint(folder.checkpoints)
+        if checkpoint is None:
+            raise RequestError(f"{run} holds no valid checkpoint yet; train it first.")
+        source = str(folder.config_path)
+        arguments = complete_arguments(
+            UNet.__init__, folder.read_config().get("network", {}), source, "network."
+        )
+        network = UNet(**arguments)
+        checkpoint.load_module("ema", network)
+        network.eval().requires_grad_(False).to(device)
+        return cls(network, LatentSpace.read(folder.path), checkpoint.images)
+
+    def draw(
+        self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
+    ) -> Tensor:
+        """Raw latents [count, C, H, W], float32 on the CPU, of the images from `first` on."""
+        if count < 1 or config.batch_size < 1:
+            raise RequestError("The number of images and the batch size must be at least 1.")
+        if not 0 <= config.churn <= 1:
+            raise RequestError(f"churn must lie in [0, 1], not {config.churn}.")
+        safety = config.safety
+        if self.network.config["prediction"] == "eps":
+            safety = max(safety, SMALLEST_EPS_SAFETY)
+        try:
+            times = time_grid(config.steps, safety=safety)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
+        batches = []
+        with Progress(count, "sample", show=show_progress) as progress:
+            for start in range(first, first + count, config.batch_size):
+                indices = range(start, min(start + config.batch_size, first + count))
+                batches.append(self._draw_batch(indices, times, config).cpu())
+                progress.update(len(indices))
+        return self.space.restore(torch.cat(batches))
+
+    def _draw_batch(self, indices: range, times: Tensor, config: SamplingConfig) -> Tensor:
+        generators = [torch_generator(config.seed, "sample", index) for index in indices]
+        noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
+        return sample(
+            self.network,
+            noise.to(self.network.device),
+            times,
+            churn=config.churn,
+            generator=generators,
+        )
+
+
+def write_samples(
+    run: Path, count: int, config: SamplingConfig, output: Path, decode: bool = False
+) -> Path:
+    """Draw `count` samples of a run into the folder `output`; returns what holds them.
+
+    latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
+    are in output/images. RequestError if the folder holds something else.
+    """
+    require_new_folder(output, "samples")
+    generator = Generator.load(run, device=default_device())
+    latents = generator.draw(count, config, show_progress=True)
+    generator.space.write(output)
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    write_json(output / "samples.json", settings | to_plain(config))
+    path = output / LATENTS_NAME
+    save_latents(path, latents, generator.space.fingerprint)
+    if not decode:
+        return path
+    autoencoder = generator.space.load_autoencoder(default_device())
+    decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
+    return output / "images"

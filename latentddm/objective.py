@@ -1,0 +1,116 @@
+"""The training objective: which times, which score, which weight; plain diffusion is one setting.
+
+Confinement and interaction come from `scoring`, the corruption from `process`; nothing here knows
+a network, a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from latentddm.process import FlowSchedule
+from latentddm.scoring import Norm, energy_terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """The numbers that make a loss. Plain diffusion is `Objective.plain_diffusion()`."""
+
+    draws: int = 4  # m, the draws of x_0 for each x_t
+    beta: float = 1.0  # the exponent at pure noise
+    beta_data: float | None = None  # the exponent at data; None: the same at every time
+    lam: float = 1.0  # lambda at pure noise
+    lam_data: float | None = None  # lambda at data; None: the same at every time
+    position_share: float = 0.5  # of the per-position norm; the rest is the global norm
+    weighting_bias: float | None = 0.0  # b of the sigmoid weighting; None: weight 1
+    time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
+    time_mean: float = 0.0  # of the logit-normal; > 0 leans towards noise
+    time_std: float = 1.0
+
+    @staticmethod
+    def plain_diffusion(**changes: object) -> Objective:
+        """The squared error on the mean: beta 2, lambda 0, one draw."""
+        return Objective(**({"draws": 1, "beta": 2.0, "lam": 0.0, "position_share": 0.0} | changes))  # type: ignore[arg-type]
+
+    def beta_at(self, t: Tensor) -> Tensor:
+        """beta(t), [B]: linear from `beta_data` at t = 0 to `beta` at t = 1 (iDDM)."""
+        return _linear(self.beta_data, self.beta, t)
+
+    def lam_at(self, t: Tensor) -> Tensor:
+        """lambda(t), [B]: linear from `lam_data` at t = 0 to `lam` at t = 1 (iDDM)."""
+        return _linear(self.lam_data, self.lam, t)
+
+    def weight(self, t: Tensor, schedule: FlowSchedule) -> Tensor:
+        """w_t = sigmoid(log SNR - b), [B] (section 3 of the paper)."""
+        if self.weighting_bias is None:
+            return torch.ones_like(t)
+        return torch.sigmoid(schedule.log_snr(t) - self.weighting_bias)
+
+    def times(self, noise: Tensor) -> Tensor:
+        """Training times in (0, 1) from standard normal `noise`, [B].
+
+        uniform: t = Phi(z); logit-normal: t = sigmoid(mean + std z).
+        """
+        if self.time_sampling == "uniform":
+            t = torch.special.ndtr(noise)
+        else:
+            t = torch.sigmoid(self.time_mean + self.time_std * noise)
+        return t.clamp(TIME_MARGIN, 1 - TIME_MARGIN)
+
+
+TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
+
+
+class ObjectiveTerms(NamedTuple):
+    """The loss and what must always be watched, each [B] and, but for the loss, detached."""
+
+    loss: Tensor
+    confinement: Tensor
+    interaction: Tensor  # near zero: the network ignores xi
+    spread: Tensor  # standard deviation of the draws, root mean square over the sample
+
+
+def objective_terms(
+    draws: Tensor, x0: Tensor, t: Tensor, objective: Objective, schedule: FlowSchedule
+) -> ObjectiveTerms:
+    """The weighted score of the draws against the data (eq. 14 of the paper), [B].
+
+    draws: [B, m, C, H, W]; x0: [B, C, H, W]; t: [B]. Norms are divided by their dimension, so that
+    the loss has one scale for every size; the score is computed in float32 or better.
+    """
+    dtype = torch.promote_types(draws.dtype, torch.float32)
+    draws, x0, t = draws.to(dtype), x0.to(dtype), t.to(dtype)
+    beta = objective.beta_at(t)
+    confinement, interaction = torch.zeros_like(t), torch.zeros_like(t)
+    shares: dict[Norm, float] = {
+        "global": 1 - objective.position_share,
+        "position": objective.position_share,
+    }
+    for norm, share in shares.items():
+        if share > 0:
+            terms = energy_terms(draws, x0, beta, norm, mean_square=True)
+            confinement = confinement + share * terms.confinement
+            interaction = interaction + share * terms.interaction
+    score = confinement - objective.lam_at(t) / 2 * interaction
+    return ObjectiveTerms(
+        objective.weight(t, schedule) * score,
+        confinement.detach(),
+        interaction.detach(),
+        _spread(draws.detach()),
+    )
+
+
+def _linear(at_data: float | None, at_noise: float, t: Tensor) -> Tensor:
+    if at_data is None:
+        return torch.full_like(t, at_noise)
+    return at_data + (at_noise - at_data) * t
+
+
+def _spread(draws: Tensor) -> Tensor:
+    if draws.shape[1] == 1:
+        return torch.zeros_like(draws[:, 0].flatten(1)[:, 0])
+    return draws.var(dim=1).flatten(1).mean(1).sqrt()

@@ -1,0 +1,121 @@
+"""The forward process and its bridge: schedule, corruption, predictions, the churned step.
+
+Time runs from t = 0 (data) to t = 1 (noise). Every function takes tensors and returns tensors;
+a time is a scalar or one value per sample, [B].
+
+Source: De Bortoli et al., "Distributional Diffusion Models with Scoring Rules", arXiv 2502.02483.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Prediction = Literal["x0", "eps", "v"]
+_PREDICTIONS = ", ".join(get_args(Prediction))
+
+
+@dataclass(frozen=True)
+class FlowSchedule:
+    """The linear (flow-matching) schedule: alpha_t = 1 - t, sigma_t = t."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """The factor of the data in x_t; 1 at t = 0, 0 at t = 1."""
+        return 1 - t
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """The standard deviation of the noise in x_t; 0 at t = 0, 1 at t = 1."""
+        return t
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha_t^2 / sigma_t^2); +inf at t = 0, -inf at t = 1."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def time_at(self, log_snr: Tensor) -> Tensor:
+        """The inverse of `log_snr`: t = 1 / (1 + exp(log_snr / 2))."""
+        return torch.sigmoid(-log_snr / 2)
+
+
+def expand_time(t: Tensor | float, like: Tensor) -> Tensor:
+    """Shape a time (scalar or [B]) so that it multiplies `like`, [B, ...]."""
+    t = torch.as_tensor(t, dtype=like.dtype, device=like.device)
+    return t.reshape(-1, *[1] * (like.ndim - 1)) if t.ndim else t
+
+
+def corrupt(x0: Tensor, t: Tensor | float, noise: Tensor, schedule: FlowSchedule) -> Tensor:
+    """x_t = alpha_t x_0 + sigma_t eps (section 2 of the paper). x0, noise: [B, ...]."""
+    t = expand_time(t, x0)
+    return schedule.alpha(t) * x0 + schedule.sigma(t) * noise
+
+
+def bridge_step(
+    x_t: Tensor,
+    x0: Tensor,
+    t: Tensor | float,
+    s: Tensor | float,
+    noise: Tensor,
+    schedule: FlowSchedule = FlowSchedule(),
+    churn: float = 0.0,
+) -> Tensor:
+    """Draw x_s ~ q(x_s | x_0, x_t) for s < t, with churn in [0, 1] (eq. 4 of the paper).
+
+        rho = churn^2 r_11 + 1 - churn^2,   r_11 = (alpha_t sigma_s) / (alpha_s sigma_t)
+        x_s = alpha_s x_0 + sigma_s (rho eps_t + sqrt(1 - rho^2) noise),
+        eps_t = (x_t - alpha_t x_0) / sigma_t
+
+    Equal to the paper's mu and Sigma, and safer in floating point. churn 0 is DDIM, churn 1 the
+    DDPM posterior. Exact at t = 1 (alpha_t = 0) and at s = 0, where it returns x_0.
+    x_t, x0, noise: [B, ...]; t, s: scalar or [B].
+    """
+    t, s = expand_time(t, x_t), expand_time(s, x_t)
+    rho = _noise_correlation(t, s, schedule, churn)
+    eps_t = (x_t - schedule.alpha(t) * x0) / schedule.sigma(t)
+    fresh = (1 - rho**2).clamp_min(0).sqrt() * noise
+    return schedule.alpha(s) * x0 + schedule.sigma(s) * (rho * eps_t + fresh)
+
+
+def _noise_correlation(t: Tensor, s: Tensor, schedule: FlowSchedule, churn: float) -> Tensor:
+    """rho(s, t): how much of the noise of x_t is kept in x_s.
+
+    r_11 = (alpha_t / alpha_s) (sigma_s / sigma_t): ratios of sigma, not of its square.
+    """
+    r_11 = schedule.alpha(t) * schedule.sigma(s) / (schedule.alpha(s) * schedule.sigma(t))
+    return churn**2 * r_11 + 1 - churn**2
+
+
+def to_x0(
+    output: Tensor, x_t: Tensor, t: Tensor | float, prediction: Prediction, schedule: FlowSchedule
+) -> Tensor:
+    """Read a network's output as x_0; the only place where predictions are converted.
+
+    x0:  x_0 = output
+    eps: x_0 = (x_t - sigma_t eps) / alpha_t      (undefined at t = 1; see `sampling.time_grid`)
+    v:   x_0 = (x_t - sigma_t v) / (alpha_t + sigma_t),   v = eps - x_0, the flow's velocity
+    """
+    t = expand_time(t, x_t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    if prediction == "x0":
+        return output
+    if prediction == "eps":
+        return (x_t - sigma * output) / alpha
+    if prediction == "v":
+        return (x_t - sigma * output) / (alpha + sigma)
+    raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")
+
+
+def from_x0(
+    x0: Tensor, x_t: Tensor, t: Tensor | float, prediction: Prediction, schedule: FlowSchedule
+) -> Tensor:
+    """The inverse of `to_x0`: what a network would have to output for this x_0 (t > 0)."""
+    t = expand_time(t, x_t)
+    if prediction == "x0":
+        return x0
+    eps = (x_t - schedule.alpha(t) * x0) / schedule.sigma(t)
+    if prediction == "eps":
+        return eps
+    if prediction == "v":
+        return eps - x0
+    raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")

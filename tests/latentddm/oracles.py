@@ -1,0 +1,173 @@
+"""Known truths for the tests of the mathematics: Gaussian mixtures and what follows from them.
+
+Nothing here uses the package: every formula is derived on its own, in float64, so that a test
+that compares the two can fail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from scipy.special import gamma, hyp1f1
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """sum_k weights[k] N(means[k], variances[k] I). weights, variances: [K]; means: [K, D]."""
+
+    weights: Tensor
+    means: Tensor
+    variances: Tensor
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Independent samples, [count, D]."""
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        noise = torch.randn(
+            count, self.means.shape[1], generator=generator, dtype=self.means.dtype
+        )
+        return self.means[component] + self.variances[component, None].sqrt() * noise
+
+    def posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """p(x_0 | x_t) for x_t = (1 - t) x_0 + t eps: weights [B, K], means [B, K, D], variances [B, K].
+
+        x_t: [B, D]; t: [B]. Conditioning of a joint Gaussian, component by component.
+        """
+        alpha, sigma = (1 - t)[:, None], t[:, None]
+        total = alpha**2 * self.variances + sigma**2  # [B, K], of x_t in each component
+        gain = alpha * self.variances / total
+        away = x_t[:, None] - alpha[..., None] * self.means  # [B, K, D]
+        dimension = x_t.shape[1]
+        log_weights = (
+            self.weights.log() - 0.5 * away.square().sum(2) / total - 0.5 * dimension * total.log()
+        )
+        means = self.means + gain[..., None] * away
+        return log_weights.softmax(1), means, self.variances * (1 - alpha * gain)
+
+    def mean_denoiser(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+        """E[x_0 | x_t]: what plain diffusion learns."""
+        weights, means, _ = self.posterior(x_t, t)
+        return (weights[..., None] * means).sum(1)
+
+
+class PosteriorDenoiser:
+    """Draws from p(x_0 | x_t): the component by a generator of its own, the Gaussian by xi."""
+
+    def __init__(self, mixture: Mixture, seed: int) -> None:
+        self.mixture = mixture
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+        weights, means, variances = self.mixture.posterior(x_t, t)
+        component = torch.multinomial(weights, 1, generator=self.generator)  # [B, 1]
+        mean = means.gather(1, component[..., None].expand(-1, -1, x_t.shape[1]))[:, 0]
+        return mean + variances.gather(1, component).sqrt() * xi
+
+
+def paper_target() -> Mixture:
+    """The two-dimensional target of the paper: half N((3, 3), .25 I), half N((-3, -3), .25 I)."""
+    centre = torch.full((1, 2), 3.0, dtype=torch.float64)
+    half = torch.full((2,), 0.5, dtype=torch.float64)
+    return Mixture(half, torch.cat([centre, -centre]), half / 2)
+
+
+def gaussian_moment(shift: float, variance: float, dimension: int, beta: float) -> float:
+    """E ||Z||^beta for Z ~ N(delta, variance I) with ||delta|| = shift (non-central chi)."""
+    half = dimension / 2
+    factor = (2 * variance) ** (beta / 2) * gamma(half + beta / 2) / gamma(half)
+    return float(factor * hyp1f1(-beta / 2, half, -(shift**2) / (2 * variance)))
+
+
+def mean_distance(p: Mixture, q: Mixture, beta: float) -> float:
+    """E ||X - Y||^beta for independent X ~ p and Y ~ q, term by term."""
+    total = 0.0
+    for weight_p, mean_p, variance_p in zip(p.weights, p.means, p.variances, strict=True):
+        for weight_q, mean_q, variance_q in zip(q.weights, q.means, q.variances, strict=True):
+            shift, variance = float((mean_p - mean_q).norm()), float(variance_p + variance_q)
+            moment = gaussian_moment(shift, variance, p.means.shape[1], beta)
+            total += float(weight_p * weight_q) * moment
+    return total
+
+
+def expected_energy_score(p: Mixture, truth: Mixture, beta: float, lam: float) -> float:
+    """The energy score of independent draws from p against targets from `truth`, on average."""
+    return mean_distance(p, truth, beta) - lam / 2 * mean_distance(p, p, beta)
+
+
+def energy_distance(p: Mixture, q: Mixture, beta: float) -> float:
+    """2 E||X - Y||^beta - E||X - X'||^beta - E||Y - Y'||^beta; zero only if p = q."""
+    return 2 * mean_distance(p, q, beta) - mean_distance(p, p, beta) - mean_distance(q, q, beta)
+
+
+@dataclass(frozen=True)
+class Discrepancy:
+    """A squared MMD against a known target, and the standard error of its estimate."""
+
+    value: float
+    standard_error: float
+
+
+def rbf_discrepancy(samples: Tensor, target: Mixture) -> Discrepancy:
+    """Unbiased squared MMD (RBF, h = 1) of `samples` [N, D] against the mixture itself.
+
+    The kernel is centred with the target's closed forms, so only the samples bring noise. The
+    standard error is that of a U-statistic: its first-order term and its degenerate one.
+    """
+    count = len(samples)
+    embedding = _rbf_embedding(samples, target)  # E_Y k(x, Y), [N]
+    norm = float(
+        sum(
+            weight * _rbf_embedding(mean[None], target, variance)[0]
+            for weight, mean, variance in zip(
+                target.weights, target.means, target.variances, strict=True
+            )
+        )
+    )
+    kernel = torch.cdist(samples, samples).square().mul_(-0.5).exp_()
+    kernel.sub_(embedding[:, None]).sub_(embedding).add_(norm).fill_diagonal_(0)
+    value = float(kernel.sum()) / (count * (count - 1))
+    first_order = 4 * float((kernel.sum(1) / (count - 1)).var()) / count
+    degenerate = 2 * float(kernel.square().mean()) / count**2
+    return Discrepancy(value, math.sqrt(first_order + degenerate))
+
+
+def _rbf_embedding(points: Tensor, target: Mixture, variance: Tensor | float = 0.0) -> Tensor:
+    """E k(X, Y) for X ~ N(point, variance I) and Y ~ target, h = 1; one value per point."""
+    width = 1 + target.variances + variance  # [K]
+    squared = torch.cdist(points, target.means).square()  # [N, K]
+    peak = width ** (-points.shape[1] / 2)
+    return (target.weights * peak * (-squared / (2 * width)).exp()).sum(1)
+
+
+def mean_sampler_discrepancy(times: Sequence[float]) -> float:
+    """Squared MMD (RBF, h = 1) of Euler steps with the exact mean, for the paper's target.
+
+    Along (1, 1) and across it the target, the noise and the mean are independent, so the kernel's
+    expectations are products of one-dimensional ones, taken by quadrature over the start.
+    """
+    start = torch.linspace(-9, 9, 3001, dtype=torch.float64)
+    mass = torch.softmax(-(start**2) / 2, 0)
+    half = torch.full((2,), 0.5, dtype=torch.float64)
+    modes = torch.tensor([[18**0.5], [-(18**0.5)]], dtype=torch.float64)
+    along = Mixture(half, modes, half / 2)
+    across = Mixture(half, 0 * modes, half / 2)
+    own = cross = truth = 1.0
+    for axis in (along, across):
+        end = _euler(axis, start, times)
+        own *= float(mass @ (-0.5 * (end[:, None] - end).square()).exp() @ mass)
+        cross *= float(mass @ _rbf_embedding(end[:, None], axis))
+        truth *= float(
+            axis.weights @ _rbf_embedding(axis.means, axis, variance=axis.variances[0])
+        )
+    return own - 2 * cross + truth
+
+
+def _euler(axis: Mixture, x: Tensor, times: Sequence[float]) -> Tensor:
+    """Euler steps along dx/dt = (x - E[x_0 | x_t]) / t; the last mean is the sample."""
+    for t, s in zip(times[:-1], times[1:], strict=True):
+        mean = axis.mean_denoiser(x[:, None], torch.full_like(x, t), x)[:, 0]
+        x = x + (s - t) * (x - mean) / t
+    return mean

@@ -1,0 +1,61 @@
+"""What the prepare_*.py tools share: their options, the writing, the report, the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from autoencoder.image_shards import FORMATS, ShardLayout, write_image_shards
+from autoencoder.images import ImageSource, Preprocessing
+from latentddm.engine.errors import RequestError, WorkError
+
+
+def parser(description: str, file_format: str) -> argparse.ArgumentParser:
+    """A parser with the options of every such tool."""
+    options = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("source", type=Path, help="what was downloaded: a folder or a zip")
+    options.add_argument("output", type=Path, help="the folder for the shards")
+    options.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    options.add_argument(
+        "--file-format", choices=FORMATS, default=file_format, help=f"default {file_format}"
+    )
+    options.add_argument("--images-per-shard", type=int, default=5000, help="default 5000")
+    options.add_argument(
+        "--workers", type=int, default=min(4, os.cpu_count() or 1), help="processes that decode"
+    )
+    return options
+
+
+def write(source: ImageSource, options: argparse.Namespace) -> None:
+    """Write the shards and say what was written and what could not be read."""
+    prepared = write_image_shards(
+        source,
+        options.output,
+        Preprocessing(size=options.size),
+        ShardLayout(file_format=options.file_format, images_per_shard=options.images_per_shard),
+        options.workers,
+    )
+    for image in prepared.unreadable:
+        print(f"unreadable: {image}")
+    print(
+        f"{prepared.images} images in {len(prepared.shards)} shards under {options.output}, "
+        f"{len(prepared.unreadable)} unreadable (listed in prepared.json)."
+    )
+    if not prepared.images:
+        raise WorkError(f"No image of {options.source} could be read; check the download.")
+    print(f"Next: latentddm encode --images {options.output} --size {options.size} ...")
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do the work; 0 done, 1 it failed, 2 the request was wrong, with a sentence on stderr."""
+    try:
+        work()
+    except (RequestError, WorkError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, RequestError) else 1
+    return 0
