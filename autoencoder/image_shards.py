@@ -136,6 +136,9 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
     """The record of earlier work under `output`, reduced to the shards that are still there."""
     if output.exists() and not output.is_dir():
         raise RequestError(f"{output} is a file; give a folder.")
+    for kind in (RECORD, "images-*.tar"):  # what an earlier run, killed, left half written
+        for abandoned in output.glob(f"{kind}.*{TEMPORARY_SUFFIX}"):
+            abandoned.unlink()
     if not (output / RECORD).is_file():
         if output.is_dir() and any(output.iterdir()):
             raise RequestError(f"{output} holds something else; give a new or an empty folder.")
@@ -149,8 +152,6 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
             f"{output} was prepared with another {changed[0]} ({earlier.get(changed[0])} and not "
             f"{settings[changed[0]]}); give a new folder, or the earlier settings to go on."
         )
-    for abandoned in output.glob(f"*{TEMPORARY_SUFFIX}"):
-        abandoned.unlink()
     shards = []
     for shard in record.get("shards", []):
         if not (output / shard["name"]).is_file():
@@ -160,13 +161,13 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
 
 
 def _sample_names(source: ImageSource) -> list[str]:
-    """One webdataset name per image: its key without suffix, and no dot in the last part."""
+    """One webdataset name per image: its key without suffix, no dot in its last part, no `..`."""
     names: dict[str, str] = {}
     for index in range(len(source)):
         key = source.key(index)
-        folder, slash, base = key.rpartition("/")
+        *folders, base = [part for part in key.split("/") if part not in ("", ".", "..")]
         stem = base.rpartition(".")[0] if is_image(base) else base
-        name = folder + slash + stem.replace(".", "_")
+        name = "/".join([*folders, stem.replace(".", "_")])
         if name in names:
             raise RequestError(
                 f"{key} and {names[name]} in {source.name} would get one name; rename one of them."

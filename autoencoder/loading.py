@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -41,9 +45,11 @@ def iterate_pixels(
     An image that cannot be used is yielded as its UnreadableImage; a source that breaks raises
     WorkError. `workers` processes decode ahead; with 0 the calling process does it.
     """
+    if workers < 0:
+        raise RequestError(f"The number of workers is {workers}; give 0 or more.")
     loading = _Loading(source, preprocessing)
-    results = (loading[index] for index in indices) if workers == 0 else None
-    for result in results or _from_workers(loading, indices, workers):
+    alone = map(loading.__getitem__, indices)
+    for result in _from_workers(loading, indices, workers) if workers else alone:
         if isinstance(result, RequestError | WorkError):
             raise result
         yield result
@@ -101,6 +107,7 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
         collate_fn=list,
         # the workers run no torch operation, so a fork is safe; it saves importing torch again
         multiprocessing_context="fork" if sys.platform == "linux" else None,
+        worker_init_fn=partial(_end_with_parent, os.getpid()),
         generator=torch.Generator(),  # otherwise opening a loader moves the global random state
     )
     try:
@@ -113,3 +120,14 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
             f"A worker process that reads images ended ({str(error).partition(chr(10))[0]}); "
             "run again with fewer workers, most often the memory was short."
         ) from error
+
+
+def _end_with_parent(parent: int, worker: int) -> None:
+    """Watch from inside a worker; one whose parent was killed would wait for ever to hand over."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=f"watch of worker {worker}", daemon=True).start()

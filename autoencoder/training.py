@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from autoencoder.images import ImageSource, Preprocessing, open_source
 from autoencoder.losses import LossConfig, gradient_loss, kl_loss, reconstruction_loss
+from autoencoder.models import load_autoencoder
 from autoencoder.pictures import image_grid, save_image
 from autoencoder.pixel_stream import pixel_batches
 from latentddm.engine.config import MISSING, require_values, to_yaml
@@ -43,6 +44,7 @@ from latentddm.engine.run import RunFolder
 
 RUN_KIND = "autoencoder"
 PREVIEW_IMAGES = 16
+SHIPPED_WEIGHTS = Path(__file__).parent / "pretrained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,9 @@ class AutoencoderConfig:
     seed: int = 0
     flip: bool = True  # mirror half of the images
     workers: int = 2
+    start: str | None = (
+        None  # an AutoencoderKL folder, or 'portraits'; its shape replaces `network`
+    )
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -104,15 +109,35 @@ def describe(config: AutoencoderConfig) -> str:
 
 
 def build_network(config: AutoencoderConfig) -> AutoencoderKL:
-    """The untrained network; RequestError if the image size does not fit its factor."""
-    shape = config.network
-    levels = len(shape.widths)
-    factor = 2 ** (levels - 1)
+    """The network to train; RequestError if the image size does not fit its factor."""
+    network = _new_network(config) if config.start is None else _load_start(config.start)
+    factor = downsampling_factor(network)
     if config.size % factor:
         raise RequestError(
-            f"size is {config.size}, but network.widths has {levels} levels, which need a "
-            f"multiple of {factor}; change one of the two."
+            f"size is {config.size}, but the autoencoder has {factor} pixels to a latent; "
+            f"choose a multiple of {factor}."
         )
+    return network
+
+
+def downsampling_factor(network: AutoencoderKL) -> int:
+    """How many pixels, along an edge, one latent stands for."""
+    return 2 ** (len(network.config.block_out_channels) - 1)
+
+
+def _load_start(start: str) -> AutoencoderKL:
+    shipped = SHIPPED_WEIGHTS / start
+    loaded = load_autoencoder(shipped if shipped.is_dir() else start).network
+    if not isinstance(loaded, AutoencoderKL):
+        raise RequestError(
+            f"start is {start}, which is {type(loaded).__name__}; training needs AutoencoderKL."
+        )
+    return loaded.requires_grad_(True).train()
+
+
+def _new_network(config: AutoencoderConfig) -> AutoencoderKL:
+    shape = config.network
+    levels = len(shape.widths)
     torch.manual_seed(config.seed)  # the initial weights; every later draw is derived
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -226,10 +251,11 @@ class AutoencoderTask:
 
     def _noise(self, images: int, target: Tensor) -> Tensor:
         """Posterior noise for the images after the first `images`; this rank's part of it."""
-        network = self.config.network
+        network = self.autoencoding.network
         share, rank = len(target), self.accelerator.process_index
-        edge = target.shape[-1] // 2 ** (len(network.widths) - 1)
-        shape = (share * self.accelerator.num_processes, network.latent_channels, edge, edge)
+        edge = target.shape[-1] // downsampling_factor(network)
+        channels = network.config.latent_channels
+        shape = (share * self.accelerator.num_processes, channels, edge, edge)
         generator = torch_generator(self.config.seed, "posterior", images, device=target.device)
         noise = torch.randn(shape, generator=generator, device=target.device)
         return noise[rank * share : (rank + 1) * share]

@@ -15,6 +15,7 @@ from pathlib import Path
 from latentddm import __version__
 from latentddm.engine.errors import RequestError, WorkError
 
+NAMED_KEYS = 5  # how many unreadable images a line names
 EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -85,12 +86,26 @@ def _encode(arguments: argparse.Namespace) -> None:
 def _verify(arguments: argparse.Namespace) -> None:
     from autoencoder.store import verify_store
 
-    report = verify_store(arguments.store)
-    print(report.summary())
-    if report.problems:
-        raise WorkError(
-            f"{arguments.store} is damaged in {len(report.problems)} places, see above."
-        )
+    source, autoencoder = None, None
+    if arguments.repair:
+        from autoencoder.images import open_source
+        from autoencoder.models import load_autoencoder
+        from autoencoder.store import LatentStore
+
+        if arguments.images is None:
+            raise RequestError("--repair encodes again what is damaged; add --images SRC.")
+        plan = LatentStore(arguments.store).manifest.plan
+        source = open_source(arguments.images, size=plan.preprocessing["size"])
+        autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])
+    report = verify_store(arguments.store, source=source, autoencoder=autoencoder)
+    for name in report.repaired:
+        print(f"{name}: repaired")
+    for problem in report.problems:
+        print(problem)
+    print(f"{report.samples} latents in {report.shards} shards are whole.")
+    if not report.ok:
+        count = len(report.problems)
+        raise WorkError(f"{arguments.store} is damaged in {count} places, named above.")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -153,16 +168,27 @@ def _decode(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from latentddm.evaluation.evaluate import evaluate_folders
+    from latentddm.engine.devices import default_device
+    from latentddm.engine.files import write_json
+    from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 
-    results = evaluate_folders(
-        arguments.images,
-        arguments.reference,
-        tuple(arguments.metrics.split(",")),
-        limit=arguments.num,
+    options = EvaluationOptions(
+        metrics=arguments.metrics.split(",") if arguments.metrics else None,
+        features=arguments.features,
+        num=arguments.num,
+        size=arguments.size,
+        seed=arguments.seed,
+        device=str(default_device()),
+        show_progress=True,
     )
-    for name, result in results.items():
-        print(f"{name}: {result}")
+    evaluation = evaluate_folders(arguments.images, arguments.reference, options)
+    for result in evaluation.results.values():
+        print(result)
+    for side, keys in evaluation.unreadable.items():
+        if keys:
+            print(f"{side}: {len(keys)} images could not be read: {', '.join(keys[:NAMED_KEYS])}")
+    if arguments.output:
+        write_json(Path(arguments.output), evaluation.to_json())
 
 
 def find_config(name: str) -> Path:
@@ -233,6 +259,9 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verb("verify", _verify, "Check every byte of a latent store.")
     verify.add_argument("store", metavar="STORE")
+    verify.add_argument("--repair", action="store_true", help="encode again what is damaged")
+    verify.add_argument("--images", metavar="SRC", help="the source, for --repair")
+    verify.add_argument("--autoencoder", metavar="REF", help="default: the one in the manifest")
 
     for name, function, text in (
         ("train", _train, "Train a generator; run again to resume."),
@@ -265,8 +294,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verb("evaluate", _evaluate, "Measure how far images are from a reference.")
     evaluate.add_argument("images", metavar="IMAGES")
     evaluate.add_argument("--reference", required=True, metavar="SRC")
-    evaluate.add_argument("--metrics", default="frechet,energy", help="frechet,energy,fid,kid,prdc")
-    evaluate.add_argument("--num", type=int, help="use the first NUM images of each")
+    evaluate.add_argument("--metrics", help="of frechet,energy,fid,kid,prdc ... (default: two)")
+    evaluate.add_argument("--features", help="the feature space (default: what the metrics need)")
+    evaluate.add_argument("--num", type=int, help="draw NUM images of each side")
+    evaluate.add_argument("--size", type=int, help="crop and resize both sides to it")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--output", metavar="FILE.json", help="write the numbers and protocols")
     return parser
 
 

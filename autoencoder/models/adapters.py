@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
-from diffusers.models.attention_processor import SanaMultiscaleLinearAttention
+from diffusers.models.attention_processor import Attention, SanaMultiscaleLinearAttention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from autoencoder.models.base import Autoencoder
@@ -14,17 +16,40 @@ from latentddm.engine.errors import RequestError
 
 
 class _ConvolutionalDecoder(Autoencoder):
-    """The decoder that AutoencoderKL and VQModel share: attention in its middle block alone."""
+    """The decoder that AutoencoderKL and VQModel share."""
+
+    @property
+    def detail_norms(self) -> list[nn.GroupNorm]:
+        modules = (*self._layers[self._split :], self.network.decoder.conv_norm_out)
+        return [part for module in modules for part in module.modules() if isinstance(part, nn.GroupNorm)]
 
     def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        decoder = self.network.decoder
-        return decoder.mid_block(decoder.conv_in(latents))
+        features = self.network.decoder.conv_in(latents)
+        return _through(self._layers[: self._split], features)
 
     def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
         decoder = self.network.decoder
-        for block in decoder.up_blocks:
-            features = block(features)
+        features = _through(self._layers[self._split :], features)
         return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(features)))
+
+    @property
+    def _layers(self) -> list[nn.Module]:
+        """The decoder's blocks in order, taken apart to where the picture grows."""
+        layers: list[nn.Module] = [self.network.decoder.mid_block]
+        for block in self.network.decoder.up_blocks:
+            attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+            for resnet, attention in zip(block.resnets, attentions, strict=True):
+                layers += [resnet] if attention is None else [resnet, attention]
+            layers += block.upsamplers or []
+        return layers
+
+    @property
+    def _split(self) -> int:
+        """Layers before it see the whole picture: all with attention, and all before it grows."""
+        first_growth = next(
+            (number for number, layer in enumerate(self._layers) if isinstance(layer, Upsample2D)), 0
+        )
+        return max(first_growth, _last_with(Attention, self._layers))
 
 
 class KLAutoencoder(_ConvolutionalDecoder):
@@ -101,13 +126,24 @@ class DCAutoencoder(Autoencoder):
 
     @property
     def _split(self) -> int:
-        """The number of stages up to the last one with attention."""
-        with_attention = [
-            number
-            for number, stage in enumerate(self._stages, start=1)
-            if any(isinstance(module, SanaMultiscaleLinearAttention) for module in stage.modules())
-        ]
-        return max(with_attention, default=0)
+        return _last_with(SanaMultiscaleLinearAttention, self._stages)
+
+
+def _through(layers: list[nn.Module], features: torch.Tensor) -> torch.Tensor:
+    for layer in layers:
+        # These residual blocks are made for diffusion and ask for a time, which decoders lack.
+        features = layer(features, None) if isinstance(layer, ResnetBlock2D) else layer(features)
+    return features
+
+
+def _last_with(kind: type[nn.Module], layers: list[nn.Module]) -> int:
+    """The number of layers up to the last one with a module of that kind in it."""
+    found = (
+        number
+        for number, layer in enumerate(layers, start=1)
+        if any(isinstance(module, kind) for module in layer.modules())
+    )
+    return max(found, default=0)
 
 
 ADAPTERS: dict[type[nn.Module], type[Autoencoder]] = {
@@ -126,6 +162,11 @@ def wrap_network(network: nn.Module, *, reference: str, fingerprint: str) -> Aut
         raise RequestError(
             f"The autoencoder {reference} is for images of {config.in_channels} channels; "
             "one for RGB images (3 channels) is needed."
+        )
+    if config.get("norm_type", "group") != "group":
+        raise RequestError(
+            f"The autoencoder {reference} has norm_type {config.norm_type}, which is not known here; "
+            "use one with group norms."
         )
     return ADAPTERS[type(network)](
         network,

@@ -33,6 +33,15 @@ class Autoencoder(nn.Module):
         self.factor = factor
 
     @property
+    def detail_norms(self) -> list[nn.GroupNorm]:
+        """The group norms that `decode_detail` runs through, in order.
+
+        They normalise with the statistics of all that they see, so a tile needs to be told those
+        of the whole picture.
+        """
+        return []
+
+    @property
     def dtype(self) -> torch.dtype:
         return next(self.network.parameters()).dtype
 
@@ -71,8 +80,8 @@ class Autoencoder(nn.Module):
     def decode_context(self, latents: torch.Tensor) -> torch.Tensor:
         """The first part of decoding: raw latents [B,C,h,w] -> features [B,D,h',w'].
 
-        It has the layers that must see the whole picture (attention, and group norm as far as it
-        goes), and ends where the picture is still small.
+        It has the layers that must see the whole picture, such as attention, and ends where the
+        picture is still small.
         """
         return self._decode_context(self._checked_latents(latents))
 

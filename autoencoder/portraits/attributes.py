@@ -38,7 +38,7 @@ class AttributeDistance:
 
 
 def attribute_histogram(readings: Sequence[Mapping[str, str]]) -> Histogram:
-    """The share of every value of every attribute among `readings`; shares of one attribute sum to 1.
+    """The share of every value of every attribute among `readings`; they sum to 1 per attribute.
 
     RequestError if `readings` is empty or holds an attribute or a value that does not exist.
     """

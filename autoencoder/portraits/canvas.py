@@ -42,9 +42,14 @@ class Canvas:
         self.size = size
         self.planes = np.zeros((3, size, size), np.float32)
 
-    def pixels(self) -> Array:
-        """The picture as uint8 [size,size,3]."""
-        rounded = np.clip(self.planes * 255 + 0.5, 0, 255).astype(np.uint8)
+    def pixels(self, size: int) -> Array:
+        """The picture as uint8 [size,size,3]; the canvas is a whole number of times as large."""
+        cell = self.size // size
+        planes = self.planes
+        if cell > 1:
+            planes = planes.reshape(3 * size, cell, size * cell).sum(axis=1)
+            planes = planes.reshape(3, size, size, cell).sum(axis=3) / np.float32(cell * cell)
+        rounded = np.clip(planes * 255 + 0.5, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(rounded.transpose(1, 2, 0))
 
 
@@ -78,16 +83,24 @@ class Frame:
         if opacity != 1:
             coverage *= np.float32(opacity)
         colour = paint.colours(x, y) if isinstance(paint, Gradient) else paint[:, None, None]
-        target = self._canvas.planes[(slice(None), *window)]
+        target = self._canvas.planes[:, window[0], window[1]]
         target += coverage * (colour - target)
 
     def _window(self, box: Box, margin: float) -> tuple[slice, slice]:
         """The rows and columns of the pixels that a box in local coordinates can touch."""
         cosine, sine = self._turn
         left, top, right, bottom = box
-        x, y, half_x, half_y = (left + right) / 2, (top + bottom) / 2, (right - left) / 2 + margin, (bottom - top) / 2 + margin
+        x, y, half_x, half_y = (
+            (left + right) / 2,
+            (top + bottom) / 2,
+            (right - left) / 2 + margin,
+            (bottom - top) / 2 + margin,
+        )
         across, down = x * cosine - y * sine, x * sine + y * cosine
-        reach_x, reach_y = half_x * cosine + half_y * abs(sine), half_x * abs(sine) + half_y * cosine
+        reach_x, reach_y = (
+            half_x * cosine + half_y * abs(sine),
+            half_x * abs(sine) + half_y * cosine,
+        )
         return (
             self._span(down + self._origin[1], reach_y),
             self._span(across + self._origin[0], reach_x),

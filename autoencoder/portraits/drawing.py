@@ -14,6 +14,8 @@ from latentddm.engine.errors import RequestError
 SMALLEST = 16
 """Pixels; below this an eye is thinner than a pixel."""
 
+_DETAIL = 128  # a smaller picture is painted at about this size and averaged down
+
 _EVERYTHING = Shape(EVERYWHERE, lambda x, y: np.full(np.broadcast(x, y).shape, -1.0, np.float32))
 
 
@@ -28,7 +30,7 @@ def draw_portrait(index: int, size: int, seed: int = 0) -> tuple[np.ndarray, dic
             f"A portrait cannot be {size} pixels wide; ask for a size of {SMALLEST} or more."
         )
     sitter = draw_sitter(index, seed)
-    canvas = Canvas(size)
+    canvas = Canvas(size * max(1, round(_DETAIL / size)))
     room = Frame(canvas)
     body = Frame(canvas, (sitter.shift[0], sitter.shift[1] + 0.05), scale=1.1)
     origin = (sitter.shift[0], sitter.shift[1] + 0.01)
@@ -41,7 +43,7 @@ def draw_portrait(index: int, size: int, seed: int = 0) -> tuple[np.ndarray, dic
     paint_head(head, sitter, face, hair.shows_ears)
     paint_features(head, sitter)
     paint_front(head, sitter, hair, face)
-    return canvas.pixels(), dict(sitter.attributes)
+    return canvas.pixels(size), dict(sitter.attributes)
 
 
 def _paint_background(room: Frame, sitter: Sitter) -> None:

@@ -1,4 +1,4 @@
-"""The head without its hair: ears, face, eyes, brows, nose, mouth and glasses, in the head's frame."""
+"""The head without its hair, in its own frame: ears, face, eyes, brows, nose, mouth, glasses."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ def paint_head(frame: Frame, sitter: Sitter, face: Shape, shows_ears: bool) -> N
     for side in (-1, 1) if shows_ears else ():
         x = side * (sitter.face_width + 0.005) - 0.07 * sitter.yaw
         frame.fill(ellipse(x, 0.06, 0.065, 0.095, -0.15 * side), sitter.lit(sitter.skin, 0.6))
-        frame.fill(
-            ellipse(x, 0.065, 0.032, 0.055, -0.15 * side), shadow(sitter.skin), opacity=0.55
-        )
+        frame.fill(ellipse(x, 0.065, 0.032, 0.055, -0.15 * side), shadow(sitter.skin), opacity=0.55)
     frame.fill(face, sitter.lit(sitter.skin, 0.6, 0.7))
     lit_half = ellipse(0.13 * sitter.light, -0.06, sitter.face_width, 0.5)
     frame.fill(face - lit_half, shadow(sitter.skin), opacity=0.75, feather=0.09)

@@ -19,7 +19,6 @@ from autoencoder.portraits.shapes import (
 )
 from autoencoder.portraits.sitter import WHITE, Sitter, mix, shadow
 
-
 _NAPE = ellipse(0.0, -0.3, 0.5, 0.33)  # the hair of a short cut ends behind the ears, in a curve
 
 
@@ -71,9 +70,7 @@ def _bun(sitter: Sitter) -> Hair:
 def _bob(sitter: Sitter) -> Hair:
     width = (sitter.face_width + 0.11) * sitter.volume
     crown = ellipse(-0.03 * sitter.yaw, -0.09, width, 0.52 * sitter.volume)
-    sides = rounded_box(
-        -width - 0.03 * sitter.yaw, -0.15, width - 0.03 * sitter.yaw, 0.4, 0.13
-    )
+    sides = rounded_box(-width - 0.03 * sitter.yaw, -0.15, width - 0.03 * sitter.yaw, 0.4, 0.13)
     opening = ellipse(0.1 * sitter.yaw, 0.12, sitter.face_width - 0.05, 0.5) & below(-0.2)
     mass = crown | sides
     return Hair(mass - (opening | _gap(sitter, 0.24)), mass, False)

@@ -39,9 +39,7 @@ class Shape:
         return Shape(common, lambda x, y: np.maximum(self.distance(x, y), other.distance(x, y)))
 
     def __sub__(self, other: Shape) -> Shape:
-        return Shape(
-            self.box, lambda x, y: np.maximum(self.distance(x, y), -other.distance(x, y))
-        )
+        return Shape(self.box, lambda x, y: np.maximum(self.distance(x, y), -other.distance(x, y)))
 
     def shifted(self, right: float, down: float) -> Shape:
         """The same region, moved."""
@@ -118,7 +116,7 @@ def scallop(x0: float, y0: float, radius: float, depth: float, count: int, phase
 def stroke(x0: float, y0: float, half: float, bend: float, slope: float, width: float) -> Shape:
     """A brush stroke of length 2 * `half` through (x0, y0) that tapers towards both ends.
 
-    `bend` is how far the ends lie above the middle (negative: below), `slope` the rise to the right.
+    `bend` is how far the ends lie above the middle (negative: below), `slope` its rise to the right.
     """
 
     def distance(x: Array, y: Array) -> Array:

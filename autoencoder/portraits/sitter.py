@@ -1,4 +1,4 @@
-"""Who sits for a portrait: the attributes, the continuous measures and the colours, drawn at random.
+"""Who sits for a portrait: attributes, continuous measures and colours, drawn at random.
 
 A sitter holds everything that a picture depends on, except for its size in pixels.
 """
@@ -46,6 +46,7 @@ _PALETTE: dict[str, dict[str, str]] = {
         "charcoal": "3e4050",
     },
 }
+_DRAWS = 64  # random numbers set aside for one sitter; more than are used
 _IRISES = ("4a2c1e", "3a6ea8", "4c8058", "5c6470")
 WHITE = np.array([1.0, 0.99, 0.97], np.float32)
 INK = np.array([0.13, 0.11, 0.16], np.float32)
@@ -95,16 +96,21 @@ def shadow(colour: Array, strength: float = 1.0) -> Array:
 
 def draw_sitter(index: int, seed: int) -> Sitter:
     """The sitter of one (seed, index): always the same one."""
-    generator = numpy_generator(seed, "portrait", index)
-    attributes = {
-        name: values[generator.integers(len(values))] for name, values in ATTRIBUTES.items()
-    }
+    uniform = iter(numpy_generator(seed, "portrait", index).random(_DRAWS).tolist())
+
+    def choose(values: tuple[str, ...]) -> str:
+        return values[int(next(uniform) * len(values))]
 
     def around(centre: float, spread: float) -> float:
-        return centre + spread * float(generator.uniform(-1, 1))
+        return centre + spread * (2 * next(uniform) - 1)
+
+    def jittered(code: str) -> Array:
+        return _moved(code, around(0.0, 0.012), around(1.0, 0.10), around(1.0, 0.05))
 
     def colour(name: str) -> Array:
-        return _jittered(_PALETTE[name][attributes[name]], generator)
+        return jittered(_PALETTE[name][attributes[name]])
+
+    attributes = {name: choose(values) for name, values in ATTRIBUTES.items()}
 
     return Sitter(
         attributes=attributes,
@@ -112,7 +118,7 @@ def draw_sitter(index: int, seed: int) -> Sitter:
         skin=colour("skin"),
         hair=colour("hair_colour"),
         clothes=colour("clothes"),
-        iris=_jittered(_IRISES[generator.integers(len(_IRISES))], generator),
+        iris=jittered(choose(_IRISES)),
         light={"left": -1, "right": 1}[attributes["light"]],
         yaw=around({"left": -1.0, "front": 0.0, "right": 1.0}[attributes["pose"]], 0.2),
         tilt=around(0.0, 0.07),
@@ -130,12 +136,11 @@ def draw_sitter(index: int, seed: int) -> Sitter:
     )
 
 
-def _jittered(code: str, generator: np.random.Generator) -> Array:
-    """A palette colour, moved a little in hue, saturation and value."""
+def _moved(code: str, turn: float, richer: float, brighter: float) -> Array:
+    """A palette colour whose hue turns and whose saturation and value are multiplied."""
     red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (0, 2, 4))
     hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
-    moves = generator.uniform(-1, 1, size=3)
-    hue = (hue + 0.012 * moves[0]) % 1
-    saturation = min(max(saturation * (1 + 0.10 * moves[1]), 0), 1)
-    value = min(max(value * (1 + 0.05 * moves[2]), 0), 1)
-    return np.array(colorsys.hsv_to_rgb(hue, saturation, value), np.float32)
+    moved = colorsys.hsv_to_rgb(
+        (hue + turn) % 1, min(saturation * richer, 1), min(value * brighter, 1)
+    )
+    return np.array(moved, np.float32)

@@ -11,7 +11,7 @@ from autoencoder.sources.protocol import ImageSource, SourceImage
 class Selection:
     """The images of `source` at `indices`; `labels`, one per index, replace the source's.
 
-    `name` says in manifests what was selected.
+    `name` says in manifests what was selected; without it the source's name stands.
     """
 
     def __init__(
@@ -20,9 +20,9 @@ class Selection:
         indices: Sequence[int],
         labels: Sequence[int] | None = None,
         *,
-        name: str,
+        name: str | None = None,
     ) -> None:
-        self.name = name
+        self.name = name or source.name
         self._source = source
         self._indices = indices
         self._labels = labels

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 import fsspec
 from filelock import FileLock
@@ -47,11 +47,15 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.name = public_name(url).rstrip("/")
-        self._parts = urlsplit(url)
+        scheme = urlsplit(url).scheme
         try:
-            self._system: Any = fsspec.core.url_to_fs(url)[0]
+            if scheme in ("http", "https"):
+                # fsspec logs the URLs that it is given, so credentials travel beside them.
+                system, root = fsspec.core.url_to_fs(self.name, **_http_credentials(url))
+            else:
+                system, root = fsspec.core.url_to_fs(url)
         except ImportError:
-            package = _PACKAGES.get(self._parts.scheme, "the fsspec package of this protocol")
+            package = _PACKAGES.get(scheme, "the fsspec package of this protocol")
             raise RequestError(
                 f"{self.name} needs a package that is not installed: pip install {package}."
             ) from None
@@ -59,6 +63,8 @@ class RemoteFolder:
             raise RequestError(
                 f"The protocol of {self.name} is not known; use https:// or s3://."
             ) from None
+        self._system: Any = system
+        self._root = str(root).rstrip("/")
 
     def manifest(self) -> Manifest:
         """Fetch and check the manifest."""
@@ -86,14 +92,10 @@ class RemoteFolder:
 
         self._retried(name, fetch)
 
-    def _url(self, name: str) -> str:
-        path = f"{self._parts.path.rstrip('/')}/{name}"
-        return urlunsplit(self._parts._replace(path=path, fragment=""))
-
     def _transfer(self, name: str, access: Callable[..., Result], *arguments: str) -> Result:
         """One access through fsspec. Its errors become ours, without their text."""
         try:
-            return access(self._url(name), *arguments)
+            return access(f"{self._root}/{name}", *arguments)
         except FileNotFoundError:
             raise WorkError(f"{self.name}/{name} does not exist; check the URL.") from None
         except PermissionError:
@@ -167,3 +169,17 @@ def default_cache() -> Path:
     if chosen:
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentddm" / "shards"
+
+
+def _http_credentials(url: str) -> dict[str, Any]:
+    """Options of fsspec for the user, the password and the query of a URL."""
+    import aiohttp
+
+    parts = urlsplit(url)
+    options: dict[str, Any] = {}
+    if parts.query:
+        options["params"] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.username is not None:
+        auth = aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
+        options["client_kwargs"] = {"auth": auth}
+    return options

@@ -88,6 +88,7 @@ class Standardisation:
         self.std = torch.tensor(list(std), dtype=torch.float32)
         self._shift = self.mean[:, None, None]
         self._scale = torch.where(self.std > 0, self.std, torch.ones(()))[:, None, None]
+        self._inverse = 1 / self._scale
 
     def standardise(self, raw: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """Raw latents [..., C, H, W] of any float type to model space, float32.
@@ -96,8 +97,8 @@ class Standardisation:
         """
         if out is None:
             out = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
-        shift, scale = self._shift.to(raw.device), self._scale.to(raw.device)
-        return out.copy_(raw).sub_(shift).div_(scale)
+        shift, inverse = self._shift.to(raw.device), self._inverse.to(raw.device)
+        return out.copy_(raw).sub_(shift).mul_(inverse)
 
     def restore(self, model_space: torch.Tensor) -> torch.Tensor:
         """Model space [..., C, H, W] back to raw latents, float32."""

@@ -18,7 +18,7 @@ from autoencoder.store.order import StreamOrder, Window
 from autoencoder.store.statistics import Standardisation
 from latentddm.engine.randomness import numpy_generator
 
-_BLOCK_BYTES = 256 << 10
+_BLOCK_BYTES = 512 << 10  # fits in the cache of a core; below it the calls themselves cost more
 
 
 @dataclass(frozen=True)
@@ -166,4 +166,3 @@ class _Recent:
                 future.set_exception(error)
                 raise
         return future.result()
-

@@ -139,7 +139,7 @@ class _Verification:
         for chunk in np.flatnonzero(table.shard == number).tolist():
             shape = (int(table.samples[chunk]), *layout.row_shape)
             views = [np.empty(shape, layout.dtype) for _ in layout.views]
-            infos = self._reader.read_strictly(path, chunk, views, with_infos=True)
+            infos = self._reader.read_checked(path, chunk, views, with_infos=True)
             if not all(np.isfinite(values).all() for values in views):
                 raise DamagedChunkError("it holds values that are not finite")
             parts += [ChannelStatistics.of_chunk(values, layout.contents) for values in views]
@@ -162,7 +162,7 @@ class _Verification:
             shape = (int(table.samples[chunk]), *layout.row_shape)
             views = [np.empty(shape, layout.dtype) for _ in layout.views]
             try:
-                self._reader.read_strictly(path, chunk, views, with_infos=True)
+                self._reader.read_checked(path, chunk, views, with_infos=True)
             except DamagedChunkError as error:
                 bad.append(f"chunk {int(table.first[chunk]):09d}: {error}")
         more = f" and {len(bad) - _NAMED} chunks more" if len(bad) > _NAMED else ""

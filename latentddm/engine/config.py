@@ -32,6 +32,8 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
             raise RequestError(f"{override!r} is not an override; write key=value.")
     try:
         base = OmegaConf.load(path) if path is not None else OmegaConf.create({})
+        if not OmegaConf.is_dict(base):
+            raise RequestError(f"The config {path} must hold keys and values.")
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError:
@@ -39,8 +41,7 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
         raise RequestError(f"The config {path} cannot be read: {reason}.") from error
-    if not isinstance(values, Mapping):
-        raise RequestError(f"The config {path} must hold keys and values.")
+    assert isinstance(values, dict)
     return build(kind, values, str(path) if path is not None else "the command line")
 
 

@@ -131,7 +131,7 @@ def _plan(options: EvaluationOptions, reference: str) -> tuple[dict[str, list[st
 
 
 def drawn(source: ImageSource, num: int | None, seed: int) -> ImageSource:
-    """`num` images of a source, drawn at random: the first may all be of one kind; None takes all."""
+    """`num` images of a source, drawn at random, for the first may be of one kind; or all."""
     if num is None or num >= len(source):
         return source
     chosen = numpy_generator(seed, "evaluated images").choice(len(source), num, replace=False)

@@ -35,10 +35,14 @@ LIGHTNESS_WEIGHT = 3.0
 COLOUR_WEIGHT = 10.0
 ORIENTATION_WEIGHT = 2.0
 RESIDUAL_WEIGHT = 5.0
-CHUNK = 50
 OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 """Rows: lightness, red against green, yellow against blue; from RGB in [0, 1]."""
 BINOMIAL = (0.25, 0.5, 0.25)
+CONSTANTS = (
+    *(WORKING_SIZE, ORIENTATIONS, KERNEL_SIZE, WAVELENGTH, ENVELOPE, ENERGY_FLOOR, OPPONENT),
+    *(LIGHTNESS_WEIGHT, COLOUR_WEIGHT, ORIENTATION_WEIGHT, RESIDUAL_WEIGHT, BINOMIAL),
+)
+CHUNK = 50
 
 
 class PyramidExtractor:
@@ -56,8 +60,7 @@ class PyramidExtractor:
     @property
     def hash(self) -> str:
         """sha256 of the constants."""
-        constants = {name: value for name, value in globals().items() if name.isupper()}
-        text = json.dumps([self.name, constants], sort_keys=True)
+        text = json.dumps([self.name, *CONSTANTS])
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     @torch.inference_mode()

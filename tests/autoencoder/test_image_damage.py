@@ -145,10 +145,12 @@ def test_zip_damage(tmp_path: Path) -> None:
 
 def test_a_cut_lmdb_is_refused_and_does_not_kill_the_process(tmp_path: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
-    with lmdb.open(str(tmp_path), map_size=1 << 24) as database:
-        with database.begin(write=True) as writer:
-            for number in range(200):
-                writer.put(f"{number:040x}".encode(), picture(number) * 4)
+    with (
+        lmdb.open(str(tmp_path), map_size=1 << 24) as database,
+        database.begin(write=True) as writer,
+    ):
+        for number in range(200):
+            writer.put(f"{number:040x}".encode(), picture(number) * 4)
     file = tmp_path / "data.mdb"
     whole = file.read_bytes()
     for size in (len(whole) // 2, len(whole) - 4096, 5000, 100, 0):

@@ -6,6 +6,7 @@ import io
 import pickle
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def decoded(data: bytes) -> np.ndarray:
 def ramp() -> np.ndarray:
     """Smooth colours, so that lossy formats stay close to them."""
     rows, columns = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
-    return np.stack([20 * rows, 15 * columns, 255 - 10 * (rows + columns)], -1).clip(0, 255).astype(np.uint8)
+    colours = np.stack([20 * rows, 15 * columns, 255 - 10 * (rows + columns)], -1)
+    return colours.clip(0, 255).astype(np.uint8)
 
 
 def png_16_bit(values: np.ndarray) -> bytes:
@@ -114,9 +116,9 @@ def test_a_transparent_colour_becomes_white(image: Image.Image, transparent: Any
 
 
 def test_cmyk_keeps_its_colours() -> None:
-    pixels = decoded(saved(Image.fromarray(ramp()).convert("CMYK"), "JPEG", quality=98))
-    assert np.abs(pixels - ramp()).max() <= 16
-    assert np.abs(decoded(saved(Image.fromarray(ramp()).convert("CMYK"), "TIFF")) - ramp()).max() <= 1
+    image = Image.fromarray(ramp()).convert("CMYK")
+    assert np.abs(decoded(saved(image, "JPEG", quality=98)) - ramp()).max() <= 16
+    assert np.abs(decoded(saved(image, "TIFF")) - ramp()).max() <= 1
 
 
 def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
@@ -146,7 +148,7 @@ def test_orientation_is_applied(orientation: int, kind: str) -> None:
     exif[0x0112] = orientation
     image = Image.fromarray(ramp())
     pixels = decoded(saved(image, kind, exif=exif, quality=98, subsampling=0))
-    turned = {
+    turns: dict[int, Callable[[np.ndarray], np.ndarray]] = {
         1: lambda a: a,
         2: np.fliplr,
         3: lambda a: np.rot90(a, 2),
@@ -155,7 +157,8 @@ def test_orientation_is_applied(orientation: int, kind: str) -> None:
         6: lambda a: np.rot90(a, -1),
         7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
         8: np.rot90,
-    }[orientation](ramp())
+    }
+    turned = turns[orientation](ramp())
     assert pixels.shape == turned.shape
     assert np.abs(pixels - turned).max() <= 8
 

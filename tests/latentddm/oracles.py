@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from scipy.special import gamma, hyp1f1
@@ -26,15 +27,13 @@ class Mixture:
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Independent samples, [count, D]."""
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(
-            count, self.means.shape[1], generator=generator, dtype=self.means.dtype
-        )
+        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         return self.means[component] + self.variances[component, None].sqrt() * noise
 
     def posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """p(x_0 | x_t) for x_t = (1 - t) x_0 + t eps: weights [B, K], means [B, K, D], variances [B, K].
+        """p(x_0 | x_t) for x_t = (1 - t) x_0 + t eps, by Gaussian conditioning of each component.
 
-        x_t: [B, D]; t: [B]. Conditioning of a joint Gaussian, component by component.
+        x_t: [B, D]; t: [B]. Returns weights [B, K], means [B, K, D] and variances [B, K].
         """
         alpha, sigma = (1 - t)[:, None], t[:, None]
         total = alpha**2 * self.variances + sigma**2  # [B, K], of x_t in each component
@@ -118,20 +117,27 @@ def rbf_discrepancy(samples: Tensor, target: Mixture) -> Discrepancy:
     """
     count = len(samples)
     embedding = _rbf_embedding(samples, target)  # E_Y k(x, Y), [N]
-    norm = float(
-        sum(
-            weight * _rbf_embedding(mean[None], target, variance)[0]
-            for weight, mean, variance in zip(
-                target.weights, target.means, target.variances, strict=True
-            )
-        )
-    )
-    kernel = torch.cdist(samples, samples).square().mul_(-0.5).exp_()
+    norm = _rbf_mean(target, target)
+    half_square = samples.square().sum(1) / 2
+    kernel = (samples @ samples.T).sub_(half_square[:, None]).sub_(half_square).exp_()
     kernel.sub_(embedding[:, None]).sub_(embedding).add_(norm).fill_diagonal_(0)
     value = float(kernel.sum()) / (count * (count - 1))
     first_order = 4 * float((kernel.sum(1) / (count - 1)).var()) / count
     degenerate = 2 * float(kernel.square().mean()) / count**2
     return Discrepancy(value, math.sqrt(first_order + degenerate))
+
+
+def mixture_discrepancy(p: Mixture, q: Mixture) -> float:
+    """Squared MMD (RBF, h = 1) between two mixtures, in closed form."""
+    return _rbf_mean(p, p) - 2 * _rbf_mean(p, q) + _rbf_mean(q, q)
+
+
+def _rbf_mean(p: Mixture, q: Mixture) -> float:
+    """E k(X, Y) for independent X ~ p and Y ~ q."""
+    return sum(
+        float(weight * _rbf_embedding(mean[None], q, variance))
+        for weight, mean, variance in zip(p.weights, p.means, p.variances, strict=True)
+    )
 
 
 def _rbf_embedding(points: Tensor, target: Mixture, variance: Tensor | float = 0.0) -> Tensor:
@@ -159,15 +165,13 @@ def mean_sampler_discrepancy(times: Sequence[float]) -> float:
         end = _euler(axis, start, times)
         own *= float(mass @ (-0.5 * (end[:, None] - end).square()).exp() @ mass)
         cross *= float(mass @ _rbf_embedding(end[:, None], axis))
-        truth *= float(
-            axis.weights @ _rbf_embedding(axis.means, axis, variance=axis.variances[0])
-        )
+        truth *= _rbf_mean(axis, axis)
     return own - 2 * cross + truth
 
 
 def _euler(axis: Mixture, x: Tensor, times: Sequence[float]) -> Tensor:
     """Euler steps along dx/dt = (x - E[x_0 | x_t]) / t; the last mean is the sample."""
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         mean = axis.mean_denoiser(x[:, None], torch.full_like(x, t), x)[:, 0]
         x = x + (s - t) * (x - mean) / t
     return mean

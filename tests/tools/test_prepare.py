@@ -146,6 +146,18 @@ def test_a_plain_folder_and_a_plain_zip_work(celebahq: Tool, tmp_path: Path) -> 
     ).read_bytes()
 
 
+def test_names_in_shards_are_unique_and_never_climb(
+    celebahq: Tool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = picture(0, (16, 16), "PNG")
+    source = put_zip(tmp_path / "a.zip", {"../../x.y.png": image, "d.e/x.png": image})
+    assert celebahq(source, tmp_path / "out", "--size", 16) == 0
+    assert keys(open_source(tmp_path / "out")) == ["x_y.png", "d.e/x.png"]
+    source = put(tmp_path / "twins", {"x.png": image, "x.jpg": image})
+    assert celebahq(source, tmp_path / "other", "--size", 16) == 2
+    assert "x.png and x.jpg" in capsys.readouterr().err
+
+
 def test_plain_webdataset_reads_the_shards(celebahq: Tool, tmp_path: Path) -> None:
     source = put(tmp_path / "download", mask_download())
     assert celebahq(source, tmp_path / "out", "--size", 16, "--label-attribute", "Smiling") == 0
@@ -195,7 +207,8 @@ def test_an_interrupted_preparation_goes_on_and_ends_the_same(
     assert lsun(folder, tmp_path / "whole", *options) == 0
     whole = contents(tmp_path / "whole")
     shards = importlib.import_module("autoencoder.image_shards")
-    write_shard, written = shards._write_shard, []
+    write_shard = shards._write_shard
+    written: list[str] = []
 
     def stop_at_three(path: Path, *rest: object) -> object:
         if len(written) == 3:
@@ -217,6 +230,14 @@ def test_an_interrupted_preparation_goes_on_and_ends_the_same(
     (output / "images-000001.tar").unlink()
     assert lsun(folder, output, *options) == 0
     assert contents(output) == whole
+
+
+def test_a_kill_before_the_first_record_is_no_obstacle(lsun: Tool, tmp_path: Path) -> None:
+    folder = lsun_folder(tmp_path / "lmdb")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "prepared.json.99.partial").write_text("{")
+    assert lsun(folder, tmp_path / "out", "--size", 16) == 0
+    assert sorted(contents(tmp_path / "out")) == ["images-000000.tar", "prepared.json"]
 
 
 def test_other_settings_do_not_mix_into_earlier_shards(
@@ -253,6 +274,7 @@ def test_wrong_requests_end_with_2_and_one_sentence(
         (celebahq, (plain, out, "--split", "val"), "mapping.txt"),
         (celebahq, (plain, tmp_path / "full"), "holds something else"),
         (celebahq, (plain, out, "--size", 2), "size is 2"),
+        (celebahq, (plain, out, "--images-per-shard", 0), "one image at least"),
         (lsun, (plain, out), "neither an lmdb folder"),
         (lsun, (put_zip(tmp_path / "a.zip", {"x": b""}), out), "0 files named data.mdb"),
     ):

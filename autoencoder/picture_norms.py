@@ -1,0 +1,102 @@
+"""Group norms that see a tile but normalise with the statistics of the whole picture.
+
+The statistics of one norm need those of all norms before it. So the norms are measured one by one,
+each by a pass over all tiles that ends at that norm: with n norms, a decoding costs about n / 2
+more of its kind. Exact where tiles overlap as far as the layers between see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from autoencoder.models import Autoencoder
+
+if TYPE_CHECKING:
+    from autoencoder.tiling import Span
+
+
+@contextmanager
+def whole_picture_norms(
+    autoencoder: Autoencoder, features: torch.Tensor, rows: list[Span], columns: list[Span]
+) -> Iterator[None]:
+    """Within it, `decode_detail` of a tile of `features` normalises as it would for all of them."""
+    norms = autoencoder.detail_norms
+    tiled = len(rows) * len(columns) > 1
+    try:
+        for norm in norms if tiled else ():
+            statistics = _Statistics()
+            for row in rows:
+                for column in columns:
+                    norm.forward = partial(_measure, norm, statistics, row, column)  # type: ignore[method-assign]
+                    part = features[:, :, row.start : row.stop, column.start : column.stop]
+                    try:
+                        autoencoder.decode_detail(part)
+                    except _NormReached:
+                        continue
+            norm.forward = partial(_normalise, norm, *statistics.finished(norm))  # type: ignore[method-assign]
+        yield
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)  # uncovers the method of the class
+
+
+class _NormReached(Exception):
+    """A pass has come to the norm that is being measured."""
+
+
+class _Statistics:
+    """Mean and variance of [B,groups], merged from tiles by the parallel form of Welford's sums."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(())
+        self.squares = torch.zeros(())  # summed squared deviations from the mean
+
+    def add(self, values: torch.Tensor) -> None:
+        """values: [B,groups,n]."""
+        variance, mean = torch.var_mean(values.float(), dim=2, correction=0)
+        added, total = values.shape[2], self.count + values.shape[2]
+        step = mean.double().cpu() - self.mean
+        self.squares = (
+            self.squares
+            + variance.double().cpu() * added
+            + step.square() * (self.count * added / total)
+        )
+        self.mean = self.mean + step * (added / total)
+        self.count = total
+
+    def finished(self, norm: nn.GroupNorm) -> tuple[torch.Tensor, torch.Tensor]:
+        """What to multiply each channel with and to add then, float32 [B,C,1,1] each."""
+        reciprocal = (self.squares / self.count + norm.eps).rsqrt()
+        width = norm.num_channels // norm.num_groups
+        weight, bias = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
+        gain = reciprocal.repeat_interleave(width, dim=1) * weight
+        offset = bias - self.mean.repeat_interleave(width, dim=1) * gain
+        device = norm.weight.device
+        return gain.float().to(device)[..., None, None], offset.float().to(device)[..., None, None]
+
+
+def _measure(
+    norm: nn.GroupNorm, statistics: _Statistics, row: Span, column: Span, values: torch.Tensor
+) -> torch.Tensor:
+    own = values[:, :, _own(row, values.shape[2]), _own(column, values.shape[3])]
+    statistics.add(own.unflatten(1, (norm.num_groups, -1)).flatten(2))
+    raise _NormReached
+
+
+def _own(span: Span, size: int) -> slice:
+    """The tile's own part of a layer where the tile is `size` positions long."""
+    scale = size // (span.stop - span.start)
+    return slice((span.own_start - span.start) * scale, (span.own_stop - span.start) * scale)
+
+
+def _normalise(
+    norm: nn.GroupNorm, gain: torch.Tensor, offset: torch.Tensor, values: torch.Tensor
+) -> torch.Tensor:
+    return torch.addcmul(offset, values, gain).to(values.dtype)

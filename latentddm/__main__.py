@@ -1,0 +1,7 @@
+"""`python -m latentddm` is the `latentddm` command."""
+
+import sys
+
+from latentddm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,208 @@
+"""The sections of the page, top to bottom: each is HTML from the report, empty to be left out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from typing import Any
+
+from latentddm.engine.config import to_yaml
+from latentddm.report.attributes import attributes
+from latentddm.report.curves import curve, key
+from latentddm.report.pictures import Album
+from latentddm.report.tables import METRICS, numbers, results_by_steps, stages
+from latentddm.report.words import counted, duration, interval, number, ratio, text
+
+Section = Callable[[dict[str, Any], Album], str]
+HEADLINE_STEPS = 4
+
+
+def _header(report: dict[str, Any], album: Album) -> str:
+    """What one sees, in one sentence, with the number that matters."""
+    first, last = report["methods"][0], report["methods"][-1]
+    every_result = results_by_steps(report["methods"])
+    steps = HEADLINE_STEPS if HEADLINE_STEPS in every_result else min(every_result)
+    results = every_result[steps]
+    ours, theirs = (results[method["key"]]["frechet"]["value"] for method in (first, last))
+    source, machine = report["source"], report["machine"]
+    about = (
+        f"{source['name']}, {source['images']:,} images of {source['size']} × {source['size']} px",
+        f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['device']}, "
+        f"torch {machine['torch']}",
+        f"latentddm {report['version']}",
+        f"finished {report['finished']} after {duration(report['seconds'])}",
+    )
+    return (
+        f"<header><h1>{text(report['title'])}</h1>"
+        f'<p class="lead">These pictures were drawn from noise by two generators that differ in '
+        f"their training objective alone; with {counted(steps, 'network evaluation')} per image, "
+        f'<b class="method-0">{text(first["label"])}</b> ends at a Fréchet distance of '
+        f"<b>{number(ours)}</b> from the originals and "
+        f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '
+        f"<b>{ratio(ours, theirs)}</b> the distance.</p>"
+        f'<ul class="about">{"".join(f"<li>{text(item)}</li>" for item in about)}</ul></header>'
+    )
+
+
+def _grids(report: dict[str, Any], album: Album) -> str:
+    """The pictures of every method side by side, for each number of evaluations."""
+    rows = []
+    for steps, results in results_by_steps(report["methods"]).items():
+        figures = "".join(
+            _grid(place, method["label"], results[method["key"]], album)
+            for place, method in enumerate(report["methods"])
+        )
+        rows.append(
+            f'<h3>{counted(steps, "network evaluation")}</h3><div class="pair">{figures}</div>'
+        )
+    return _section("Drawn from noise in few steps", "".join(rows))
+
+
+def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
+    figures = [
+        f"{name} <b>{number(result[metric]['value'])}</b> "
+        f"<small>({interval(result[metric])})</small>"
+        for metric, name in METRICS.items()
+    ]
+    if result["attributes"] is not None:
+        figures.append(f"Attributes <b>{number(result['attributes'])}</b>")
+    figures.append(f"Time <b>{duration(result['seconds_per_image'])}</b> <small>per image</small>")
+    description = f"Pictures by {label}, {counted(result['steps'], 'network evaluation')} each"
+    items = "".join(f"<li>{figure}</li>" for figure in figures)
+    return (
+        f"<figure>{album.show(result['picture'], description)}<figcaption>"
+        f'<strong class="method-{place}">{text(label)}</strong><ul>{items}</ul>'
+        f"</figcaption></figure>"
+    )
+
+
+def _curves(report: dict[str, Any], album: Album) -> str:
+    methods, floor = report["methods"], report["floor"]
+    legend = "".join(
+        f"<li>{key(place)} <span>{text(method['label'])}</span></li>"
+        for place, method in enumerate(methods)
+    )
+    figures = "".join(
+        curve(metric, f"{name} distance", methods, floor[metric])
+        for metric, name in METRICS.items()
+    )
+    return _section(
+        "Distance from the originals",
+        f'<ul class="legend">{legend}</ul><div class="pair">{figures}</div>'
+        f"<p>Lower is better; bars are intervals. The floor, {text(floor['what'])}, is the best "
+        f"that any generator can reach through this autoencoder.</p>",
+    )
+
+
+def _numbers(report: dict[str, Any], album: Album) -> str:
+    return _section("All numbers", numbers(report["methods"], report["floor"]))
+
+
+def _autoencoder(report: dict[str, Any], album: Album) -> str:
+    model = report["autoencoder"]
+    shown = {"originals": "Originals", "reconstructions": "Reconstructions"}
+    figures = "".join(
+        f"<figure>{album.show(report['pictures'][name], title)}"
+        f"<figcaption><strong>{title}</strong></figcaption></figure>"
+        for name, title in shown.items()
+    )
+    edge = report["source"]["size"] // model["factor"]
+    facts = [
+        f"PSNR {number(model['psnr'])} dB",
+        f"latents of {edge} × {edge} × {model['latent_channels']}, "
+        f"{model['factor']} times smaller a side",
+        counted(model["parameters"], "parameter"),
+    ]
+    if "images_seen" in model:
+        facts.append(f"trained on {counted(model['images_seen'], 'image')}")
+    return _section(
+        "What the autoencoder keeps",
+        f'<div class="pair">{figures}</div><p>{text("; ".join(facts))}.</p>',
+    )
+
+
+def _attributes(report: dict[str, Any], album: Album) -> str:
+    found = report["attributes"]
+    if found is None:
+        return ""
+    return _section(
+        f"Attributes kept and lost with {counted(found['steps'], 'network evaluation')}",
+        attributes(found["rows"], report["methods"]),
+    )
+
+
+def _time(report: dict[str, Any], album: Album) -> str:
+    model = report["generator"]
+    runs = "; ".join(
+        f"{method['label']} in {duration(method['training_seconds'])} "
+        f"with {counted(method['draws'], 'draw')} per image"
+        for method in report["methods"]
+    )
+    return _section(
+        "Where the time went",
+        f"{stages(report['stages'], report['seconds'])}<p>Each generator has "
+        f"{counted(model['parameters'], 'parameter')} and was trained on "
+        f"{counted(model['images_seen'], 'image')}: {text(runs)}.</p>",
+    )
+
+
+def _next(report: dict[str, Any], album: Album) -> str:
+    run, size = album.folder, report["source"]["size"]
+    trained, autoencoder = shlex.quote(str(run / "ddm")), run / "autoencoder" / "autoencoder"
+    commands = {
+        "The same on your own pictures": "latentddm demo --images FOLDER --output my-demo",
+        "More pictures from this demo's generator": f"latentddm sample {trained} --steps 4 "
+        f"--num 64 --output samples --decode",
+        "A longer training, stage by stage": f"latentddm encode --images FOLDER --autoencoder "
+        f"{shlex.quote(str(autoencoder))} --size {size} --output my-store\n"
+        f"latentddm train CONFIG.yaml store=my-store output=my-run",
+    }
+    items = "".join(
+        f"<p>{purpose}</p><pre>{text(command)}</pre>" for purpose, command in commands.items()
+    )
+    return _section("What to run next", items)
+
+
+def _settings(report: dict[str, Any], album: Album) -> str:
+    """Small print: how the numbers were made, what could not be read, every setting."""
+    protocol = "".join(
+        f"<dt>{text(METRICS.get(metric, metric))} distance</dt><dd>{text(line)}</dd>"
+        for metric, line in report["protocol"].items()
+    )
+    return _section(
+        "How it was measured",
+        f"<dl>{protocol}</dl>{_unreadable(report['source']['unreadable'])}"
+        f"<details><summary>Settings</summary><pre>{text(to_yaml(report['settings']))}</pre>"
+        f"</details>",
+    )
+
+
+def _unreadable(images: list[dict[str, str]]) -> str:
+    if not images:
+        return ""
+    rows = "".join(
+        f"<tr><td>{text(image['key'])}</td><td>{text(image['reason'])}</td></tr>"
+        for image in images
+    )
+    return (
+        f'<details><summary class="warning">{counted(len(images), "image")} could not be read '
+        f"and took no part</summary><table><thead><tr><th>Image</th><th>Reason</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></details>"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{text(title)}</h2>{content}</section>"
+
+
+SECTIONS: tuple[Section, ...] = (
+    _header,
+    _grids,
+    _curves,
+    _numbers,
+    _autoencoder,
+    _attributes,
+    _time,
+    _next,
+    _settings,
+)

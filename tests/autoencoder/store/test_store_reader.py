@@ -1,0 +1,219 @@
+"""Reading: the order is a function of seed and position, and every batch is what it must be."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from autoencoder.store import LatentBatch, LatentStore
+from latentddm.engine.errors import RequestError
+
+
+@pytest.fixture
+def ordered(tmp_path: Path, toy: SimpleNamespace) -> Path:
+    """203 samples, one unreadable, in many small chunks of unequal size."""
+    toy.encode(tmp_path / "store", toy.Source(203, broken=(40,)), chunk_samples=5, shard_samples=24)
+    return tmp_path / "store"
+
+
+def equal(a: LatentBatch, b: LatentBatch) -> bool:
+    return (
+        torch.equal(a.latents, b.latents)
+        and torch.equal(a.indices, b.indices)
+        and (a.labels is None) == (b.labels is None)
+        and (a.labels is None or b.labels is None or torch.equal(a.labels, b.labels))
+    )
+
+
+def joined(batches: list[LatentBatch]) -> LatentBatch:
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return LatentBatch(
+        torch.cat([batch.latents for batch in batches]),
+        torch.cat(labels) if labels else None,
+        torch.cat([batch.indices for batch in batches]),
+    )
+
+
+def test_every_epoch_holds_every_sample_once(ordered: Path) -> None:
+    store = LatentStore(ordered)
+    assert len(store) == 202
+    indices = joined(list(islice(store.stream(7, window_samples=32), 100))).indices
+    for epoch in range(3):
+        part = indices[epoch * 202 : (epoch + 1) * 202]
+        assert sorted(part.tolist()) == list(range(202))
+
+
+def test_batches_hold_what_was_stored_in_model_space(ordered: Path) -> None:
+    store = LatentStore(ordered)
+    stored = torch.cat([torch.from_numpy(views[0]) for views, _ in store.chunks()])
+    batch = next(store.stream(64, seed=3))
+    assert batch.latents.dtype == torch.float32
+    assert torch.equal(batch.latents, store.standardise(stored[batch.indices]))
+    assert batch.labels is not None
+    for index, label in zip(batch.indices.tolist(), batch.labels.tolist(), strict=True):
+        assert store.info(index).label == label
+        assert store.key(index).startswith(f"class-{label}/")
+
+
+def test_an_epoch_has_mean_zero_and_deviation_one(ordered: Path) -> None:
+    store = LatentStore(ordered)
+    latents = next(store.stream(len(store))).latents
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        latents.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0
+    )
+
+
+def test_the_conversion_has_an_inverse(ordered: Path) -> None:
+    store = LatentStore(ordered)
+    raw = torch.randn(2, *store.shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(store.restore(store.standardise(raw)), raw)
+
+
+@pytest.mark.parametrize("memory", [0, None])
+@pytest.mark.parametrize("options", [{}, {"moments": True, "flips": True}])
+def test_seeking_is_bit_equal_to_reading(
+    tmp_path: Path, toy: SimpleNamespace, memory: int | None, options: dict
+) -> None:
+    toy.encode(tmp_path / "store", toy.Source(101), chunk_samples=5, shard_samples=24, **options)
+    store = LatentStore(tmp_path / "store", memory=memory)
+    everything = joined(list(islice(store.stream(1, seed=7, window_samples=24), 420)))
+    draw = np.random.default_rng(0)
+    for _ in range(50):
+        start, size = int(draw.integers(300)), int(draw.integers(1, 20))
+        for world in (1, 2, 3):
+            workers = 2 * int(draw.integers(2))
+            streams = [
+                store.stream(size, 7, start, rank, world, workers, window_samples=24)
+                for rank in range(world)
+            ]
+            batches = joined([next(stream) for stream in streams])
+            end = start + size * world
+            expected = LatentBatch(
+                everything.latents[start:end],
+                everything.labels[start:end] if everything.labels is not None else None,
+                everything.indices[start:end],
+            )
+            assert equal(batches, expected)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ranks_together_read_what_one_rank_reads(ordered: Path, workers: int) -> None:
+    store = LatentStore(ordered)
+    alone = list(islice(store.stream(12, seed=1, start=36), 40))
+    for world in (2, 3):
+        streams = [
+            store.stream(12 // world, 1, 36, rank, world, workers=workers) for rank in range(world)
+        ]
+        for expected in alone:
+            assert equal(joined([next(stream) for stream in streams]), expected)
+
+
+def test_memory_and_workers_change_nothing(ordered: Path) -> None:
+    expected = list(islice(LatentStore(ordered, memory=0).stream(16, window_samples=40), 40))
+    for memory, workers in ((0, 1), (0, 3), (None, 0), (None, 3)):
+        store = LatentStore(ordered, memory=memory)
+        found = islice(store.stream(16, workers=workers, window_samples=40), 40)
+        assert all(equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_seeds_and_epochs_differ(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(tmp_path / "store", toy.Source(1000), shard_samples=128)
+    store = LatentStore(tmp_path / "store")
+    size = len(store)
+    first, second = (batch.indices for batch in islice(store.stream(size), 2))
+    other = next(store.stream(size, seed=1)).indices
+    assert (first == second).float().mean() < 0.01
+    assert (first == other).float().mean() < 0.01
+
+
+def test_samples_written_in_order_are_mixed_far(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(
+        tmp_path / "store",
+        toy.Source(10_000, labelled=False),
+        seed=None,
+        chunk_samples=256,
+        shard_samples=1250,
+        batch_size=250,
+    )
+    store = LatentStore(tmp_path / "store")
+    assert len(store.manifest.shards) == 8
+    for window in (None, 512):
+        stream = store.stream(10_000, window_samples=window)
+        first, second = (batch.indices.numpy() for batch in islice(stream, 2))
+        for order in (first, second):
+            assert np.abs(order - np.arange(10_000)).mean() >= 0.25 * 10_000
+        assert (first != second).mean() > 0.99
+
+
+def test_flips_and_noise_belong_to_the_position(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(tmp_path / "store", toy.Source(60), flips=True)
+    store = LatentStore(tmp_path / "store")
+    views = next(store.chunks())[0]
+    assert len(views) == 2
+    plain = torch.cat([torch.from_numpy(views[0]) for views, _ in store.chunks()])
+    batch = next(store.stream(600))
+    is_plain = (batch.latents == store.standardise(plain[batch.indices])).flatten(1).all(1)
+    assert 0.4 < is_plain.float().mean() < 0.6
+
+
+def test_moments_are_sampled_with_their_own_variance(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(tmp_path / "store", toy.Source(60), moments=True)
+    store = LatentStore(tmp_path / "store")
+    batch = next(store.stream(60 * 64))
+    assert batch.latents.shape[1:] == store.shape == (3, 4, 4)
+    (moments,), _ = next(store.chunks())
+    mean, log_variance = moments[3, :3].astype(np.float64), moments[3, 3:].astype(np.float64)
+    draws = store.restore(batch.latents[batch.indices == 3]).double().numpy()
+    assert len(draws) == 64
+    error = (draws.mean(0) - mean) / np.exp(0.5 * log_variance)
+    assert np.abs(error).max() < 5 / np.sqrt(64)
+    ratio = draws.var(0) / np.exp(log_variance)
+    assert 0.7 < ratio.mean() < 1.3
+
+
+def test_a_store_without_labels_gives_none(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(tmp_path / "store", toy.Source(20, labelled=False))
+    assert next(LatentStore(tmp_path / "store").stream(4)).labels is None
+
+
+def test_a_batch_may_be_larger_than_the_store(tmp_path: Path, toy: SimpleNamespace) -> None:
+    toy.encode(tmp_path / "store", toy.Source(10))
+    indices = next(LatentStore(tmp_path / "store").stream(25)).indices
+    assert sorted(indices[:20].tolist()) == sorted([*range(10), *range(10)])
+
+
+def test_a_stream_may_be_left_at_any_time(ordered: Path) -> None:
+    stream = LatentStore(ordered).stream(4, workers=2)
+    next(stream)
+    stream.close()
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 0},
+        {"start": -1},
+        {"rank": 1},
+        {"workers": -1},
+        {"window_samples": 0},
+    ],
+)
+def test_wrong_numbers_are_refused_at_once(ordered: Path, options: dict) -> None:
+    with pytest.raises(RequestError):
+        LatentStore(ordered).stream(**{"batch_size": 4, **options})
+
+
+def test_what_is_no_store_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="holds no latent store"):
+        LatentStore(tmp_path)
+    (tmp_path / "encoding").mkdir()
+    with pytest.raises(RequestError, match="not finished"):
+        LatentStore(tmp_path)

@@ -1,0 +1,46 @@
+"""A tiny autoencoder and a tiny latent store, made once for all tests of a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from autoencoder.images import Preprocessing, open_source
+from autoencoder.models import load_autoencoder
+from autoencoder.store import encode_store
+
+
+@pytest.fixture(scope="session")
+def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=3,
+        mid_block_add_attention=False,
+    )
+    folder = tmp_path_factory.mktemp("autoencoder") / "tiny"
+    network.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store") / "store"
+    encode_store(
+        open_source("portraits:40", size=32),
+        load_autoencoder(tiny_autoencoder),
+        folder,
+        preprocessing=Preprocessing(size=32),
+        chunk_samples=8,
+        workers=0,
+        check=False,  # random weights reconstruct nothing
+        show_progress=False,
+    )
+    return folder

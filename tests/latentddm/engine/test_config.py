@@ -1,0 +1,97 @@
+"""A typing mistake in a config is one sentence that names the key and the nearest right one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from latentddm.engine.config import build, complete_arguments, differences, load_config, to_yaml
+from latentddm.engine.errors import RequestError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 1.0
+    kind: Literal["a", "b"] = "a"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outer:
+    images: int
+    widths: tuple[int, ...] = (1, 2)
+    limit: float | None = None
+    name: str = "x"
+    flag: bool = False
+    inner: Inner = field(default_factory=Inner)
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return load_config(Outer, path, overrides)
+
+
+def test_values_of_every_type_arrive_and_overrides_win(tmp_path: Path) -> None:
+    text = "images: 5\nwidths: [3, 4]\nlimit: 2\nname: y\ninner: {rate: 1e-3, kind: b}\n"
+    config = read(tmp_path, text, "images=7", "inner.rate=2", "flag=true", "widths=[8]")
+    assert config == Outer(
+        images=7, widths=(8,), limit=2.0, name="y", flag=True, inner=Inner(rate=2.0, kind="b")
+    )
+
+
+def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
+    config = Outer(images=3, limit=None, inner=Inner(kind="b"))
+    assert read(tmp_path, to_yaml(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("imagse: 5", "'imagse'; did you mean 'images'"),
+        ("images: 5\ninner: {rat: 1}", "'inner.rat'; did you mean 'rate'"),
+        ("images: many", "'images' must be a whole number, not 'many'"),
+        ("images: 1.5", "'images' must be a whole number"),
+        ("images: true", "'images' must be a whole number"),
+        ("images: 5\ninner: {kind: c}", "'inner.kind' must be one of a, b"),
+        ("images: 5\nwidths: [1, x]", "'widths' must be a whole number"),
+        ("images: 5\nflag: maybe", "'flag' must be true or false"),
+        ("name: y", "'images' is missing"),
+        ("images: [", "cannot be read"),
+        ("- 1\n- 2", "must hold keys and values"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(RequestError, match="config.yaml") as caught:
+        read(tmp_path, text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_bad_override_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does not exist"):
+        load_config(Outer, tmp_path / "none.yaml")
+    with pytest.raises(RequestError, match="key=value"):
+        read(tmp_path, "images: 5", "seven")
+
+
+def test_arguments_of_a_function_are_checked_like_a_dataclass() -> None:
+    def function(self: object, width: int = 4, kind: Literal["a", "b"] = "a") -> None: ...
+
+    assert complete_arguments(function, {"width": 8}, "f") == {"width": 8, "kind": "a"}
+    with pytest.raises(RequestError, match=r"'network.widht'; did you mean 'width'"):
+        complete_arguments(function, {"widht": 8}, "f", "network.")
+
+
+def test_differences_name_the_dotted_keys() -> None:
+    first = {"a": 1, "b": {"c": 2, "d": 3}}
+    second = {"a": 1, "b": {"c": 4, "d": 3}, "e": 5}
+    assert differences(first, second) == ["b.c", "e"]
+
+
+def test_none_is_taken_only_where_it_is_allowed() -> None:
+    assert build(Outer, {"images": 1, "limit": None}, "x").limit is None
+    with pytest.raises(RequestError, match="'name' must be a text"):
+        build(Outer, {"images": 1, "name": None}, "x")

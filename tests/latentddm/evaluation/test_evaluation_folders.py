@@ -1,0 +1,171 @@
+"""Comparing folders: sizes never mix in silence, nothing is skipped in silence."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from latentddm.engine.errors import RequestError
+from latentddm.evaluation import PyramidExtractor, evaluate_images
+from latentddm.evaluation.extraction import extract_from_source
+from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
+
+
+def pictures(count: int, seed: int, size: int = 32) -> np.ndarray:
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    images = [Image.fromarray(image).resize((size, size)) for image in coarse]
+    return np.stack([np.asarray(image) for image in images])
+
+
+def write(folder: Path, pixels: np.ndarray) -> str:
+    folder.mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number:04d}.png")
+    return str(folder)
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> str:
+    return write(tmp_path / "samples", pictures(12, 1))
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> str:
+    return write(tmp_path / "reference", pictures(15, 2))
+
+
+def test_folders_give_what_their_arrays_give(samples: str, reference: str) -> None:
+    evaluation = evaluate_folders(samples, reference, EvaluationOptions(batch_size=5))
+    arrays = evaluate_images(pictures(12, 1), pictures(15, 2))
+    assert list(evaluation.results) == ["frechet", "energy"]
+    for name, result in evaluation.results.items():
+        assert result - arrays[name] == pytest.approx(0, abs=1e-4)
+        assert result.protocol.reference == reference
+    assert json.loads(json.dumps(evaluation.to_json()))["unreadable"] == {
+        "images": [],
+        "reference": [],
+    }
+
+
+def test_a_larger_reference_is_reduced_and_a_smaller_one_refused(
+    samples: str, tmp_path: Path
+) -> None:
+    large = write(tmp_path / "large", pictures(9, 3, size=80))
+    assert evaluate_folders(samples, large).results["energy"].protocol.size == 32
+    with pytest.raises(RequestError, match=r"32 x 32 pixels, less than the 80"):
+        evaluate_folders(large, samples)
+    small = evaluate_folders(large, samples, EvaluationOptions(size=32))
+    assert small.results["energy"].protocol.size == 32
+
+
+def test_images_of_several_sizes_are_refused_unless_a_size_is_named(
+    samples: str, reference: str
+) -> None:
+    Image.fromarray(pictures(1, 5, size=64)[0]).save(Path(samples) / "larger.png")
+    with pytest.raises(RequestError, match=r"larger.png has 64 x 64 pixels, others 32 x 32"):
+        evaluate_folders(samples, reference)
+    assert evaluate_folders(samples, reference, EvaluationOptions(size=32)).results
+
+
+def test_an_oblong_image_is_refused(samples: str, reference: str) -> None:
+    Image.new("RGB", (40, 32)).save(Path(samples) / "0000.png")
+    with pytest.raises(RequestError, match="no square"):
+        evaluate_folders(samples, reference)
+
+
+def test_unreadable_images_are_left_out_counted_and_listed(
+    samples: str, reference: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (Path(samples) / "0000.png").write_bytes(b"no picture")
+    (Path(samples) / "0007.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, logger="latentddm"):
+        evaluation = evaluate_folders(samples, reference)
+    assert evaluation.results["energy"].protocol.n == 10
+    assert [text.split(":")[0] for text in evaluation.unreadable["images"]] == [
+        "0000.png",
+        "0007.png",
+    ]
+    assert "2 of 12 images" in caplog.text
+
+
+def test_num_draws_as_many_from_each_side_and_depends_on_the_seed(
+    samples: str, reference: str
+) -> None:
+    def run(seed: int) -> tuple[int, int, str]:
+        options = EvaluationOptions(num=6, seed=seed)
+        about = evaluate_folders(samples, reference, options).results["energy"].protocol
+        return about.n, about.n_reference, about.reference_hash
+
+    assert run(0)[:2] == (6, 6)
+    assert run(0) == run(0)
+    assert run(0)[2] != run(1)[2]
+    with pytest.raises(RequestError, match="num is 1"):
+        EvaluationOptions(num=1)
+
+
+def test_worker_processes_change_nothing(samples: str, reference: str) -> None:
+    alone = evaluate_folders(samples, reference).results["energy"]
+    helped = evaluate_folders(samples, reference, EvaluationOptions(workers=2)).results["energy"]
+    assert helped == alone
+
+
+def test_wrong_requests_are_one_sentence_before_any_work(samples: str, reference: str) -> None:
+    for options, word in [
+        (EvaluationOptions(metrics=["psnr"]), "no metric 'psnr'"),
+        (EvaluationOptions(features="vgg"), "no features 'vgg'"),
+        (EvaluationOptions(metrics=["fid"], features="pyramid-v1"), "use frechet there"),
+    ]:
+        with pytest.raises(RequestError, match=word):
+            evaluate_folders(samples, reference, options)
+    with pytest.raises(RequestError, match="does not exist"):
+        evaluate_folders(samples, "nowhere")
+
+
+@pytest.mark.slow  # the reader of portraits is fitted first, on portraits drawn for the purpose
+def test_portraits_are_judged_by_their_attributes_too() -> None:
+    results = evaluate_folders("portraits:24:1", "portraits:24", EvaluationOptions(size=64)).results
+    assert {"frechet", "energy", "attributes", "attributes/glasses"} <= set(results)
+    assert 0 < results["attributes"].value < 0.4
+    parts = [r.value for name, r in results.items() if name.startswith("attributes/")]
+    assert results["attributes"].value == pytest.approx(np.mean(parts))
+    same = evaluate_folders("portraits:24", "portraits:24", EvaluationOptions(size=64)).results
+    assert same["attributes"].value == 0
+
+
+def _one_of_two_processes(rank: int, samples: str, reference: str, output: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{output}/meeting", rank=rank, world_size=2
+    )
+    result = evaluate_folders(samples, reference)
+    (Path(output) / f"{rank}.json").write_text(json.dumps(result.to_json()))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # two new interpreters import torch
+def test_two_processes_find_what_one_finds(samples: str, reference: str, tmp_path: Path) -> None:
+    (Path(samples) / "0003.png").write_bytes(b"no picture")
+    torch.multiprocessing.spawn(
+        _one_of_two_processes, (samples, reference, str(tmp_path)), nprocs=2
+    )
+    alone = evaluate_folders(samples, reference)
+    for rank in range(2):
+        shared = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert shared["unreadable"] == alone.unreadable
+        for name, result in alone.results.items():
+            assert shared["results"][name]["protocol"] == result.to_json()["protocol"]
+            assert shared["results"][name]["value"] == pytest.approx(result.value, abs=1e-4)
+
+
+def test_one_pass_serves_several_extractors(samples: str) -> None:
+    from autoencoder.images import Preprocessing, open_source
+
+    extractors = {"one": PyramidExtractor(), "two": PyramidExtractor()}
+    sets, _ = extract_from_source(open_source(samples), Preprocessing(size=32), extractors)
+    assert torch.equal(sets["one"].values, sets["two"].values)
+    assert len(sets["one"]) == 12

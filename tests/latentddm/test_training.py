@@ -1,0 +1,137 @@
+"""Training: what is resumed equals what was never stopped, and a run refuses what does not fit."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.loop import LoopConfig
+from latentddm.engine.optimisation import OptimizerConfig
+from latentddm.engine.run import RunFolder
+from latentddm.objective import Objective
+from latentddm.training import TrainConfig, describe, train
+
+NETWORK = {
+    "channels": 16,
+    "multipliers": [1, 2],
+    "blocks": 1,
+    "attention_levels": [1],
+    "head_channels": 16,
+}
+
+
+def config(store: Path, output: Path, images: int = 48) -> TrainConfig:
+    return TrainConfig(
+        store=str(store),
+        output=str(output),
+        network=NETWORK,
+        objective=Objective(draws=2),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_images=16),
+        loop=LoopConfig(
+            images=images, batch_size=8, log_every=8, preview_every=48, checkpoint_every=16
+        ),
+    )
+
+
+def final_files(run: RunFolder) -> dict[str, dict[str, torch.Tensor]]:
+    checkpoint = newest_checkpoint(run.checkpoints)
+    assert checkpoint is not None
+    return {path.name: load_file(path) for path in checkpoint.path.glob("*.safetensors")}
+
+
+def losses(run: RunFolder) -> list[tuple[float, float]]:
+    return [(line["images"], line["loss"]) for line in run.read_metrics()]
+
+
+def test_a_stopped_run_ends_bit_equal_to_one_that_was_never_stopped(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    straight = train(config(tiny_store, tmp_path / "straight"))
+    train(config(tiny_store, tmp_path / "stopped", images=24))
+    stopped = RunFolder(tmp_path / "stopped")
+    # What a kill leaves behind: a torn checkpoint, and metrics of steps that are not saved.
+    (stopped.checkpoints / "images-000000000040").mkdir()
+    stopped.log_metrics(40, {"loss": 1.0})
+    train(config(tiny_store, tmp_path / "stopped"))
+
+    first, second = final_files(straight), final_files(stopped)
+    assert set(first) == {"network.safetensors", "ema.safetensors", "optimizer.safetensors"}
+    for name, tensors in first.items():
+        assert set(tensors) == set(second[name])
+        assert all(torch.equal(tensors[key], second[name][key]) for key in tensors), name
+    assert losses(straight) == losses(stopped)
+
+
+def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> None:
+    run = train(config(tiny_store, tmp_path / "run", images=16))
+    line = run.read_metrics()[-1]
+    assert {"loss", "confinement", "interaction", "spread", "images_per_second"} <= set(line)
+    assert any(name.startswith("spread/t0.75") for name in line)
+    assert list(run.samples.glob("*.png"))
+    assert list(run.path.rglob("events.out.tfevents.*"))
+    assert "beta: 1.0" in run.config_path.read_text()
+    weights = final_files(run)["ema.safetensors"]
+    assert not any(key.startswith(("module.", "_orig_mod.")) for key in weights)
+
+
+def test_plain_diffusion_is_the_same_code_with_other_numbers(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    plain = replace(
+        config(tiny_store, tmp_path / "plain", images=16), objective=Objective.plain_diffusion()
+    )
+    line = train(plain).read_metrics()[-1]
+    assert line["interaction"] == 0
+    assert line["loss"] > 0
+
+
+def test_another_config_in_the_same_folder_is_refused_by_name(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    train(config(tiny_store, tmp_path / "run", images=8))
+    changed = replace(config(tiny_store, tmp_path / "run", images=8), ema_std=0.2)
+    with pytest.raises(RequestError, match=r"differs in: ema_std"):
+        train(changed)
+
+
+def test_a_folder_that_holds_something_else_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"x")
+    with pytest.raises(RequestError, match="already holds something else"):
+        train(config(tiny_store, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+def test_a_step_that_is_not_finite_stops_before_the_weights_change(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    burning = replace(
+        config(tiny_store, tmp_path / "run"),
+        optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=1e30),
+    )
+    with pytest.raises(WorkError, match=r"not finite after \d+ images \(rank 0\)"):
+        train(burning)
+
+
+@pytest.mark.parametrize("missing", ["store", "output"])
+def test_a_missing_key_is_named(tiny_store: Path, tmp_path: Path, missing: str) -> None:
+    with pytest.raises(RequestError, match=f"'{missing}' is missing"):
+        train(replace(config(tiny_store, tmp_path / "run"), **{missing: "???"}))
+
+
+def test_an_unknown_network_argument_is_named(tiny_store: Path, tmp_path: Path) -> None:
+    wrong = replace(config(tiny_store, tmp_path / "run"), network={"chanels": 8})
+    with pytest.raises(RequestError, match=r"'network.chanels'; did you mean 'channels'"):
+        train(wrong)
+
+
+def test_a_dry_run_says_the_size_and_touches_nothing(tiny_store: Path, tmp_path: Path) -> None:
+    text = describe(config(tiny_store, tmp_path / "run"))
+    assert "parameters" in text
+    assert "learning_rate: 0.001" in text
+    assert not (tmp_path / "run").exists()
