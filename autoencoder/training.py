@@ -68,9 +68,7 @@ class AutoencoderConfig:
     seed: int = 0
     flip: bool = True  # mirror half of the images
     workers: int = 2
-    start: str | None = (
-        None  # an AutoencoderKL folder, or 'portraits'; its shape replaces `network`
-    )
+    start: str | None = None  # an AutoencoderKL folder or 'portraits', in the place of `network`
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -24,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("latentddm").setLevel(logging.INFO)
+    # It warns wherever its CUDA kernels do not fit; attention.py says which kernel runs, and why.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     try:
         parsed.verb(parsed)
     except (RequestError, WorkError) as error:

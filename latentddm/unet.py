@@ -112,13 +112,12 @@ class Block(nn.Module):
         )
         self.modulate = nn.Linear(embedding, 2 * width)
         self.norm = group_norm(width)
-        self.leave = nn.Sequential(
-            nn.SiLU(), nn.Dropout(dropout), nn.Conv2d(width, width, 3, padding=1)
-        )
+        last = nn.Conv2d(width, width, 3, padding=1)
+        self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), last)
         self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
         self.attention = SelfAttention(width, heads) if heads else None
-        nn.init.zeros_(self.leave[-1].weight)  # the block starts as its shortcut
-        nn.init.zeros_(self.leave[-1].bias)
+        nn.init.zeros_(last.weight)  # the block starts as its shortcut
+        nn.init.zeros_(last.bias)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)

@@ -116,7 +116,8 @@ def scallop(x0: float, y0: float, radius: float, depth: float, count: int, phase
 def stroke(x0: float, y0: float, half: float, bend: float, slope: float, width: float) -> Shape:
     """A brush stroke of length 2 * `half` through (x0, y0) that tapers towards both ends.
 
-    `bend` is how far the ends lie above the middle (negative: below), `slope` its rise to the right.
+    `bend` is how far the ends lie above the middle (negative: below), `slope` the rise to the
+    right.
     """
 
     def distance(x: Array, y: Array) -> Array:

@@ -6,7 +6,6 @@ says. No pickle is written or read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import TEMPORARY_SUFFIX, atomic_path, read_json
+from latentddm.engine.files import TEMPORARY_SUFFIX, atomic_path, read_json, sha256_of
 
 FORMAT_VERSION = 1
 _log = logging.getLogger("latentddm")
@@ -121,11 +120,7 @@ def _problem(path: Path) -> str:
 
 
 def _describe(file: Path) -> dict[str, Any]:
-    with open(file, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256") if hasattr(hashlib, "file_digest") else None
-        if digest is None:  # Python 3.10
-            digest = hashlib.sha256(opened.read())
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
+    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
 def _save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentddm.process import FlowSchedule, bridge_step, corrupt, from_x0, to_x0
+from latentddm.process import FlowSchedule, Prediction, bridge_step, corrupt, from_x0, to_x0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def test_ratios_of_sigma_squared_would_break_the_variance() -> None:
     """The check above has teeth: it refuses the variant that public ports have."""
     assert marginal_error(paper(0.77, 0.5, 1.0), 0.77, 0.5) < 1e-12
     for churn in CHURNS:
-        assert marginal_error(paper(0.77, 0.5, churn, power=2), 0.77, 0.5) > 0.01
+        assert marginal_error(paper(0.77, 0.5, churn, power=2), 0.77, 0.5) > 0.005
 
 
 def test_bridge_is_affine_in_its_inputs() -> None:
@@ -227,7 +227,9 @@ def test_corrupt_has_the_schedules_mean_and_noise() -> None:
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
-def test_predictions_return_after_a_round_trip(prediction: str, schedule: FlowSchedule) -> None:
+def test_predictions_return_after_a_round_trip(
+    prediction: Prediction, schedule: FlowSchedule
+) -> None:
     generator = torch.Generator().manual_seed(0)
     x_t, value = torch.randn(2, 6, 3, 2, 2, generator=generator, dtype=torch.float64)
     t = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], dtype=torch.float64)
@@ -247,7 +249,8 @@ def test_predictions_mean_what_their_names_say(schedule: FlowSchedule) -> None:
     x0, noise = torch.randn(2, 5, 3, generator=generator, dtype=torch.float64)
     t = torch.tensor([0.05, 0.3, 0.5, 0.7, 0.95], dtype=torch.float64)
     x_t = corrupt(x0, t, noise, schedule)
-    for prediction, output in {"x0": x0, "eps": noise, "v": noise - x0}.items():
+    outputs: dict[Prediction, Tensor] = {"x0": x0, "eps": noise, "v": noise - x0}
+    for prediction, output in outputs.items():
         found = from_x0(x0, x_t, t, prediction, schedule)
         torch.testing.assert_close(found, output, rtol=0, atol=1e-12)
         found = to_x0(output, x_t, t, prediction, schedule)
@@ -266,7 +269,7 @@ def test_an_unknown_prediction_is_refused() -> None:
     x = torch.zeros(1, 2)
     for convert in (to_x0, from_x0):
         with pytest.raises(ValueError, match="x0, eps, v"):
-            convert(x, x, 0.5, "epsilon", FLOW)
+            convert(x, x, 0.5, "epsilon", FLOW)  # type: ignore[arg-type]
 
 
 def test_log_snr_and_time_at_are_inverses() -> None:

@@ -49,8 +49,8 @@ def test_each_step_is_one_call_with_a_fresh_xi(steps: int, churn: float) -> None
 
 
 def test_xi_and_the_noise_of_the_bridge_are_independent_standard_normals() -> None:
-    recorder, seen = Recorder(), []
-    x = noise(4000)
+    recorder, x = Recorder(), noise(4000)
+    seen: list[SamplingStep] = []
     sample(recorder, x, time_grid(3), 1.0, generator=seeded(1), callback=seen.append)
     draws = [xi.flatten() for _, _, xi in recorder.calls] + [x.flatten()]
     for step in seen[:-1]:  # solve the bridge for the noise it was given
@@ -67,7 +67,8 @@ def test_xi_and_the_noise_of_the_bridge_are_independent_standard_normals() -> No
 @pytest.mark.parametrize("churn", [0.0, 0.7])
 def test_the_trajectory_is_the_bridge_and_ends_in_the_last_x0(churn: float) -> None:
     """A callback sees every step, changes nothing, and the result is the network's, not x_delta."""
-    times, seen = time_grid(5, safety=0.02), []
+    times = time_grid(5, safety=0.02)
+    seen: list[SamplingStep] = []
     plain = sample(Recorder(), noise(3), times, churn, generator=seeded(3))
     recorder = Recorder()
     watched = sample(recorder, noise(3), times, churn, generator=seeded(3), callback=seen.append)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentddm.scoring import ScoreTerms, energy_score, energy_terms, kernel_score
+from latentddm.scoring import Kernel, ScoreTerms, energy_score, energy_terms, kernel_score
 
 BETAS = [0.1, 0.7, 1.0, 1.5, 2.0]
-KERNELS = ["rbf", "imq", "exponential"]
+KERNELS: list[Kernel] = ["rbf", "imq", "exponential"]
 
 
 def draws_and_target(batch: int, m: int, *shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -38,7 +38,7 @@ def power_distance(beta: float) -> Callable[[Tensor, Tensor], float]:
     return lambda x, y: math.dist(x.flatten().tolist(), y.flatten().tolist()) ** beta
 
 
-def kernel_distance(kernel: str, h: float) -> Callable[[Tensor, Tensor], float]:
+def kernel_distance(kernel: Kernel, h: float) -> Callable[[Tensor, Tensor], float]:
     """The formulas of the paper's kernels as distances, h the bandwidth."""
 
     def distance(x: Tensor, y: Tensor) -> float:
@@ -101,7 +101,7 @@ def test_beta_two_sees_the_mean_only() -> None:
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("m", [1, 3])
-def test_kernel_score_is_its_double_loop(kernel: str, m: int) -> None:
+def test_kernel_score_is_its_double_loop(kernel: Kernel, m: int) -> None:
     draws, target = draws_and_target(3, m, 2, 3)
     for h in (0.5, 2.0):
         found = kernel_score(draws, target, kernel, h).tolist()
@@ -112,7 +112,7 @@ def test_kernel_score_is_its_double_loop(kernel: str, m: int) -> None:
 
 @pytest.mark.parametrize(("kernel", "beta"), [("rbf", 2.0), ("imq", 2.0), ("exponential", 1.0)])
 def test_kernel_scores_tend_to_energy_scores_for_a_large_bandwidth(
-    kernel: str, beta: float
+    kernel: Kernel, beta: float
 ) -> None:
     """RBF and IMQ tend to the diffusion loss, the exponential kernel to beta 1; in float32 too."""
     draws, target = draws_and_target(4, 3, 2, 3)

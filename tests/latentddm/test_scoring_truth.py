@@ -13,7 +13,7 @@ from oracles import Mixture, energy_distance, expected_energy_score, paper_targe
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from latentddm.scoring import energy_score, kernel_score
+from latentddm.scoring import Kernel, energy_score, kernel_score
 
 POINTS = torch.tensor([[0.0, 0.0], [1.0, 0.5], [-0.5, 2.0]], dtype=torch.float64)
 P = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_the_excess_over_the_truth_is_half_the_energy_distance(beta: float) -> N
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "imq", "exponential"])
-def test_the_excess_of_a_kernel_score_is_a_multiple_of_mmd(kernel: str) -> None:
+def test_the_excess_of_a_kernel_score_is_a_multiple_of_mmd(kernel: Kernel) -> None:
     """c / 2 times the squared MMD of the kernel k, where the distance is c (1 - k)."""
     h = 0.8
     r = torch.cdist(POINTS, POINTS)

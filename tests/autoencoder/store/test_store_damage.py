@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from autoencoder.store import LatentStore, verify_store
 from autoencoder.store import manifest as manifest_module
@@ -132,7 +133,7 @@ def test_verify_says_which_chunk_and_which_shard(store: Path) -> None:
 def test_a_repair_with_another_autoencoder_is_refused(store: Path, toy: SimpleNamespace) -> None:
     remove(store)
     other = toy.Autoencoder(fingerprint="sha256:" + "b" * 64)
-    with pytest.raises(RequestError, match="autoencoder.fingerprint"):
+    with pytest.raises(RequestError, match=r"autoencoder\.fingerprint"):
         verify_store(store, source=toy.Source(200), autoencoder=other)
 
 
@@ -141,7 +142,7 @@ def test_a_repair_that_gives_other_bytes_changes_nothing(store: Path, toy: Simpl
     damaged = (store / SHARD).read_bytes()
 
     class Inexact(toy.Autoencoder):
-        def encode(self, pixels):  # noqa: ANN001, ANN202
+        def encode(self, pixels: torch.Tensor) -> torch.Tensor:
             return super().encode(pixels) + 0.01
 
     report = verify_store(store, source=toy.Source(200), autoencoder=Inexact(), workers=0)
@@ -188,7 +189,7 @@ def test_one_wrong_digit_in_the_manifest_is_noticed(store: Path) -> None:
 def test_a_newer_version_asks_for_an_upgrade(store: Path) -> None:
     forge(store, lambda content: content.update(version=2))
     for read in (LatentStore, verify_store):
-        with pytest.raises(RequestError, match="version 2.*newer latentddm"):
+        with pytest.raises(RequestError, match=r"version 2 .*newer latentddm"):
             read(store)
 
 

@@ -9,16 +9,16 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from autoencoder.store import LatentStore, verify_store
+from autoencoder.store import LatentStore, remote, verify_store
 from autoencoder.store import manifest as manifest_module
-from autoencoder.store import remote
 from latentddm.engine.errors import RequestError, WorkError
 
 pytest.importorskip("aiohttp")
@@ -151,9 +151,10 @@ def test_credentials_are_never_shown(
     served.handler.always_drop = False
     with pytest.raises(WorkError) as caught:
         LatentStore(secret.replace("/store", "/nothing"), cache=served.cache)
+    messages += traceback.format_exception(caught.value)
     assert "again in" in caplog.text
     assert served.handler.authorised
-    assert "SECRET" not in "\n".join([*messages, str(caught.value), caplog.text])
+    assert "SECRET" not in "\n".join([*messages, caplog.text])
 
 
 def test_hostile_names_never_leave_the_cache(served: SimpleNamespace) -> None:
@@ -208,7 +209,7 @@ def test_a_store_in_s3(
         for found, expected in itertools.islice(pairs, 40):
             assert torch.equal(found.latents, expected.latents)
         assert next(unreliable.numbers) > 10
-        with pytest.raises(WorkError, match="s3://bucket/stores/none/manifest.json does not exist"):
+        with pytest.raises(WorkError, match=r"s3://bucket/stores/none/manifest\.json does not"):
             LatentStore("s3://bucket/stores/none", cache=tmp_path / "cache")
     finally:
         server.shutdown()
@@ -218,11 +219,11 @@ def test_a_store_in_s3(
 class Unreliable:
     """A WSGI application that drops every fifth reading request and truncates every seventh."""
 
-    def __init__(self, application) -> None:  # noqa: ANN001
+    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
         self.application = application
         self.numbers: Iterator[int] | None = None
 
-    def __call__(self, environ: dict, start_response) -> list[bytes]:  # noqa: ANN001
+    def __call__(self, environ: dict, start_response: Callable) -> list[bytes]:
         number = 1 if self.numbers is None else next(self.numbers)
         if number % 5 == 0:
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)

@@ -148,7 +148,7 @@ def test_another_source_is_refused_and_a_moved_one_is_not(
 ) -> None:
     toy.encode(tmp_path / "store", toy.Source(40))
     assert toy.encode(tmp_path / "store", toy.Source(40, name="elsewhere")).samples == 40
-    with pytest.raises(RequestError, match="source.count is 40 there and 41 now"):
+    with pytest.raises(RequestError, match=r"source\.count is 40 there and 41 now"):
         toy.encode(tmp_path / "store", toy.Source(41))
 
 
