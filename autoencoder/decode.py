@@ -131,7 +131,11 @@ class _Job:
             if name in missing
         ]
         with ThreadPoolExecutor(WRITING_THREADS) as pool:
-            list(pool.map(lambda item: write_bytes(item[0], picture_bytes(item[1], self.format)), wanted))
+            list(
+                pool.map(
+                    lambda item: write_bytes(item[0], picture_bytes(item[1], self.format)), wanted
+                )
+            )
         return len(wanted)
 
     def _decoded(self, indices: range) -> Iterator[np.ndarray]:
@@ -141,7 +145,10 @@ class _Job:
             yield decode_latents(batch, self.autoencoder, self.batch_size, self.tile).numpy()
 
     def _write_shard(self, path: Path, indices: range) -> None:
-        with atomic_path(path) as temporary, tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            atomic_path(path) as temporary,
+            tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             pictures = (picture for batch in self._decoded(indices) for picture in batch)
             for index, picture in zip(indices, pictures, strict=True):
                 data = picture_bytes(picture, "png")
@@ -154,10 +161,12 @@ def _plan(
     latents: LatentFile, autoencoder: Autoencoder, format: str, batch_size: int, tile: int | None
 ) -> dict[str, object]:
     """What decides every byte of the files, as far as it is a choice."""
+    digest = hashlib.sha256()
     with open(latents.path, "rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 22):
+            digest.update(block)
     return {
-        "latents": f"sha256:{content}",
+        "latents": f"sha256:{digest.hexdigest()}",
         "images": len(latents),
         "autoencoder": autoencoder.fingerprint,
         "dtype": str(autoencoder.dtype).removeprefix("torch."),
@@ -188,6 +197,8 @@ def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
                 f"{plan[key]}); choose another folder, or delete it."
             )
     elif others:
-        raise RequestError(f"{folder} holds {others[0]} and no {PLAN_NAME}; choose an empty folder.")
+        raise RequestError(
+            f"{folder} holds {others[0]} and no {PLAN_NAME}; choose an empty folder."
+        )
     else:
         write_json(path, plan)

@@ -18,7 +18,7 @@ FINGERPRINT_NAME = "autoencoder"
 
 
 def save_latents(path: Path, latents: torch.Tensor, fingerprint: str) -> None:
-    """Write raw latents [N,C,h,w] and the fingerprint of their autoencoder to a .safetensors file."""
+    """Write raw latents [N,C,h,w], and whose they are, to a .safetensors file."""
     with atomic_path(path) as temporary:
         save_file(
             {TENSOR_NAME: latents.contiguous()}, temporary, metadata={FINGERPRINT_NAME: fingerprint}
@@ -71,7 +71,9 @@ class LatentFile:
         try:
             file = safe_open(self.path, "pt")
         except (SafetensorError, OSError) as error:
-            raise RequestError(f"{self.path} is damaged or no safetensors file ({error}).") from error
+            raise RequestError(
+                f"{self.path} is damaged or no safetensors file ({error})."
+            ) from error
         names = list(file.keys())
         if TENSOR_NAME not in names and len(names) != 1:
             raise RequestError(

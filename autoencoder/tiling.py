@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
@@ -62,10 +63,14 @@ def spans(length: int, tile: int) -> list[Span]:
         return [Span(0, length, 0, length)]
     count = math.ceil((length - OVERLAP) / (tile - OVERLAP))
     starts = [round(step * (length - tile) / (count - 1)) for step in range(count)]
-    cuts = [0, *((start + tile + after) // 2 for start, after in zip(starts, starts[1:], strict=False)), length]
+    cuts = [
+        0,
+        *((start + tile + after) // 2 for start, after in pairwise(starts)),
+        length,
+    ]
     return [
         Span(start, start + tile, own_start, own_stop)
-        for start, own_start, own_stop in zip(starts, cuts, cuts[1:], strict=False)
+        for start, (own_start, own_stop) in zip(starts, pairwise(cuts), strict=True)
     ]
 
 
@@ -89,7 +94,11 @@ def fade_weights(span: Span, scale: int) -> torch.Tensor:
 
 
 def _decode_strips(
-    features: torch.Tensor, autoencoder: Autoencoder, rows: list[Span], columns: list[Span], scale: int
+    features: torch.Tensor,
+    autoencoder: Autoencoder,
+    rows: list[Span],
+    columns: list[Span],
+    scale: int,
 ) -> torch.Tensor:
     count, _, height, width = features.shape
     pixels = torch.empty(count, height * scale, width * scale, 3, dtype=torch.uint8)
@@ -101,12 +110,12 @@ def _decode_strips(
         for column in columns:
             fade_across = fade_weights(column, scale).to(strip)[:, None]
             part = features[:, :, row.start : row.stop, column.start : column.stop]
-            decoded = autoencoder.decode_detail(part)
-            strip[:, :, column.start * scale : column.stop * scale] += decoded * fade_down * fade_across
+            decoded = autoencoder.decode_detail(part).mul_(fade_down).mul_(fade_across)
+            strip[:, :, column.start * scale : column.stop * scale] += decoded
         # No later tile reaches above the next row's start: those lines are finished.
         next_start = rows[number + 1].start if number + 1 < len(rows) else height
         finished = (next_start - row.start) * scale
         pixels[:, row.start * scale : next_start * scale] = round_pixels(strip[:, :finished]).cpu()
-        strip = strip.roll(-finished, dims=1)
-        strip[:, strip.shape[1] - finished :] = 0
+        unfinished = strip[:, finished:].clone()
+        strip.zero_()[:, : unfinished.shape[1]] = unfinished
     return pixels

@@ -5,10 +5,11 @@ The result is a diffusers `AutoencoderKL` folder, RUN/autoencoder.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -68,7 +69,7 @@ class AutoencoderConfig:
     seed: int = 0
     flip: bool = True  # mirror half of the images
     workers: int = 2
-    start: str | None = None  # an AutoencoderKL folder or 'portraits', in the place of `network`
+    start: str | None = None  # an AutoencoderKL folder or 'portraits'; `network` is then not used
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -91,9 +92,8 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
     run_loop(task, run, config.loop, accelerator)
     accelerator.end_training()
     result = run.path / "autoencoder"
-    if accelerator.is_main_process and not result.exists():
-        with atomic_path(result) as temporary:
-            task.modules["ema"].save_pretrained(temporary)
+    if accelerator.is_main_process:
+        task.save(result)
     accelerator.wait_for_everyone()
     return result
 
@@ -246,6 +246,13 @@ class AutoencoderTask:
         pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         rows = torch.cat([self._preview_images, pixels.permute(0, 2, 3, 1).cpu()])
         save_image(path, image_grid(rows.numpy(), columns=len(self._preview_images)))
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged network to `folder`, as diffusers reads it; replaces an older one."""
+        averaged: Any = self.ema.module.network
+        with atomic_path(folder) as temporary:
+            averaged.save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _noise(self, images: int, target: Tensor) -> Tensor:
         """Posterior noise for the images after the first `images`; this rank's part of it."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from latentddm import __version__
 from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import disk_error
 
 NAMED_KEYS = 5  # how many unreadable images a line names
 EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_INTERRUPTED = 1, 2, 130
@@ -33,6 +34,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"latentddm: {error}", file=sys.stderr)
         return EXIT_WRONG_REQUEST if isinstance(error, RequestError) else EXIT_FAILED
+    except OSError as error:  # of files that are not written through engine.files: logs, events
+        if parsed.debug:
+            raise
+        print(f"latentddm: {disk_error(error, error.filename)}", file=sys.stderr)
+        return EXIT_FAILED
     except KeyboardInterrupt:
         if parsed.debug:
             raise

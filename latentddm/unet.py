@@ -116,8 +116,8 @@ class Block(nn.Module):
         self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), last)
         self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
         self.attention = SelfAttention(width, heads) if heads else None
-        nn.init.zeros_(last.weight)  # the block starts as its shortcut
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():  # the block starts as its shortcut
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
@@ -159,6 +159,8 @@ class Upsample(nn.Module):
 class TimeEmbedding(nn.Module):
     """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width]."""
 
+    frequencies: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__()
         frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
@@ -168,9 +170,8 @@ class TimeEmbedding(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        phases = t[:, None] * self.frequencies
-        features = torch.cat([phases.sin(), phases.cos()], dim=1)
-        return self.perceptron(features.to(self.perceptron[0].weight.dtype))
+        phases = t[:, None] * self.frequencies  # [B, frequencies]
+        return self.perceptron(torch.cat([phases.sin(), phases.cos()], dim=1))
 
 
 def group_norm(width: int) -> nn.GroupNorm:

@@ -21,7 +21,12 @@ class _ConvolutionalDecoder(Autoencoder):
     @property
     def detail_norms(self) -> list[nn.GroupNorm]:
         modules = (*self._layers[self._split :], self.network.decoder.conv_norm_out)
-        return [part for module in modules for part in module.modules() if isinstance(part, nn.GroupNorm)]
+        return [
+            part
+            for module in modules
+            for part in module.modules()
+            if isinstance(part, nn.GroupNorm)
+        ]
 
     def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
         features = self.network.decoder.conv_in(latents)
@@ -47,7 +52,8 @@ class _ConvolutionalDecoder(Autoencoder):
     def _split(self) -> int:
         """Layers before it see the whole picture: all with attention, and all before it grows."""
         first_growth = next(
-            (number for number, layer in enumerate(self._layers) if isinstance(layer, Upsample2D)), 0
+            (number for number, layer in enumerate(self._layers) if isinstance(layer, Upsample2D)),
+            0,
         )
         return max(first_growth, _last_with(Attention, self._layers))
 
@@ -165,8 +171,8 @@ def wrap_network(network: nn.Module, *, reference: str, fingerprint: str) -> Aut
         )
     if config.get("norm_type", "group") != "group":
         raise RequestError(
-            f"The autoencoder {reference} has norm_type {config.norm_type}, which is not known here; "
-            "use one with group norms."
+            f"The autoencoder {reference} has norm_type {config.norm_type}; "
+            "use one with group norms, others are not known here."
         )
     return ADAPTERS[type(network)](
         network,

@@ -23,7 +23,13 @@ class Autoencoder(nn.Module):
     """What the network takes and gives for black and for white."""
 
     def __init__(
-        self, network: nn.Module, *, reference: str, fingerprint: str, latent_channels: int, factor: int
+        self,
+        network: nn.Module,
+        *,
+        reference: str,
+        fingerprint: str,
+        latent_channels: int,
+        factor: int,
     ) -> None:
         super().__init__()
         self.network: Any = network.requires_grad_(False).eval()
@@ -93,7 +99,8 @@ class Autoencoder(nn.Module):
         """
         low, high = self.pixel_range
         decoded = self._decode_detail(features).float()
-        return self._finite((decoded - low) / (high - low), "Decoding").permute(0, 2, 3, 1)
+        unit = decoded.sub_(low).div_(high - low)
+        return self._finite(unit, "Decoding").permute(0, 2, 3, 1)
 
     def reconstruct(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 [B,H,W,3] -> the same pictures through the latents and back."""
@@ -147,7 +154,9 @@ class Autoencoder(nn.Module):
             )
         latents = latents.to(self.device, torch.float32, non_blocking=True)
         if not torch.isfinite(latents).all():
-            raise RequestError("The latents to decode hold NaN or infinite values; make them again.")
+            raise RequestError(
+                "The latents to decode hold NaN or infinite values; make them again."
+            )
         return latents
 
     def _finite(self, values: torch.Tensor, stage: str) -> torch.Tensor:
@@ -161,4 +170,4 @@ class Autoencoder(nn.Module):
 
 def round_pixels(unrounded: torch.Tensor) -> torch.Tensor:
     """Float values, 0 black and 1 white -> uint8, clamped and rounded to the nearest."""
-    return (unrounded * 255).round().clamp(0, 255).to(torch.uint8)
+    return (unrounded * 255).round_().clamp_(0, 255).to(torch.uint8)

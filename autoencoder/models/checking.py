@@ -1,4 +1,4 @@
-"""Does an autoencoder give back what it was shown? Asked once before anything is encoded with it."""
+"""Does an autoencoder give back what it was shown? Asked before anything is encoded with it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ def check_reconstruction(
             "trained, or of an encoder and a decoder that do not belong together"
         )
     raise RequestError(
-        f"The autoencoder {autoencoder.reference} reconstructs images with a PSNR of {reached:.1f} dB, "
-        f"at least {lowest:g} dB are needed. {cause}; use other weights."
+        f"The autoencoder {autoencoder.reference} reconstructs images with a PSNR of "
+        f"{reached:.1f} dB, at least {lowest:g} dB are needed. {cause}; use other weights."
     )
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
     """Between the values of all pixels: the same for any gain and offset."""
-    return float(torch.corrcoef(torch.stack([first.double().flatten(), second.double().flatten()]))[0, 1])
+    return float(
+        torch.corrcoef(torch.stack([first.double().flatten(), second.double().flatten()]))[0, 1]
+    )

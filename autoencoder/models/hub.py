@@ -41,7 +41,9 @@ def _snapshot(repository: str, folders: tuple[str, ...], files: tuple[str, ...])
         return Path(
             huggingface_hub.snapshot_download(
                 repository,
-                allow_patterns=[f"{folder}{file}" for folder in folders for file in ("config.json", *files)],
+                allow_patterns=[
+                    f"{folder}{file}" for folder in folders for file in ("config.json", *files)
+                ],
                 ignore_patterns=["*.fp16.*", "*non_ema*", "*text_encoder*"],
             )
         )

@@ -1,4 +1,4 @@
-"""From a reference to an autoencoder: folders of diffusers, runs of ours, the hub, the TAESD family."""
+"""From a reference to an autoencoder: diffusers' folders, runs of ours, the hub, the TAESD family."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ def load_autoencoder(
     network, config, weights = _load_network(path)
     fingerprint = fingerprint_of(type(network), config, weights)
     autoencoder = wrap_network(network, reference=name, fingerprint=fingerprint)
-    return autoencoder.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+    autoencoder.to(memory_format=torch.channels_last)
+    return autoencoder.to(device=device, dtype=dtype)
 
 
 def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]:
@@ -79,7 +80,9 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
         with torch.device("meta"):
             network = network_class.from_config(config)
     except Exception as error:  # whatever a constructor makes of a wrong value
-        raise RequestError(f"{path} describes no working {config['_class_name']} ({error}).") from error
+        raise RequestError(
+            f"{path} describes no working {config['_class_name']} ({error})."
+        ) from error
     fit_weights(network, weights, folder)
     return network, config, weights
 
@@ -100,6 +103,8 @@ def _current_names(weights: Weights) -> Weights:
     def renamed(name: str) -> str:
         module, _, leaf = name.rpartition(".")
         parent, _, last = module.rpartition(".")
-        return f"{parent}.{OLD_ATTENTION_NAMES[last]}.{leaf}" if last in OLD_ATTENTION_NAMES else name
+        return (
+            f"{parent}.{OLD_ATTENTION_NAMES[last]}.{leaf}" if last in OLD_ATTENTION_NAMES else name
+        )
 
     return {renamed(name): tensor for name, tensor in weights.items()}

@@ -147,11 +147,13 @@ def _stages(weights: Weights, half: str) -> list[int]:
         return sorted(int(match[1]) for match in found if match)
 
     blocks = layers(r"conv\.0\.weight")
-    return [sum(start < block < stop for block in blocks) for start, stop in pairwise(layers("weight"))]
+    return [
+        sum(start < block < stop for block in blocks) for start, stop in pairwise(layers("weight"))
+    ]
 
 
 def _pool(network: AutoencoderTiny, name: str) -> None:
-    """Give the block that the tensor `name` is for a pool branch."""
-    half, layer = re.fullmatch(r"(encoder|decoder)\.layers\.(\d+)\..*", name).groups()
+    """Give the block that the tensor `name` ("encoder.layers.11.pool...") is for a pool branch."""
+    half, _, layer, *_ = name.split(".")
     layers = getattr(network, half).layers
     layers[int(layer)] = PooledBlock(network.config[f"{half}_block_out_channels"][0])

@@ -59,7 +59,9 @@ def fit_weights(network: nn.Module, weights: Weights, source: str | Path) -> Non
     kind = type(network).__name__
     missing = [name for name in expected if name not in weights]
     unknown = [name for name in weights if name not in expected]
-    misshapen = [name for name in expected.keys() & weights.keys() if weights[name].shape != expected[name]]
+    misshapen = [
+        name for name in expected.keys() & weights.keys() if weights[name].shape != expected[name]
+    ]
     if missing:
         raise RequestError(_misfit(kind, source, "lack", missing))
     if unknown:
@@ -99,10 +101,10 @@ def _read_pickled(path: Path) -> Weights:
             "without running it; use a .safetensors file of these weights."
         ) from error
     except Exception as error:  # a torn file fails in a dozen ways inside torch's readers
-        raise RequestError(
-            f"{path} is damaged or no weights file; download it again."
-        ) from error
-    if not isinstance(value, dict) or not all(isinstance(item, torch.Tensor) for item in value.values()):
+        raise RequestError(f"{path} is damaged or no weights file; download it again.") from error
+    if not isinstance(value, dict) or not all(
+        isinstance(item, torch.Tensor) for item in value.values()
+    ):
         raise RequestError(
             f"{path} is not a plain table of tensors but a {type(value).__name__} of other things; "
             "use a file with the weights alone."

@@ -47,8 +47,9 @@ class Canvas:
         cell = self.size // size
         planes = self.planes
         if cell > 1:
-            rows = sum(planes[:, first::cell] for first in range(cell))
-            planes = sum(rows[:, :, first::cell] for first in range(cell)) / np.float32(cell**2)
+            rows = np.add.reduce([planes[:, first::cell] for first in range(cell)])
+            planes = np.add.reduce([rows[:, :, first::cell] for first in range(cell)])
+            planes /= np.float32(cell * cell)
         rounded = np.clip(planes * 255 + 0.5, 0, 255).astype(np.uint8)
         return np.ascontiguousarray(rounded.transpose(1, 2, 0))
 
@@ -91,17 +92,11 @@ class Frame:
         """The rows and columns of the pixels that a box in local coordinates can touch."""
         cosine, sine = self._turn
         left, top, right, bottom = box
-        x, y, half_x, half_y = (
-            (left + right) / 2,
-            (top + bottom) / 2,
-            (right - left) / 2 + margin,
-            (bottom - top) / 2 + margin,
-        )
+        x, y = (left + right) / 2, (top + bottom) / 2
+        half_x, half_y = (right - left) / 2 + margin, (bottom - top) / 2 + margin
         across, down = x * cosine - y * sine, x * sine + y * cosine
-        reach_x, reach_y = (
-            half_x * cosine + half_y * abs(sine),
-            half_x * abs(sine) + half_y * cosine,
-        )
+        reach_x = half_x * cosine + half_y * abs(sine)
+        reach_y = half_x * abs(sine) + half_y * cosine
         return (
             self._span(down + self._origin[1], reach_y),
             self._span(across + self._origin[0], reach_x),

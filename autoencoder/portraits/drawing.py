@@ -60,7 +60,7 @@ def _paint_body(body: Frame, sitter: Sitter) -> None:
     neckline = sitter.attributes["neckline"]
     neck = rounded_box(-0.15, 0.1, 0.15, 0.78, 0.1)
     shoulders = ellipse(0.0, 1.3, 0.8, 0.74) | rounded_box(-0.36, 0.58, 0.36, 1.4, 0.16)
-    cloth = sitter.lit(sitter.clothes, 0.8)
+    cloth = sitter.lit(sitter.clothes, 0.8, 0.75)
     body.fill(shoulders, cloth)
     if neckline == "crew":
         opening = ellipse(0.0, 0.57, 0.24, 0.15) & shoulders

@@ -77,8 +77,9 @@ def read_attributes(pixels: np.ndarray) -> list[dict[str, str]]:
         raise RequestError(
             f"Attributes cannot be read at {shape[1]} pixels; give pictures of {SMALLEST} or more."
         )
-    reader = _fitted_reader(min(shape[1], _SIDE))
-    return reader.read(pixels) if len(pixels) else []
+    if not len(pixels):
+        return []
+    return _fitted_reader(min(shape[1], _SIDE)).read(pixels)
 
 
 @cache

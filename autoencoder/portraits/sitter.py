@@ -111,7 +111,6 @@ def draw_sitter(index: int, seed: int) -> Sitter:
         return jittered(_PALETTE[name][attributes[name]])
 
     attributes = {name: choose(values) for name, values in ATTRIBUTES.items()}
-
     return Sitter(
         attributes=attributes,
         background=colour("background"),

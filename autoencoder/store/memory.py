@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from autoencoder.store.chunks import ChunkReader
+from autoencoder.store.layout import ChunkFormat
 from autoencoder.store.order import Window
 
 _LOG = logging.getLogger("latentddm")
@@ -40,8 +41,8 @@ class Rows:
         views = [view[start:stop] for view in self._arrays]
         infos = self._reader.read(chunk, views, with_infos=self.labels is not None)
         if self.labels is not None:
-            known = (UNLABELLED if info.label is None else info.label for info in infos)
-            self.labels[start:stop] = list(known)
+            known = [UNLABELLED if info.label is None else info.label for info in infos]
+            self.labels[start:stop] = known
 
     def gather(self, rows: np.ndarray, views: np.ndarray, out: torch.Tensor) -> torch.Tensor:
         """Copy the stored rows at `rows`, each from its own view, to `out` [B, *row_shape]."""
@@ -108,13 +109,14 @@ class Windows:
         return buffer if buffer.shape[1] >= samples else new_values(self._reader, samples)
 
 
-def fits_in_memory(needed: int, budget: int | None) -> bool:
-    """Whether a store of `needed` bytes may stay in memory; said in the log.
+def fits_in_memory(samples: int, layout: ChunkFormat, budget: int | None) -> bool:
+    """Whether a store of `samples` may stay in memory; said in the log.
 
     budget: bytes; None is a quarter of the free memory, shared by the processes of this machine.
     """
     if budget is None:
         budget = free_memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = samples * len(layout.views) * layout.row_bytes
     fits = needed <= budget
     _LOG.info(
         "%.1f MB of latents %s the memory budget of %.1f MB: %s.",

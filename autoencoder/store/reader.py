@@ -23,7 +23,7 @@ from latentddm.engine.errors import RequestError
 if TYPE_CHECKING:
     from autoencoder.models import Autoencoder
 
-_WINDOW_SAMPLES = 4096
+_WINDOW_SAMPLES = 2048
 _WINDOW_BYTES = 64 << 20
 
 
@@ -137,7 +137,7 @@ class LatentStore:
         noise follow from (store, seed, window_samples) alone: neither the number of ranks nor
         of workers nor the way a position was reached changes them. Epochs follow each other
         without a gap; every epoch holds each sample once. workers: threads that prepare batches
-        ahead. window_samples: how many samples are shuffled together (default 4,096, fewer where
+        ahead. window_samples: how many samples are shuffled together (default 2,048, fewer where
         latents are large).
         """
         self._check(batch_size, start, rank, world_size, workers)
@@ -155,17 +155,15 @@ class LatentStore:
             seed=seed,
             labelled=self.manifest.labelled > 0,
             whole=self._in_memory(),
-            # A batch may straddle two windows, and threads may stand two windows apart.
-            windows_kept=2 if workers == 0 else 3,
+            # Threads may stand two windows apart.
+            windows_kept=1 if workers == 0 else 3,
         )
         first, step = start + rank * batch_size, world_size * batch_size
         return run_stream(maker.make, batch_size, first, step, workers)
 
     def _in_memory(self) -> WholeStore | None:
         if not self._decided:
-            layout = self.manifest.plan.layout
-            needed = len(self) * layout.row_bytes * len(layout.views)
-            if fits_in_memory(needed, self._memory):
+            if fits_in_memory(len(self), self.manifest.plan.layout, self._memory):
                 self._whole = WholeStore(self._reader, self.manifest.labelled > 0)
             self._decided = True
         return self._whole

@@ -6,7 +6,8 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import count, islice
 
 import numpy as np
@@ -18,20 +19,35 @@ from autoencoder.store.order import StreamOrder, Window
 from autoencoder.store.statistics import Standardisation
 from latentddm.engine.randomness import numpy_generator
 
-_BLOCK_BYTES = 512 << 10  # fits in the cache of a core; below it the calls themselves cost more
-
 
 @dataclass(frozen=True)
 class LatentBatch:
     """A batch of the stream.
 
-    latents: float32 [B,C,H,W] in model space. labels: int64 [B], -1 for a sample without one;
-    None if the store has no labels. indices: int64 [B], where in the store each sample lies.
+    raw: [B,C,H,W] as stored (float16 most often), or as drawn from the moments. labels: int64 [B],
+    -1 for a sample without one; None if the store has no labels. indices: int64 [B], where in the
+    store each sample lies.
     """
 
-    latents: torch.Tensor
+    raw: torch.Tensor
     labels: torch.Tensor | None
     indices: torch.Tensor
+    conversion: Standardisation
+
+    @cached_property
+    def latents(self) -> torch.Tensor:
+        """Float32 [B,C,H,W] in model space, on the device of `raw`."""
+        return self.conversion.standardise(self.raw)
+
+    def to(self, device: torch.device | str) -> LatentBatch:
+        """The batch on `device`; what travels is `raw`, half as large as `latents`."""
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
+        return replace(
+            self,
+            raw=self.raw.to(device, non_blocking=True),
+            labels=labels,
+            indices=self.indices.to(device, non_blocking=True),
+        )
 
 
 class BatchMaker:
@@ -59,37 +75,26 @@ class BatchMaker:
 
     def make(self, position: int, size: int) -> LatentBatch:
         """The samples at positions [position, position + size)."""
-        latents = torch.empty(size, *self._reader.layout.shape)
+        layout = self._reader.layout
+        rows_out = torch.empty((size, *layout.row_shape), dtype=getattr(torch, layout.dtype))
         indices = np.empty(size, dtype=np.int64)
         labels = np.empty(size, dtype=np.int64) if self._labelled else None
         done = 0
         for segment in self._order.segments(position, size):
             window, rows = self._windows.get((segment.epoch, segment.window))
             chosen = window.rows[segment.begin : segment.end]
+            views = window.views[segment.begin : segment.end]
             part = slice(done, done + len(chosen))
             indices[part] = self._store_indices(window, chosen)
             where = chosen if self._whole is None else indices[part]
+            rows.gather(where, views, rows_out[part])
             if labels is not None and rows.labels is not None:
                 labels[part] = rows.labels[where]
-            views = window.views[segment.begin : segment.end]
-            self._fill(latents[part], rows, where, views, position + done)
             done = part.stop
+            del window, rows  # so that the next window may have the memory of this one
+        raw = self._draw(rows_out, position) if layout.contents == "moments" else rows_out
         given = None if labels is None else torch.from_numpy(labels)
-        return LatentBatch(latents, given, torch.from_numpy(indices))
-
-    def _fill(
-        self, out: torch.Tensor, rows: Rows, where: np.ndarray, views: np.ndarray, position: int
-    ) -> None:
-        """Gather and convert in blocks that stay in the processor's cache."""
-        layout = self._reader.layout
-        block = max(1, _BLOCK_BYTES // layout.row_bytes)
-        scratch = torch.empty((min(block, len(where)), *layout.row_shape), dtype=rows.values.dtype)
-        for begin in range(0, len(where), block):
-            part = slice(begin, min(begin + block, len(where)))
-            raw = rows.gather(where[part], views[part], scratch[: part.stop - begin])
-            if layout.contents == "moments":
-                raw = self._draw(raw, position + begin)
-            self._conversion.standardise(raw, out=out[part])
+        return LatentBatch(raw, given, torch.from_numpy(indices), self._conversion)
 
     def _open(self, key: tuple[int, int]) -> tuple[Window, Rows]:
         window = self._order.window(*key)

@@ -125,7 +125,11 @@ def _describe(file: Path) -> dict[str, Any]:
 
 def _save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_file(contiguous, folder / f"{name}.safetensors")
+    path = folder / f"{name}.safetensors"
+    try:
+        save_file(contiguous, path)
+    except SafetensorError as error:
+        raise WorkError(f"{path} cannot be written ({error}); free space and run again.") from error
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

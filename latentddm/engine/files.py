@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def disk_error(error: OSError, path: Path) -> WorkError:
+def disk_error(error: OSError, path: Path | str | None) -> WorkError:
     """The sentence for an operating-system error while writing `path`."""
+    path = path or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkError(f"The disk is full while writing {path}; free space and run again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -115,4 +116,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # whoever cleans up has another error to report
+            path.unlink()

@@ -47,7 +47,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
     The root is taken through symmetric eigen-decompositions; covariances may be singular.
     """
-    root = _symmetric_power(cov1.double(), 0.5)
+    root, _ = _root_and_inverse(cov1.double())
     overlap = torch.linalg.eigvalsh(_symmetric(root @ cov2.double() @ root))
     return _frechet_value(mean1, cov1, mean2, cov2, overlap.clamp_min(0).sqrt().sum())
 
@@ -59,8 +59,8 @@ def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
     C1^-1/2 (C1^1/2 C2 C1^1/2)^1/2 C1^-1/2 between the two Gaussians, on the span of the samples.
     """
     (mean1, cov1), (mean2, cov2) = moments(a), moments(b)
-    root, inverse_root = _symmetric_power(cov1, 0.5), _symmetric_power(cov1, -0.5)
-    overlap = _symmetric_power(_symmetric(root @ cov2 @ root), 0.5)
+    root, inverse_root = _root_and_inverse(cov1)
+    overlap, _ = _root_and_inverse(_symmetric(root @ cov2 @ root))
     transport = inverse_root @ overlap @ inverse_root
     slope, curvature = 2 * (mean1 - mean2), torch.eye(len(mean1)).to(transport) - transport
     influence = []
@@ -191,15 +191,13 @@ def _frechet_value(
     return float(shift + cov1.double().trace() + cov2.double().trace() - 2 * overlap)
 
 
-def _symmetric_power(matrix: Tensor, power: float) -> Tensor:
-    """A power of a symmetric non-negative matrix; of a negative one, on the matrix's span only."""
+def _root_and_inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The square root of a symmetric non-negative matrix, and its inverse on the matrix's span."""
     values, vectors = torch.linalg.eigh(matrix)
-    values = values.clamp_min(0)
-    powers = values.pow(power)
-    if power < 0:
-        rounding = values[-1] * len(values) * torch.finfo(values.dtype).eps
-        powers = torch.where(values > rounding, powers, 0.0)
-    return (vectors * powers) @ vectors.T
+    roots = values.clamp_min(0).sqrt()
+    rounding = values[-1] * len(values) * torch.finfo(values.dtype).eps
+    inverse = torch.where(values > rounding, 1 / roots, 0.0)
+    return (vectors * roots) @ vectors.T, (vectors * inverse) @ vectors.T
 
 
 def _symmetric(matrix: Tensor) -> Tensor:

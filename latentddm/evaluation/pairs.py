@@ -44,10 +44,12 @@ def row_means(x: Tensor, y: Tensor, pair: PairFunction) -> Tensor:
 
 
 def row_means_without_self(x: Tensor, pair: PairFunction) -> Tensor:
-    """mean over j != i of pair(x_i, x_j), [n]; needs two rows at least."""
-    sums = []
+    """mean over j != i of pair(x_i, x_j), [n], for a symmetric pair; needs two rows at least."""
+    sums = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for rows in row_blocks(len(x), len(x)):
-        block = pair(x[rows], x)
-        block[torch.arange(len(block)), torch.arange(rows.start, rows.stop)] = 0
-        sums.append(block.sum(1))
-    return torch.cat(sums) / (len(x) - 1)
+        block = pair(x[rows], x[rows.start :])
+        block.fill_diagonal_(0)
+        sums[rows] += block.sum(1)
+        # What lies right of the diagonal square also stands below it.
+        sums[rows.stop :] += block[:, rows.stop - rows.start :].sum(0)
+    return sums / (len(x) - 1)

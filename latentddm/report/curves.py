@@ -13,7 +13,7 @@ from typing import Any
 from latentddm.report.words import interval, number, text
 
 WIDTH, HEIGHT = 520, 350
-LEFT, RIGHT, TOP, BOTTOM = 64, 506, 14, 298  # of the plot within the drawing
+LEFT, RIGHT, TOP, BOTTOM = 76, 506, 14, 298  # of the plot within the drawing
 PADDING = 1.3  # by which an axis exceeds its values on both sides
 MOST_TICKS = 8
 
@@ -48,7 +48,7 @@ def curve(metric: str, name: str, methods: Sequence[dict[str, Any]], floor: floa
     """A figure of one metric for every method, both axes logarithmic.
 
     floor: the value that is the best to be had, a dashed line. What cannot stand on a logarithmic
-    axis (zero or below, not a number) is named below the curves.
+    axis (zero or below, not a number) is named in the caption.
     """
     points = [
         (method["label"], result["steps"], result[metric])
@@ -115,7 +115,7 @@ def _frame(x: LogAxis, y: LogAxis, steps: Sequence[int]) -> list[str]:
 
 
 def _tick(value: float) -> str:
-    return number(value, digits=1)
+    return number(value, digits=1).removeprefix("1 · ")
 
 
 def _floor(y: LogAxis, value: float) -> list[str]:

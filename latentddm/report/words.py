@@ -36,8 +36,8 @@ def interval(measured: dict[str, float]) -> str:
 
 
 def ratio(value: float, other: float) -> str:
-    """How many times `other` a value is: 0.24×; not available for an `other` of zero or below."""
-    if not (math.isfinite(value) and math.isfinite(other) and other > 0):
+    """How many times `other` a value is: 0.24×; not available where one is below zero."""
+    if not (0 <= value < math.inf and 0 < other < math.inf):
         return NOT_AVAILABLE
     return f"{number(value / other, digits=2)}×"
 

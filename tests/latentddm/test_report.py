@@ -361,7 +361,9 @@ def test_numbers_have_three_digits(value: float, shown: str) -> None:
 
 def test_a_ratio_needs_something_to_divide_by() -> None:
     assert ratio(1.0, 4.2) == "0.24×"
-    assert ratio(1.0, 0.0) == ratio(1.0, -0.1) == ratio(math.nan, 1.0) == "n/a"
+    assert ratio(0.0, 2.0) == "0×"
+    for pair in ((1.0, 0.0), (1.0, -0.1), (-0.1, 1.0), (math.nan, 1.0), (1.0, math.inf)):
+        assert ratio(*pair) == "n/a"
 
 
 @pytest.mark.parametrize(

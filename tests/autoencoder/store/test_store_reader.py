@@ -24,6 +24,7 @@ def ordered(tmp_path: Path, toy: SimpleNamespace) -> Path:
 def equal(a: LatentBatch, b: LatentBatch) -> bool:
     return (
         torch.equal(a.latents, b.latents)
+        and torch.equal(a.raw, b.raw)
         and torch.equal(a.indices, b.indices)
         and (a.labels is None) == (b.labels is None)
         and (a.labels is None or b.labels is None or torch.equal(a.labels, b.labels))
@@ -33,9 +34,10 @@ def equal(a: LatentBatch, b: LatentBatch) -> bool:
 def joined(batches: list[LatentBatch]) -> LatentBatch:
     labels = [batch.labels for batch in batches if batch.labels is not None]
     return LatentBatch(
-        torch.cat([batch.latents for batch in batches]),
+        torch.cat([batch.raw for batch in batches]),
         torch.cat(labels) if labels else None,
         torch.cat([batch.indices for batch in batches]),
+        batches[0].conversion,
     )
 
 
@@ -95,9 +97,10 @@ def test_seeking_is_bit_equal_to_reading(
             batches = joined([next(stream) for stream in streams])
             end = start + size * world
             expected = LatentBatch(
-                everything.latents[start:end],
+                everything.raw[start:end],
                 everything.labels[start:end] if everything.labels is not None else None,
                 everything.indices[start:end],
+                store.conversion,
             )
             assert equal(batches, expected)
 

@@ -64,7 +64,7 @@ def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(RequestError, match="config.yaml") as caught:
+    with pytest.raises(RequestError, match=r"config\.yaml") as caught:
         read(tmp_path, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -11,12 +11,17 @@ from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.files import atomic_path, read_json, write_json, write_text
 
 
+def write_half(path: Path, error: Exception) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_half(path, RuntimeError())
     assert path.read_text() == "old"
     assert [child.name for child in tmp_path.iterdir()] == ["a.txt"]
 
@@ -34,9 +39,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"kept": 1})
     with pytest.raises(WorkError, match=r"disk is full while writing .*a\.json"):
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise OSError(errno.ENOSPC, "No space left on device")
+        write_half(path, OSError(errno.ENOSPC, "No space left on device"))
     assert read_json(path) == {"kept": 1}
 
 
