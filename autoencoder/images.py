@@ -17,7 +17,7 @@ from autoencoder.sources.lsun import DATABASE, LsunSource
 from autoencoder.sources.naming import is_image, natural_key, public_name
 from autoencoder.sources.portraits import parse_portraits
 from autoencoder.sources.protocol import ImageSource, SourceImage, UnreadableImage
-from autoencoder.sources.selection import Selection
+from autoencoder.sources.selection import Selection, select_at_random
 from autoencoder.sources.tar_shards import TarSource, expand_pattern
 from latentddm.engine.errors import RequestError
 
@@ -31,6 +31,7 @@ __all__ = [
     "iterate_pixels",
     "open_source",
     "read_pixels",
+    "select_at_random",
 ]
 
 

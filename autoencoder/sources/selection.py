@@ -6,6 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autoencoder.sources.protocol import ImageSource, SourceImage
+from latentddm.engine.randomness import numpy_generator
+
+
+def select_at_random(source: ImageSource, count: int | None, seed: int) -> ImageSource:
+    """`count` images of a source, or all: its first ones may all be of one kind."""
+    if count is None or count >= len(source):
+        return source
+    chosen = numpy_generator(seed, "selection").choice(len(source), count, replace=False)
+    return Selection(source, sorted(chosen.tolist()))
 
 
 class Selection:

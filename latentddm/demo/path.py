@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from autoencoder.images import Preprocessing, open_source, read_pixels
+from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from autoencoder.models import load_autoencoder
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.sources.portraits import PortraitSource
@@ -38,7 +38,7 @@ class DemoConfig:
     images: str = "portraits"
     output: str = "demo"
     size: int = 64
-    image_limit: int = 4000  # of a larger source the first so many are used
+    image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
     generator: TrainConfig  # of DDM; plain diffusion differs in its objective alone
@@ -56,8 +56,8 @@ def run_demo(config: DemoConfig) -> Path:
     preprocessing = Preprocessing(size=config.size)
 
     with clock.stage("Read the images") as stage:
-        limit, workers = config.image_limit, config.workers
-        pixels, unreadable = read_pixels(source, preprocessing, limit, workers)
+        chosen = select_at_random(source, config.image_limit, seed=0)
+        pixels, unreadable = read_pixels(chosen, preprocessing, workers=config.workers)
         stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
     if len(pixels) < FEWEST_IMAGES:
         raise RequestError(

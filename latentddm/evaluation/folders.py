@@ -7,14 +7,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from autoencoder.images import (
-    ImageSource,
     Preprocessing,
-    Selection,
     open_source,
     read_pixels,
+    select_at_random,
 )
 from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import numpy_generator
 from latentddm.evaluation.diversity import PAIRS, load_lpips, lpips_diversity
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extraction import extract_from_source
@@ -78,12 +76,13 @@ def evaluate_folders(
     plan, with_lpips = _plan(options, reference)
     samples = open_source(images, options.size)
     size = options.size or common_size(samples)
+    original = open_source(reference, size)
     sides = {
         "images": SizeChecked(
-            drawn(samples, options.num, options.seed), size, exact=options.size is None
+            select_at_random(samples, options.num, options.seed), size, exact=options.size is None
         ),
         "reference": SizeChecked(
-            drawn(open_source(reference, size), options.num, options.seed), size, exact=False
+            select_at_random(original, options.num, options.seed), size, exact=False
         ),
     }
     extractors = {space: open_extractor(space, size, options.device) for space in plan}
@@ -107,7 +106,7 @@ def evaluate_folders(
             sets["images"][space], sets["reference"][space], metrics, seed=options.seed
         )
     if network is not None:
-        paired = drawn(sides["images"], 2 * PAIRS, options.seed)
+        paired = select_at_random(sides["images"], 2 * PAIRS, options.seed)
         pixels, _ = read_pixels(paired, Preprocessing(size=size), workers=options.workers)
         results[LPIPS] = lpips_diversity(pixels, seed=options.seed, network=network)
     return Evaluation(results, unreadable)
@@ -128,11 +127,3 @@ def _plan(options: EvaluationOptions, reference: str) -> tuple[dict[str, list[st
             space = ATTRIBUTE_FEATURES if name == "attributes" else features
             plan.setdefault(space, []).append(name)
     return plan, LPIPS in metrics
-
-
-def drawn(source: ImageSource, num: int | None, seed: int) -> ImageSource:
-    """`num` images of a source, drawn at random, for the first may be of one kind; or all."""
-    if num is None or num >= len(source):
-        return source
-    chosen = numpy_generator(seed, "evaluated images").choice(len(source), num, replace=False)
-    return Selection(source, sorted(chosen.tolist()))
