@@ -33,14 +33,16 @@ def canonical_config(network_class: type, config: Mapping[str, Any]) -> str:
     So neither paths and versions that a library notes in a configuration, nor arguments that a
     later version adds, change a fingerprint.
     """
-    defaults = {
-        name: json.dumps(parameter.default)
-        for name, parameter in inspect.signature(network_class).parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
+    parameters = inspect.signature(network_class).parameters
     chosen = {
         name: value
-        for name, value in config.items()
-        if name in defaults and json.dumps(value) != defaults[name]
+        for name, value in known_arguments(network_class, config).items()
+        if json.dumps(value) != json.dumps(parameters[name].default)
     }
     return json.dumps({"class": network_class.__name__, **chosen}, sort_keys=True)
+
+
+def known_arguments(network_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of the class in `config`, without what libraries note beside them."""
+    names = inspect.signature(network_class).parameters
+    return {name: value for name, value in config.items() if name in names}

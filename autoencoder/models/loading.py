@@ -1,4 +1,4 @@
-"""From a reference to an autoencoder: diffusers' folders, runs of ours, the hub, the TAESD family."""
+"""From a reference to an autoencoder: a folder of diffusers, a run, the hub, the TAESD family."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from autoencoder.models.adapters import NETWORK_CLASSES, wrap_network
 from autoencoder.models.base import Autoencoder
-from autoencoder.models.fingerprint import fingerprint_of
+from autoencoder.models.fingerprint import fingerprint_of, known_arguments
 from autoencoder.models.hub import download, is_hub_reference
 from autoencoder.models.tiny import find_weights, load_tiny
 from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
@@ -78,7 +78,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
     weights = _current_names(_folder_weights(folder))
     try:
         with torch.device("meta"):
-            network = network_class.from_config(config)
+            network = network_class(**known_arguments(network_class, config))
     except Exception as error:  # whatever a constructor makes of a wrong value
         raise RequestError(
             f"{path} describes no working {config['_class_name']} ({error})."

@@ -117,7 +117,7 @@ class Comparison:
                 }
         method.results.append(entry)
 
-    def to_json(self, methods: Sequence[MethodResults]) -> dict[str, Any]:
+    def to_json(self, methods: Sequence[MethodResults], autoencoder_images: int) -> dict[str, Any]:
         """The report's entries about models, methods and numbers."""
         first = methods[0]
         return {
@@ -126,6 +126,7 @@ class Comparison:
                 "factor": self.autoencoder.factor,
                 "latent_channels": self.autoencoder.latent_channels,
                 "psnr": self.psnr,
+                "images_seen": autoencoder_images,
             },
             "generator": {"parameters": first.parameters, "images_seen": first.images_seen},
             "methods": [method.to_json() for method in methods],

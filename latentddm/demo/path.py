@@ -127,7 +127,7 @@ def run_demo(config: DemoConfig) -> Path:
         },
         "stages": clock.to_json(),
         "seconds": sum(stage.seconds for stage in clock.stages),
-        **comparison.to_json(methods),
+        **comparison.to_json(methods, config.autoencoder.loop.images),
         "settings": to_plain(config),
     }
     return write_report(folder, report)
@@ -136,7 +136,7 @@ def run_demo(config: DemoConfig) -> Path:
 def _machine() -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
+        "cores": os.cpu_count() or 1,
         "device": str(default_device()),
         "torch": torch.__version__,
     }

@@ -23,6 +23,7 @@ from latentddm.engine.errors import RequestError
 
 T = TypeVar("T")
 MISSING = "???"  # OmegaConf's mark of a value that must be given
+KIND_KEY = "kind"  # what a run trains; stands in its config.yaml beside the config
 
 
 def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str] = ()) -> T:
@@ -42,6 +43,7 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
         reason = " ".join(str(error).split())
         raise RequestError(f"The config {path} cannot be read: {reason}.") from error
     assert isinstance(values, dict)
+    values.pop(KIND_KEY, None)  # a run's own config.yaml may be given again
     return build(kind, values, str(path) if path is not None else "the command line")
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from latentddm.engine.config import differences, to_plain, to_yaml
+from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import write_text
 
@@ -35,7 +35,7 @@ class RunFolder:
         kind: what is trained; may_change: dotted config keys that may differ on a resumed run.
         """
         run = cls(path)
-        plain = {"kind": kind, **to_plain(config)}
+        plain = {KIND_KEY: kind, **to_plain(config)}
         if run.config_path.exists():
             changed = [
                 key for key in differences(run.read_config(), plain) if key not in may_change
@@ -58,7 +58,7 @@ class RunFolder:
             raise RequestError(
                 f"{path} is not a run folder: it has no config.yaml; check the path."
             )
-        found = run.read_config().get("kind")
+        found = run.read_config().get(KIND_KEY)
         if found != kind:
             raise RequestError(f"{path} is a run of kind '{found}', not '{kind}'; check the path.")
         return run

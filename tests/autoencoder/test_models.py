@@ -152,23 +152,21 @@ def test_pth_and_safetensors_have_one_fingerprint(tmp_path: Path) -> None:
 
 
 @needs_taef2
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_taef2_gives_back_real_faces(dtype: torch.dtype) -> None:
+def test_taef2_gives_back_real_faces() -> None:
     shard = SHARED / "data" / "faces128" / "faces128-000.tar"
     if not shard.exists():
         pytest.skip("the faces are not here")
     faces = []
     with tarfile.open(shard) as tar:
         for member in tar:
-            if member.name.endswith(".jpg") and len(faces) < 3:
+            if member.name.endswith(".jpg") and len(faces) < 2:
                 image = Image.open(io.BytesIO(tar.extractfile(member).read()))
                 faces.append(np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC)))
-            elif len(faces) == 3:
+            elif len(faces) == 2:
                 break
     pixels = torch.from_numpy(np.stack(faces))
-    taef2 = load_autoencoder(TAEF2, dtype=dtype)
+    taef2 = load_autoencoder(TAEF2)
     assert (taef2.latent_channels, taef2.factor) == (32, 8)
-    assert psnr(taef2.reconstruct(pixels), pixels).min() >= 33
     assert check_reconstruction(taef2, pixels) >= 33
 
 
@@ -291,7 +289,6 @@ class _Repeater(torch.nn.Module):
     def __init__(self, gain: float) -> None:
         super().__init__()
         self.gain = torch.nn.Parameter(torch.tensor(gain))
-        self.encoder = self.decoder = self
 
     def encode(self, images: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
         return (images,)
