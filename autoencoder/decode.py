@@ -59,7 +59,7 @@ def decode_files(
 ) -> int:
     """Decode a file of raw latents into the folder `output`; return how many images are new.
 
-    format: png (lossless), jpeg or webp (quality 95), one file an image, named 000000.png and so
+    format: png or webp (both lossless) or jpeg (quality 95), one file an image, 000000.png and so
     on; or webdataset, tar shards of 1,000 png images. Files are whole or absent; run again, it
     makes those that are missing, the same to the byte. `world_size` processes share the work.
     RequestError if the folder holds anything else, or what other latents or settings gave.

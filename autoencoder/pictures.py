@@ -12,9 +12,9 @@ from latentddm.engine.errors import RequestError
 from latentddm.engine.files import write_bytes
 
 PICTURE_OPTIONS: dict[str, dict[str, int]] = {
-    "png": {"compress_level": 6},  # lossless
+    "png": {"compress_level": 6},
     "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"quality": 95},
+    "webp": {"lossless": True},
 }
 FORMAT_OF_SUFFIX = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 GAP = 2

@@ -4,8 +4,9 @@
 
 Writes the same random latents in every layout, reads shuffled batches of 256 from each on one core
 with warm caches, and prints a table. The other layouts deliver what they hold; ours is measured as
-stored and with the conversion to float32 in model space. With an autoencoder and images (default: those of ../shared, if they are there) it times
-encoding a store against the bare forward pass over the same images.
+stored and with the conversion to float32 in model space. With an autoencoder and images (default:
+those of ../shared, if they are there) it times encoding a store against the bare forward pass over
+the same images.
 """
 
 from __future__ import annotations

@@ -36,7 +36,11 @@ MAKERS = {
         decoder_block_types=("ResBlock", "ResBlock", "EfficientViTBlock"),
         encoder_layers_per_block=(1, 1, 1),
         decoder_layers_per_block=(1, 1, 1),
-        **{f"{half}_{name}": value for half in ("encoder", "decoder") for name, value in DC_STAGES.items()},
+        **{
+            f"{half}_{name}": value
+            for half in ("encoder", "decoder")
+            for name, value in DC_STAGES.items()
+        },
     ),
 }
 CHANNELS = {"kl": 4, "flux": 4, "vq": 3, "tiny": 4, "dc": 8}

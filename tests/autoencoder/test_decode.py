@@ -1,0 +1,247 @@
+"""Decoding: no seam, no lost file, no memory beyond a batch, the same bytes after a restart."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from tiny_autoencoders import random_latents, save_network
+
+from autoencoder.decode import decode_files, decode_latents
+from autoencoder.latent_files import LatentFile, save_latents
+from autoencoder.models import Autoencoder, load_autoencoder
+from autoencoder.pictures import image_grid, save_image
+from autoencoder.tiling import fade_weights, spans
+from latentddm.engine.errors import RequestError
+
+ROOT = Path(__file__).parents[2]
+TAEF2 = ROOT.parent / "shared" / "weights" / "taef2"
+
+
+@pytest.fixture(scope="module")
+def kl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_network("kl", tmp_path_factory.mktemp("networks") / "kl")
+
+
+@pytest.fixture(scope="module")
+def kl(kl_folder: Path) -> Autoencoder:
+    return load_autoencoder(kl_folder)
+
+
+@pytest.fixture
+def latents_file(tmp_path: Path) -> Path:
+    path = tmp_path / "latents.npy"
+    np.save(path, random_latents(7, 4, 8).numpy().astype(np.float16))
+    return path
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_batches_give_what_one_batch_gives(
+    kl: Autoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents, sizes = random_latents(7, 4, 8), []
+    at_once = decode_latents(latents, kl, batch_size=7)
+    whole = kl.decode
+    monkeypatch.setattr(kl, "decode", lambda batch: sizes.append(len(batch)) or whole(batch))
+    in_batches = decode_latents(latents, kl, batch_size=3)
+    assert sizes == [3, 3, 1]
+    assert in_batches.shape == (7, 16, 16, 3)
+    assert (in_batches.int() - at_once.int()).abs().max() <= 1  # other batches may round otherwise
+
+
+@pytest.mark.parametrize("kind", ["kl", "vq", "tiny", "dc"])
+def test_tiles_give_what_the_whole_gives(kind: str, tmp_path: Path) -> None:
+    autoencoder = load_autoencoder(save_network(kind, tmp_path))
+    latents = random_latents(2, autoencoder.latent_channels, 72)[:, :, :, :50]
+    # Half of the picture is much louder: tiles with statistics of their own would show it.
+    latents[:, :, :30] *= 4
+    whole = decode_latents(latents, autoencoder, batch_size=2)
+    tiled = decode_latents(latents, autoencoder, batch_size=2, tile=32)
+    assert whole.float().std() > 3
+    assert (tiled.int() - whole.int()).abs().max() <= 1
+
+
+@pytest.mark.skipif(not TAEF2.exists(), reason="the weights of TAEF2 are not here")
+def test_tiles_of_taef2_give_what_the_whole_gives() -> None:
+    taef2 = load_autoencoder(TAEF2)
+    latents = random_latents(1, 32, 40)[:, :, :, :16]
+    latents[:, :, :16] *= 0.2
+    difference = (
+        decode_latents(latents, taef2, tile=32).int() - decode_latents(latents, taef2).int()
+    )
+    assert difference.abs().float().mean() < 0.01
+    assert difference.abs().max() <= 1
+
+
+def test_norms_are_their_own_again_after_tiles(kl: Autoencoder) -> None:
+    latents = random_latents(1, 4, 40)
+    before = kl.decode(latents)
+    decode_latents(latents, kl, tile=32)
+    assert torch.equal(kl.decode(latents), before)
+
+
+@pytest.mark.parametrize("length", [20, 32, 33, 48, 63, 64, 100, 255])
+def test_tiles_cover_every_pixel_with_weight_one(length: int) -> None:
+    total, owners = torch.zeros(length * 3), torch.zeros(length)
+    for span in spans(length, 32):
+        assert 0 <= span.start < span.stop <= length
+        total[span.start * 3 : span.stop * 3] += fade_weights(span, 3)
+        owners[span.own_start : span.own_stop] += 1
+    torch.testing.assert_close(total, torch.ones_like(total))
+    assert torch.equal(owners, torch.ones_like(owners))
+
+
+def test_tiles_that_are_too_small_are_refused(kl: Autoencoder) -> None:
+    with pytest.raises(RequestError, match=r"too small.*at least 32"):
+        decode_latents(random_latents(1, 4, 40), kl, tile=16)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not TAEF2.exists(), reason="the weights of TAEF2 are not here")
+def test_tiles_keep_memory_flat() -> None:
+    program = (
+        "import resource, torch, sys; from autoencoder.models import load_autoencoder;"
+        "from autoencoder.decode import decode_latents; size = int(sys.argv[2]) // 8;"
+        "decode_latents(torch.randn(1, 32, size, size), load_autoencoder(sys.argv[1]), 1, 64);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    small, large = (
+        int(
+            subprocess.run(
+                [sys.executable, "-c", program, TAEF2, str(size)],
+                cwd=ROOT, check=True, capture_output=True, text=True,
+            ).stdout.split()[-1]
+        )
+        for size in (512, 2048)
+    )  # fmt: skip
+    assert large <= 1.5 * small
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp", "webdataset"])
+def test_files_hold_the_decoded_pictures(
+    kl: Autoencoder, latents_file: Path, tmp_path: Path, format: str
+) -> None:
+    output = tmp_path / "images"
+    assert decode_files(latents_file, output, kl, format=format, batch_size=3) == 7
+    expected = decode_latents(LatentFile(latents_file).read(0, 3), kl, batch_size=3)[1].numpy()
+    suffix = {"jpeg": "jpg", "webdataset": "png"}.get(format, format)
+    if format == "webdataset":
+        with tarfile.open(output / "images-000000.tar") as tar:
+            assert tar.getnames() == [f"{index:06d}.png" for index in range(7)]
+            data = tar.extractfile("000001.png").read()
+    else:
+        assert len(list(output.glob(f"*.{suffix}"))) == 7
+        data = (output / f"000001.{suffix}").read_bytes()
+    picture = np.asarray(Image.open(io.BytesIO(data))).astype(int)
+    tolerance = 12 if format == "jpeg" else 0  # of noise; the other formats lose nothing
+    assert np.abs(picture - expected).mean() <= tolerance
+
+
+@pytest.mark.parametrize("format", ["png", "webdataset"])
+def test_a_second_run_restores_what_is_missing_to_the_byte(
+    kl: Autoencoder,
+    latents_file: Path,
+    tmp_path: Path,
+    format: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("autoencoder.decode.SHARD_IMAGES", 3)
+    output = tmp_path / "images"
+    decode_files(latents_file, output, kl, format=format, batch_size=2)
+    complete = _contents(output)
+    made = [name for name in sorted(complete) if name != "decode.json"]
+    lost = [made[1], made[-1]]
+    for name in lost:
+        (output / name).unlink()
+        (output / f"{name}.99999999.partial").write_bytes(b"left by a killed process")
+    untouched = {name: (output / name).stat().st_mtime_ns for name in complete if name not in lost}
+    assert 0 < decode_files(latents_file, output, kl, format=format, batch_size=2) < 7
+    assert _contents(output) == complete
+    assert {name: (output / name).stat().st_mtime_ns for name in untouched} == untouched
+    assert decode_files(latents_file, output, kl, format=format, batch_size=2) == 0
+
+
+def test_several_processes_share_the_work(
+    kl: Autoencoder, latents_file: Path, tmp_path: Path
+) -> None:
+    decode_files(latents_file, tmp_path / "alone", kl, batch_size=2)
+    made = [
+        decode_files(latents_file, tmp_path / "shared", kl, batch_size=2, rank=rank, world_size=3)
+        for rank in range(3)
+    ]
+    assert made == [3, 2, 2]
+    assert _contents(tmp_path / "shared") == _contents(tmp_path / "alone")
+
+
+def test_a_folder_with_something_else_is_refused(
+    kl: Autoencoder, latents_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(RequestError, match=r"holds thesis.txt"):
+        decode_files(latents_file, tmp_path / "mine", kl)
+    with pytest.raises(RequestError, match="is a file"):
+        decode_files(latents_file, latents_file, kl)
+    output = tmp_path / "images"
+    decode_files(latents_file, output, kl)
+    before = _contents(output)
+    np.save(latents_file, np.zeros((7, 4, 8, 8), dtype=np.float16))
+    with pytest.raises(RequestError, match=r"images of another decoding .latents sha256"):
+        decode_files(latents_file, output, kl)
+    assert _contents(output) == before
+    assert json.loads((output / "decode.json").read_text())["autoencoder"] == kl.fingerprint
+
+
+def test_latents_know_their_autoencoder(kl: Autoencoder, tmp_path: Path) -> None:
+    latents = random_latents(2, 4, 8)
+    save_latents(tmp_path / "own.safetensors", latents, kl.fingerprint)
+    save_latents(tmp_path / "other.safetensors", latents, "sha256:0")
+    assert torch.equal(LatentFile(tmp_path / "own.safetensors").read(1, 2), latents[1:])
+    assert decode_files(tmp_path / "own.safetensors", tmp_path / "images", kl) == 2
+    with pytest.raises(RequestError, match="belong to the autoencoder sha256:0"):
+        decode_files(tmp_path / "other.safetensors", tmp_path / "none", kl)
+    assert not (tmp_path / "none").exists()
+
+
+def test_files_that_are_no_latents_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "flat.npy", np.zeros((3, 4)))
+    np.save(tmp_path / "integers.npy", np.zeros((1, 4, 8, 8), dtype=np.int64))
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    save_file({"a": torch.zeros(1), "b": torch.zeros(1)}, tmp_path / "two.safetensors")
+    for name, message in {
+        "objects.npy": "no plain array",
+        "flat.npy": r"latents are \[N,C,h,w\]",
+        "integers.npy": "floating point",
+        "torn.safetensors": "damaged",
+        "two.safetensors": 'tensor named "latents"',
+        "absent.npy": "does not exist",
+    }.items():
+        with pytest.raises(RequestError, match=message):
+            LatentFile(tmp_path / name)
+
+
+def test_a_grid_places_pictures_row_by_row(tmp_path: Path) -> None:
+    pixels = np.stack([np.full((4, 6, 3), value, dtype=np.uint8) for value in (10, 20, 30)])
+    grid = image_grid(pixels, columns=2)
+    assert grid.shape == (4 + 2 + 4, 6 + 2 + 6, 3)
+    assert (grid[:4, :6] == 10).all()
+    assert (grid[:4, 8:] == 20).all()
+    assert (grid[6:, :6] == 30).all()
+    assert (grid[6:, 8:] == 255).all()
+    save_image(tmp_path / "new" / "grid.png", grid)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), grid)
+    with pytest.raises(RequestError, match="does not end in"):
+        save_image(tmp_path / "grid.gif", grid)

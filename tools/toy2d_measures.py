@@ -1,0 +1,125 @@
+"""How good the samples and the posterior draws of a denoiser are, held against the exact ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from toy2d_targets import SCHEDULE, Target
+
+from latentddm.engine.randomness import torch_generator
+from latentddm.evaluation.distances import energy_distance, mmd2
+from latentddm.process import corrupt
+from latentddm.sampling import Denoiser, sample, time_grid
+
+STEPS = (1, 2, 5, 10, 50, 100)  # network evaluations (NFE) of the table
+TIMES = (0.2, 0.5, 0.8)  # at which posteriors are compared
+BANDWIDTHS = (1.0, 0.25)  # of the MMD: the paper's, and one that sees the squares' edges
+FLOOR = "target"  # the column of the target against itself
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How exactly to measure."""
+
+    samples: int = 4096  # points of each set in one MMD
+    repetitions: int = 4  # MMDs that are averaged
+    conditions: int = 256  # values of x_t for each posterior figure
+    draws: int = 256  # from each posterior
+
+
+def squared_mmds(
+    target: Target, denoisers: Mapping[str, Denoiser], sizes: Sizes, seed: int
+) -> tuple[list[dict[str, float]], dict[tuple[str, int], Tensor]]:
+    """The rows of the table, one for each bandwidth and NFE, and the points to draw.
+
+    Squared MMD, RBF kernel, biased (the V-statistic), of samples against fresh points of the
+    target. The sampler is DDIM (churn 0) on a uniform grid for every model. Every cell uses the
+    same noise and the same points, so that differences within the table are not those of the luck.
+    The column FLOOR is the target against itself: what is below it is noise.
+    """
+    totals: dict[tuple[float, int, str], float] = {}
+    points: dict[tuple[str, int], Tensor] = {}
+    for repetition in range(sizes.repetitions):
+        random = torch_generator(seed, "samples", target.name, repetition)
+        truth, other_truth = (target.sample(sizes.samples, random) for _ in range(2))
+        noise = torch.randn(sizes.samples, 2, generator=random)
+        floors = [mmd2(other_truth, truth, "rbf", h, unbiased=False) for h in BANDWIDTHS]
+        for steps in STEPS:
+            for h, floor in zip(BANDWIDTHS, floors, strict=True):
+                key = (h, steps, FLOOR)
+                totals[key] = totals.get(key, 0.0) + floor / sizes.repetitions
+            for name, denoiser in denoisers.items():
+                fresh = torch_generator(seed, "xi", target.name, repetition, steps)
+                drawn = sample(denoiser, noise, time_grid(steps), generator=fresh)
+                points[name, steps] = drawn
+                for h in BANDWIDTHS:
+                    key = (h, steps, name)
+                    value = mmd2(drawn, truth, "rbf", h, unbiased=False)
+                    totals[key] = totals.get(key, 0.0) + value / sizes.repetitions
+    rows = [
+        {"bandwidth": h, "nfe": steps}
+        | {name: totals[h, steps, name] for name in (*denoisers, FLOOR)}
+        for h in BANDWIDTHS
+        for steps in STEPS
+    ]
+    return rows, points
+
+
+def posterior_draws(
+    denoiser: Denoiser, x_t: Tensor, t: Tensor, draws: int, generator: torch.Generator
+) -> Tensor:
+    """Draws of x_0 for each x_t, [B, draws, 2], float64. x_t: [B, 2]; t: [B]."""
+    x_t, t = (value.repeat_interleave(draws, dim=0).float() for value in (x_t, t))
+    xi = torch.randn(x_t.shape, generator=generator)
+    with torch.no_grad():
+        return denoiser(x_t, t, xi).double().unflatten(0, (-1, draws))
+
+
+def posterior_distances(
+    target: Target, denoiser: Denoiser, sizes: Sizes, seed: int
+) -> list[dict[str, float]]:
+    """Energy distance of the draws to the exact posterior, averaged over x_t, at each of TIMES.
+
+    Beside it that of the exact posterior mean, all mass in one point: what a perfect plain
+    diffusion model has. Both are unbiased, so a perfect model has zero on average.
+    """
+    rows = []
+    for time in TIMES:
+        random = torch_generator(seed, "posterior", target.name, str(time))
+        x_t, t = noised(target, time, sizes.conditions, random)
+        exact = target.posterior(x_t, t, sizes.draws, random)
+        drawn = posterior_draws(denoiser, x_t, t, sizes.draws, random)
+        mean = exact.mean(1, keepdim=True).expand_as(exact)
+        of_draws, of_mean = (
+            sum(map(energy_distance, each, exact)) / sizes.conditions for each in (drawn, mean)
+        )
+        rows.append({"t": time, "DDM": of_draws, "mean": of_mean, "ratio": of_draws / of_mean})
+    return rows
+
+
+def posterior_spread(
+    target: Target, denoiser: Denoiser, sizes: Sizes, seed: int
+) -> list[dict[str, float]]:
+    """Standard deviation of x_0 given x_t (root mean square over x_t and coordinates) against t."""
+    rows = []
+    for time in [0.02, *(step / 20 for step in range(1, 21))]:
+        random = torch_generator(seed, "spread", target.name, str(time))
+        x_t, t = noised(target, time, sizes.conditions, random)
+        exact = target.posterior(x_t, t, sizes.draws, random)
+        drawn = posterior_draws(denoiser, x_t, t, sizes.draws, random)
+        exact_std, std = (float(each.var(dim=1).mean().sqrt()) for each in (exact, drawn))
+        rows.append({"t": time, "exact": exact_std, "DDM": std})
+    return rows
+
+
+def noised(
+    target: Target, time: float, count: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """x_t [count, 2] of fresh points at one time, and that time as [count]; float64."""
+    x0 = target.sample(count, generator)
+    noise = torch.randn(x0.shape, generator=generator, dtype=x0.dtype)
+    t = torch.full((count,), time, dtype=x0.dtype)
+    return corrupt(x0, t, noise, SCHEDULE), t

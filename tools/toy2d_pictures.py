@@ -1,0 +1,104 @@
+"""The three pictures of the toy: samples, posteriors, spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from toy2d_measures import STEPS, TIMES, noised, posterior_draws
+from toy2d_targets import Target
+
+from latentddm.engine.files import atomic_path
+from latentddm.engine.randomness import torch_generator
+from latentddm.sampling import Denoiser
+
+EXACT, DDM, DIFFUSION = "#404040", "#1f6fb4", "#d1661f"  # the three colours of all pictures
+COLOURS = {"target": EXACT, "DDM": DDM, "diffusion": DIFFUSION}
+LABELS = {"DDM": "DDM", "diffusion": "plain diffusion"}
+
+
+def draw_samples(
+    path: Path,
+    points: Mapping[str, Mapping[tuple[str, int], Tensor]],
+    targets: Mapping[str, Target],
+    seed: int,
+) -> None:
+    """Samples of each model (rows) at each NFE (columns), with the target in the last column."""
+    rows = [(target, model) for target in points for model in ("DDM", "diffusion")]
+    figure, axes = _panels(len(rows), len(STEPS) + 1)
+    for line, (name, model) in zip(axes, rows, strict=True):
+        target = targets[name]
+        shown = [points[name][model, steps] for steps in STEPS]
+        truth = target.sample(len(shown[0]), torch_generator(seed, "picture", name))
+        for axis, values in zip(line, [*shown, truth], strict=True):
+            colour = COLOURS["target" if values is truth else model]
+            _scatter(axis, values, target, colour)
+        line[0].set_ylabel(f"{name}\n{LABELS[model]}")
+    for axis, title in zip(axes[0], [*(f"NFE {n}" for n in STEPS), "target"], strict=True):
+        axis.set_title(title)
+    _save(figure, path)
+
+
+def draw_posteriors(
+    path: Path,
+    networks: Mapping[str, Mapping[str, Denoiser]],
+    targets: Mapping[str, Target],
+    seed: int,
+    draws: int = 1500,
+) -> None:
+    """Draws of x_0 at one x_t for each of three times: exact, and the DDM's."""
+    figure, axes = _panels(2 * len(networks), len(TIMES), size=2.1)
+    for line, name in enumerate(networks):
+        target = targets[name]
+        for column, time in enumerate(TIMES):
+            random = torch_generator(seed, "posterior picture", name, column)
+            x_t, t = noised(target, time, 1, random)
+            exact = target.posterior(x_t, t, draws, random)[0]
+            drawn = posterior_draws(networks[name]["DDM"], x_t, t, draws, random)[0]
+            mean = posterior_draws(networks[name]["diffusion"], x_t, t, 1, random)[0]
+            for axis, values, colour in (
+                (axes[2 * line][column], exact, EXACT),
+                (axes[2 * line + 1][column], drawn, DDM),
+            ):
+                _scatter(axis, values, target, colour)
+                axis.plot(*mean.T, "X", color=DIFFUSION, markeredgecolor="white", markersize=9)
+                axis.plot(*x_t.T, "P", color="black", markeredgecolor="white", markersize=9)
+                axis.set_title(f"t = {time}" if axis is axes[0][column] else "")
+        axes[2 * line][0].set_ylabel(f"{name}\nexact posterior")
+        axes[2 * line + 1][0].set_ylabel(f"{name}\nDDM's draws")
+    figure.supxlabel("black: x_t; orange: plain diffusion's only answer, the mean", fontsize=9)
+    _save(figure, path)
+
+
+def draw_spread(path: Path, rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """The standard deviation of x_0 given x_t against t, exact and the DDM's."""
+    figure = Figure(figsize=(4.2 * len(rows), 3.2), layout="constrained")
+    axes = figure.subplots(1, len(rows), squeeze=False)[0]
+    for axis, (name, line) in zip(axes, rows.items(), strict=True):
+        times = [row["t"] for row in line]
+        axis.plot(times, [row["exact"] for row in line], color=EXACT, linewidth=5, alpha=0.35)
+        axis.plot(times, [row["DDM"] for row in line], "o-", color=DDM, markersize=3)
+        axis.axhline(0, color=DIFFUSION)
+        axis.set(title=name, xlabel="t (0 data, 1 noise)", ylabel="posterior standard deviation")
+        axis.legend(["exact", "DDM", "plain diffusion"], frameon=False)
+    _save(figure, path)
+
+
+def _panels(rows: int, columns: int, size: float = 1.5) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+    figure = Figure(figsize=(size * columns, size * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _scatter(axis: Axes, points: Tensor, target: Target, colour: str) -> None:
+    points = points[:2000]
+    axis.scatter(points[:, 0], points[:, 1], s=1.5, color=colour, alpha=0.6, linewidths=0)
+    limit = 2.2 * target.scale if target.name == "checkerboard" else 1.7 * target.scale
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xticks=[], yticks=[], aspect="equal")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=140)
