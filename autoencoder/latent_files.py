@@ -32,9 +32,11 @@ class LatentFile:
     """
 
     def __init__(self, path: Path) -> None:
+        readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
+        if path.is_dir():
+            raise RequestError(f"{path} is a folder; give a file of latents (.npy, .safetensors).")
         if not path.is_file():
             raise RequestError(f"The latents file {path} does not exist; check the path.")
-        readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
         if path.suffix not in readers:
             raise RequestError(f"{path} is no file of latents; give a .npy or .safetensors file.")
         self.path = path

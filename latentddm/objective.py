@@ -31,6 +31,21 @@ class Objective:
     time_mean: float = 0.0  # of the logit-normal; > 0 leans towards noise
     time_std: float = 1.0
 
+    def __post_init__(self) -> None:
+        """ValueError names a number that makes no loss."""
+        exponents = {"beta": self.beta, "beta_data": self.beta_data}
+        shares = {"lam": self.lam, "lam_data": self.lam_data, "position_share": self.position_share}
+        for name, value in exponents.items():
+            if value is not None and not 0 < value <= 2:
+                raise ValueError(f"{name} must lie in (0, 2], not {value}")
+        for name, value in shares.items():
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {value}")
+        if self.draws < 1 or (self.draws == 1 and (self.lam > 0 or self.lam_data)):
+            raise ValueError(
+                f"draws is {self.draws}; an interaction (lam > 0) needs two or more, none needs one"
+            )
+
     @staticmethod
     def plain_diffusion(**changes: object) -> Objective:
         """The squared error on the mean: beta 2, lambda 0, one draw."""

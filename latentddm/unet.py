@@ -63,7 +63,8 @@ class UNet(ModelMixin, ConfigMixin):
                 self.up.append(block(width + skips.pop(), level))
                 width = widths[level]
             if level > 0:
-                self.up.append(Upsample(width))
+                self.up.append(Upsample(width, widths[level - 1]))
+                width = widths[level - 1]
         self.last = nn.Sequential(
             group_norm(width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
         )
@@ -148,9 +149,9 @@ class SelfAttention(nn.Module):
 class Upsample(nn.Module):
     """Nearest-neighbour doubling, then a convolution."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width_in: int, width: int) -> None:
         super().__init__()
-        self.convolution = nn.Conv2d(width, width, 3, padding=1)
+        self.convolution = nn.Conv2d(width_in, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.convolution(functional.interpolate(x, scale_factor=2.0, mode="nearest"))

@@ -77,7 +77,7 @@ class Training:
 
     points: int = 2_500_000
     batch: int = 512
-    learning_rate: float = 6e-3  # of AdamW, after a warm-up, with cosine decay
+    learning_rate: float = 1e-2  # of AdamW, after a warm-up, with cosine decay
     warmup_points: int = 50_000
     ema_std: float = 0.05  # relative width of the average of the weights
 

@@ -1,4 +1,8 @@
-"""Measures the demo's generators against the images they were trained on."""
+"""Measures the demo's generators against what they were trained on.
+
+The reference is the autoencoder's reconstructions of training images: what a perfect generator
+would give. So the numbers judge the generators; what the autoencoder costs is stated beside them.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
 GRID_COLUMNS, GRID_IMAGES = 8, 32
 BATCH_SIZE = 100
+REFERENCE_IMAGES = 2000
 
 
 @dataclass
@@ -68,15 +73,18 @@ class Comparison:
         portraits: bool,
     ) -> None:
         self.folder, self.autoencoder, self.samples = folder, autoencoder, samples
-        self.pixels = pixels
+        originals = pixels[:REFERENCE_IMAGES]
+        self.pixels = self._reconstruct(originals)
         self.extractor = PyramidExtractor()
-        self.reference = self._features(pixels, self.extractor)
+        self.reference = self._features(self.pixels, self.extractor)
         self.attribute_extractor = AttributeExtractor() if portraits else None
         self.attribute_reference = (
-            self._features(pixels, self.attribute_extractor) if self.attribute_extractor else None
+            self._features(self.pixels, self.attribute_extractor)
+            if self.attribute_extractor
+            else None
         )
-        self.protocols: dict[str, str] = {}
-        self._measure_autoencoder()
+        self.autoencoder_results = self._measure_autoencoder(originals)
+        self.floor, self.protocols = self._measure_floor(pixels[-samples:])
 
     def measure(self, method: MethodResults, steps: Sequence[int]) -> None:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
@@ -125,8 +133,8 @@ class Comparison:
                 "parameters": sum(part.numel() for part in self.autoencoder.parameters()),
                 "factor": self.autoencoder.factor,
                 "latent_channels": self.autoencoder.latent_channels,
-                "psnr": self.psnr,
                 "images_seen": autoencoder_images,
+                **self.autoencoder_results,
             },
             "generator": {"parameters": first.parameters, "images_seen": first.images_seen},
             "methods": [method.to_json() for method in methods],
@@ -139,20 +147,24 @@ class Comparison:
             "protocol": self.protocols,
         }
 
-    def _measure_autoencoder(self) -> None:
-        """What the autoencoder loses: its PSNR, and the distance of its reconstructions."""
-        chosen = torch.from_numpy(self.pixels[-self.samples :])
-        latents = torch.cat([self.autoencoder.encode(part) for part in chosen.split(BATCH_SIZE)])
-        decoded = decode_latents(latents, self.autoencoder, batch_size=BATCH_SIZE)
-        self.psnr = float(psnr(chosen, decoded).mean())
-        measured = self._distances(decoded.numpy())
-        self.protocols = {name: _describe(result) for name, result in measured.items()}
-        self.floor = {
-            **{name: measured[name].value for name in METRICS},
-            "what": f"reconstructions of {len(chosen):,} of the images",
-        }
-        self._save_grid("pictures/originals.png", chosen.numpy())
-        self._save_grid("pictures/reconstructions.png", decoded.numpy())
+    def _measure_autoencoder(self, originals: np.ndarray) -> dict[str, float]:
+        """What the autoencoder loses: its PSNR, and the distance of reconstructions to originals."""
+        self._save_grid("pictures/originals.png", originals)
+        self._save_grid("pictures/reconstructions.png", self.pixels)
+        measured = self._distances(originals)
+        quality = psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean()
+        return {"psnr": float(quality), **{name: measured[name].value for name in METRICS}}
+
+    def _measure_floor(self, images: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
+        """How far other reconstructions are from the reference, and the protocol of all numbers."""
+        measured = self._distances(self._reconstruct(images))
+        values = {name: measured[name].value for name in METRICS}
+        protocols = {name: _describe(result) for name, result in measured.items()}
+        return {**values, "what": f"reconstructions of {len(images):,} other images"}, protocols
+
+    def _reconstruct(self, pixels: np.ndarray) -> np.ndarray:
+        parts = torch.from_numpy(pixels).split(BATCH_SIZE)
+        return torch.cat([self.autoencoder.reconstruct(part).cpu() for part in parts]).numpy()
 
     def _attributes(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):
@@ -187,5 +199,6 @@ def _describe(result: Result) -> str:
     about = result.protocol
     return (
         f"{about.estimator}; features {about.features} of {about.size} px, {about.resize}; "
-        f"n = {about.n:,} against {about.n_reference:,}; interval: {about.interval}"
+        f"n = {about.n:,} against {about.n_reference:,} reconstructions of training images; "
+        f"interval: {about.interval}"
     )

@@ -58,7 +58,10 @@ def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "
         )
         if converted.get(name) == MISSING or (required and name not in converted):
             raise RequestError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
-    return kind(**converted)
+    try:
+        return kind(**converted)
+    except ValueError as error:  # the dataclass's own check of its values
+        raise RequestError(f"{source}: {prefix.rstrip('.') or 'the config'}: {error}.") from None
 
 
 def require_values(config: Any, *names: str) -> None:

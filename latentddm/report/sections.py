@@ -87,7 +87,7 @@ def _curves(report: dict[str, Any], album: Album) -> str:
         for metric, name in METRICS.items()
     )
     return _section(
-        "Distance from the originals",
+        "Distance from the training images",
         f'<ul class="legend">{legend}</ul><div class="pair">{figures}</div>'
         f"<p>Lower is better; bars are intervals. The floor, {text(floor['what'])}, is the best "
         f"that any generator can reach through this autoencoder.</p>",
@@ -113,8 +113,11 @@ def _autoencoder(report: dict[str, Any], album: Album) -> str:
         f"{model['factor']} times smaller a side",
         counted(model["parameters"], "parameter"),
     ]
-    if "images_seen" in model:
-        facts.append(f"trained on {counted(model['images_seen'], 'image')}")
+    facts.append(f"trained here on {counted(model['images_seen'], 'image')}")
+    facts.append(
+        f"its reconstructions are at a Fréchet distance of {number(model['frechet'])} from the "
+        f"originals (energy distance {number(model['energy'])})"
+    )
     return _section(
         "What the autoencoder keeps",
         f'<div class="pair">{figures}</div><p>{text("; ".join(facts))}.</p>',

@@ -228,6 +228,7 @@ def test_files_that_are_no_latents_are_refused(tmp_path: Path) -> None:
         "torn.safetensors": "damaged",
         "two.safetensors": 'tensor named "latents"',
         "absent.npy": "does not exist",
+        ".": "is a folder",
     }.items():
         with pytest.raises(RequestError, match=message):
             LatentFile(tmp_path / name)

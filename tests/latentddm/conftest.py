@@ -6,15 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
-
-from autoencoder.images import Preprocessing, open_source
-from autoencoder.models import load_autoencoder
-from autoencoder.store import encode_store
 
 
 @pytest.fixture(scope="session")
 def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from diffusers import AutoencoderKL  # here, so that the tests of the maths start at once
+
     torch.manual_seed(0)
     network = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -32,6 +29,10 @@ def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_store(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from autoencoder.images import Preprocessing, open_source
+    from autoencoder.models import load_autoencoder
+    from autoencoder.store import encode_store
+
     folder = tmp_path_factory.mktemp("store") / "store"
     encode_store(
         open_source("portraits:40", size=32),

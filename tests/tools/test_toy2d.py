@@ -84,12 +84,12 @@ def test_measures_tell_a_perfect_sampler_from_a_mean(
         return target.posterior(x_t.double(), t.double(), 1, random(seed))[:, 0].float()
 
     def mean(x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        return target.posterior(x_t.double(), t.double(), 100, random()).mean(1).float()
+        return target.posterior(x_t.double(), t.double(), 64, random()).mean(1).float()
 
     for row in measures.posterior_distances(target, perfect, sizes, seed=0):
         assert abs(row["ratio"]) < 0.02
     for row in measures.posterior_distances(target, mean, sizes, seed=0):
-        assert 0.8 < row["ratio"] < 1.3
+        assert 0.5 < row["ratio"] < 1.5
     for row in measures.posterior_spread(target, perfect, sizes, seed=0):
         assert row["DDM"] == pytest.approx(row["exact"], rel=0.1)
 
