@@ -14,7 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-Prediction = Literal["x0", "eps", "v"]
+Prediction = Literal["x0", "eps", "v", "edm"]
 _PREDICTIONS = ", ".join(get_args(Prediction))
 
 
@@ -94,6 +94,10 @@ def to_x0(
     x0:  x_0 = output
     eps: x_0 = (x_t - sigma_t eps) / alpha_t      (undefined at t = 1; see `sampling.time_grid`)
     v:   x_0 = (x_t - sigma_t v) / (alpha_t + sigma_t),   v = eps - x_0, the flow's velocity
+    edm: x_0 = (alpha_t x_t - sigma_t sqrt(d) F) / d,   d = alpha_t^2 + sigma_t^2
+
+    edm is EDM's preconditioning (arXiv 2206.00364, table 1) for data of unit variance: at t = 1
+    the network gives x_0 itself and need not cancel the noise of x_t; at t = 0 x_0 is x_t.
     """
     t = expand_time(t, x_t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -103,6 +107,9 @@ def to_x0(
         return (x_t - sigma * output) / alpha
     if prediction == "v":
         return (x_t - sigma * output) / (alpha + sigma)
+    if prediction == "edm":
+        d = alpha**2 + sigma**2
+        return (alpha * x_t - sigma * d.sqrt() * output) / d
     raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")
 
 
@@ -118,4 +125,7 @@ def from_x0(
         return eps
     if prediction == "v":
         return eps - x0
+    if prediction == "edm":
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        return (alpha * eps - sigma * x0) / (alpha**2 + sigma**2).sqrt()
     raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")

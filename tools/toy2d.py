@@ -157,7 +157,8 @@ def train(
             average.update(seen, batch)
             progress.update(batch)
     took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    return average.module, took
+    network.load_state_dict(average.module.state_dict())
+    return network.eval(), took
 
 
 @dataclass(frozen=True)

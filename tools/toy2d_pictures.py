@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor
 from toy2d_measures import STEPS, TIMES, noised, posterior_draws
 from toy2d_targets import Target
@@ -87,7 +89,7 @@ def draw_spread(path: Path, rows: Mapping[str, Sequence[Mapping[str, float]]]) -
     _save(figure, path)
 
 
-def _panels(rows: int, columns: int, size: float = 1.5) -> tuple[Figure, Sequence[Sequence[Axes]]]:
+def _panels(rows: int, columns: int, size: float = 1.5) -> tuple[Figure, NDArray[Any]]:
     figure = Figure(figsize=(size * columns, size * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 

@@ -21,7 +21,9 @@ SCHEDULE = FlowSchedule()
 class Target(Protocol):
     """A distribution of points [N, 2] with its exact posterior."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is called in tables and pictures."""
 
     @property
     def scale(self) -> float:

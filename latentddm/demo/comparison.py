@@ -148,7 +148,7 @@ class Comparison:
         }
 
     def _measure_autoencoder(self, originals: np.ndarray) -> dict[str, float]:
-        """What the autoencoder loses: its PSNR, and the distance of reconstructions to originals."""
+        """What the autoencoder loses: its PSNR, and the distance to the originals."""
         self._save_grid("pictures/originals.png", originals)
         self._save_grid("pictures/reconstructions.png", self.pixels)
         measured = self._distances(originals)

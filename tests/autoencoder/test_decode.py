@@ -51,10 +51,15 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_batches_give_what_one_batch_gives(
     kl: Autoencoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    latents, sizes = random_latents(7, 4, 8), []
+    latents, sizes = random_latents(7, 4, 8), list[int]()
     at_once = decode_latents(latents, kl, batch_size=7)
     whole = kl.decode
-    monkeypatch.setattr(kl, "decode", lambda batch: sizes.append(len(batch)) or whole(batch))
+
+    def counted(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        return whole(batch)
+
+    monkeypatch.setattr(kl, "decode", counted)
     in_batches = decode_latents(latents, kl, batch_size=3)
     assert sizes == [3, 3, 1]
     assert in_batches.shape == (7, 16, 16, 3)
@@ -140,7 +145,9 @@ def test_files_hold_the_decoded_pictures(
     if format == "webdataset":
         with tarfile.open(output / "images-000000.tar") as tar:
             assert tar.getnames() == [f"{index:06d}.png" for index in range(7)]
-            data = tar.extractfile("000001.png").read()
+            member = tar.extractfile("000001.png")
+            assert member is not None
+            data = member.read()
     else:
         assert len(list(output.glob(f"*.{suffix}"))) == 7
         data = (output / f"000001.{suffix}").read_bytes()

@@ -169,11 +169,13 @@ def test_taef2_gives_back_real_faces() -> None:
     shard = SHARED / "data" / "faces128" / "faces128-000.tar"
     if not shard.exists():
         pytest.skip("the faces are not here")
-    faces = []
+    faces: list[np.ndarray] = []
     with tarfile.open(shard) as tar:
         for member in tar:
             if member.name.endswith(".jpg") and len(faces) < 2:
-                image = Image.open(io.BytesIO(tar.extractfile(member).read()))
+                file = tar.extractfile(member)
+                assert file is not None
+                image = Image.open(io.BytesIO(file.read()))
                 faces.append(np.asarray(image.resize((256, 256), Image.Resampling.BICUBIC)))
             elif len(faces) == 2:
                 break
@@ -218,7 +220,7 @@ def test_wrong_weights_are_refused_in_one_sentence(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     name = "decoder.conv_out.bias"
-    cases = [
+    cases: list[tuple[Path, str]] = [
         (_changed(folders["kl"], tmp_path / "nan", name, torch.tensor([0, torch.nan, 0])), "NaN"),
         (_changed(folders["kl"], tmp_path / "lost", name, None), f"lack tensor {name}"),
         (_changed(folders["kl"], tmp_path / "shape", name, torch.zeros(4)), r"is \[4\], not \[3\]"),
@@ -230,7 +232,7 @@ def test_wrong_weights_are_refused_in_one_sentence(
         (tmp_path / "rgba", "4 channels"),
         (tmp_path, "holds no autoencoder"),
         (tmp_path / "nothing" / "here" / "at all", "does not exist"),
-        (__file__, "not a weights file"),
+        (Path(__file__), "not a weights file"),
     ]
     for case in ("torn", "class", "value", "other", "bare"):
         shutil.copytree(folders["kl"], tmp_path / case)
@@ -320,8 +322,9 @@ def test_a_bad_reconstruction_is_refused_with_its_cause(folders: dict[str, Path]
             return features * self.network.gain
 
     def repeating(gain: float) -> Repeating:
-        facts = {"reference": "repeater", "fingerprint": "", "latent_channels": 3, "factor": 1}
-        return Repeating(_Repeater(gain), **facts)
+        return Repeating(
+            _Repeater(gain), reference="repeater", fingerprint="", latent_channels=3, factor=1
+        )
 
     pixels = random_pixels(2, 16)
     assert check_reconstruction(repeating(0.98), pixels) > 30

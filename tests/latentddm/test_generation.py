@@ -80,7 +80,7 @@ def test_another_autoencoder_is_refused_naming_both(
     network.decoder.conv_out.bias.data.add_(1)
     network.save_pretrained(tmp_path / "other")
     space = Generator.load(run).space
-    with pytest.raises(RequestError, match="sha256:.*sha256:"):
+    with pytest.raises(RequestError, match=r"sha256:.*sha256:"):
         space.load_autoencoder(reference=str(tmp_path / "other"))
 
 

@@ -232,6 +232,22 @@ def test_the_score_of_a_half_precision_network_is_taken_in_float32(dtype: torch.
 def test_every_term_is_one_value_per_sample() -> None:
     for m in (1, 2):
         draws, x0 = latents(m)
-        terms = objective_terms(draws, x0, T, Objective(draws=m), FLOW)
+        terms = objective_terms(draws, x0, T, Objective(draws=m, lam=m - 1), FLOW)
         assert isinstance(terms, ObjectiveTerms)
         assert {value.shape for value in terms} == {(4,)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"beta": 0.0}, "beta must lie"),
+        ({"beta_data": 2.5}, "beta_data must lie"),
+        ({"lam": 1.5}, "lam must lie"),
+        ({"position_share": -0.1}, "position_share must lie"),
+        ({"draws": 1}, "needs two or more"),
+        ({"draws": 0, "lam": 0.0}, "draws is 0"),
+    ],
+)
+def test_numbers_that_make_no_loss_are_refused(change: dict[str, float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Objective(**change)

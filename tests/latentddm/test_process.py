@@ -226,7 +226,7 @@ def test_corrupt_has_the_schedules_mean_and_noise() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
+@pytest.mark.parametrize("prediction", ["x0", "eps", "v", "edm"])
 def test_predictions_return_after_a_round_trip(
     prediction: Prediction, schedule: FlowSchedule
 ) -> None:

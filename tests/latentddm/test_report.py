@@ -145,6 +145,8 @@ def make_report(folder: Path) -> dict[str, Any]:
             "latent_channels": 6,
             "psnr": 27.13,
             "images_seen": 2400,
+            "frechet": 9.91,
+            "energy": 0.733,
         },
         "generator": {"parameters": 1_750_339, "images_seen": 48_000},
         "methods": methods,

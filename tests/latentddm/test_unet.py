@@ -56,7 +56,7 @@ def test_at_t_zero_the_v_prediction_gives_back_x_t() -> None:
     torch.testing.assert_close(network(x_t, torch.zeros(2), xi[:, 0]), x_t)
 
 
-@pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
+@pytest.mark.parametrize("prediction", ["x0", "eps", "v", "edm"])
 def test_save_and_load_give_the_same_network(tmp_path: Path, prediction: str) -> None:
     network, (x_t, t, xi) = small(prediction=prediction), inputs()
     network.save_pretrained(tmp_path)
