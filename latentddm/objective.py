@@ -26,7 +26,7 @@ class Objective:
     lam: float = 1.0  # lambda at pure noise
     lam_data: float | None = None  # lambda at data; None: the same at every time
     position_share: float = 0.5  # of the per-position norm; the rest is the global norm
-    weighting_bias: float | None = 0.0  # b of the sigmoid weighting; None: weight 1
+    weighting_bias: float | None = None  # b of the sigmoid weighting; None: weight 1
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     time_mean: float = 0.0  # of the logit-normal; > 0 leans towards noise
     time_std: float = 1.0
