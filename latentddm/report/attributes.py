@@ -1,4 +1,4 @@
-"""Which attributes of the portraits a generator loses: shares beside those of the originals."""
+"""Which attributes of the portraits a generator loses: shares beside those of the reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def attributes(rows: Sequence[dict[str, Any]], methods: Sequence[dict[str, Any]]
     tables = "".join(_table(row, methods) for row in worst_first)
     return (
         f"<p>The share of the pictures that show each value, and the distance of these shares "
-        f"from those of the originals: 0 is the same, 1 has nothing in common.</p>"
+        f"from those of the reference: 0 is the same, 1 has nothing in common.</p>"
         f'<div class="attributes">{tables}</div>'
     )
 
@@ -36,7 +36,7 @@ def _table(row: dict[str, Any], methods: Sequence[dict[str, Any]]) -> str:
     distances = "".join(f"<td>{number(row['distance'][m['key']])}</td>" for m in methods)
     return (
         f"<table><caption>{text(row['name'].replace('_', ' '))}</caption>"
-        f"<thead><tr><th></th><th>originals</th>{heads}</tr></thead><tbody>{body}</tbody>"
+        f"<thead><tr><th></th><th>reference</th>{heads}</tr></thead><tbody>{body}</tbody>"
         f"<tfoot><tr><th>distance</th><td></td>{distances}</tr></tfoot></table>"
     )
 

@@ -37,7 +37,7 @@ def _header(report: dict[str, Any], album: Album) -> str:
         f'<p class="lead">These pictures were drawn from noise by two generators that differ in '
         f"their training objective alone; with {counted(steps, 'network evaluation')} per image, "
         f'<b class="method-0">{text(first["label"])}</b> ends at a Fréchet distance of '
-        f"<b>{number(ours)}</b> from the originals and "
+        f"<b>{number(ours)}</b> from the reference and "
         f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '
         f"<b>{ratio(ours, theirs)}</b> the distance.</p>"
         f'<ul class="about">{"".join(f"<li>{text(item)}</li>" for item in about)}</ul></header>'
@@ -89,8 +89,9 @@ def _curves(report: dict[str, Any], album: Album) -> str:
     return _section(
         "Distance from the training images",
         f'<ul class="legend">{legend}</ul><div class="pair">{figures}</div>'
-        f"<p>Lower is better; bars are intervals. The floor, {text(floor['what'])}, is the best "
-        f"that any generator can reach through this autoencoder.</p>",
+        f"<p>Lower is better; bars are intervals. The reference is training images as the "
+        f"autoencoder reconstructs them, so that the numbers judge the generators alone. "
+        f"The floor, {text(floor['what'])}, is the best that any generator can reach.</p>",
     )
 
 
