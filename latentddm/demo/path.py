@@ -114,23 +114,28 @@ def run_demo(config: DemoConfig) -> Path:
             comparison.measure(method, config.steps)
         stage.detail = f"{config.samples:,} images for each of {2 * len(config.steps)} settings"
 
-    report = {
+    about = {
+        "name": source.name,
+        "images": len(pixels),
+        "size": config.size,
+        "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
+    }
+    measured = comparison.to_json(methods, config.autoencoder.loop.images)
+    return write_report(folder, _report(config, clock, about) | measured)
+
+
+def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> dict[str, Any]:
+    """What the report says of the run itself."""
+    return {
         "title": "latentddm demo",
         "version": __version__,
         "finished": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "machine": _machine(),
-        "source": {
-            "name": source.name,
-            "images": len(pixels),
-            "size": config.size,
-            "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
-        },
+        "source": source,
         "stages": clock.to_json(),
         "seconds": sum(stage.seconds for stage in clock.stages),
-        **comparison.to_json(methods, config.autoencoder.loop.images),
         "settings": to_plain(config),
     }
-    return write_report(folder, report)
 
 
 def _machine() -> dict[str, Any]:
