@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import tarfile
 from collections.abc import Iterator
@@ -19,7 +18,14 @@ from autoencoder.pictures import PICTURE_OPTIONS, picture_bytes
 from autoencoder.store.completion import remove_leftovers
 from autoencoder.tiling import decode_tiled
 from latentddm.engine.errors import RequestError
-from latentddm.engine.files import TEMPORARY_SUFFIX, atomic_path, read_json, write_bytes, write_json
+from latentddm.engine.files import (
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    read_json,
+    sha256_of,
+    write_bytes,
+    write_json,
+)
 from latentddm.engine.progress import Progress
 
 FORMATS = (*PICTURE_OPTIONS, "webdataset")
@@ -161,12 +167,8 @@ def _plan(
     latents: LatentFile, autoencoder: Autoencoder, format: str, batch_size: int, tile: int | None
 ) -> dict[str, object]:
     """What decides every byte of the files, as far as it is a choice."""
-    digest = hashlib.sha256()
-    with open(latents.path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
     return {
-        "latents": f"sha256:{digest.hexdigest()}",
+        "latents": f"sha256:{sha256_of(latents.path)}",
         "images": len(latents),
         "autoencoder": autoencoder.fingerprint,
         "dtype": str(autoencoder.dtype).removeprefix("torch."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
@@ -58,12 +57,3 @@ def size_problem(path: Path, size: int) -> str | None:
     except OSError as error:
         return f"cannot be read ({error.strerror})"
     return None if found == size else f"has {found} bytes and should have {size}"
-
-
-def hash_file(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -20,10 +20,10 @@ import fsspec
 from filelock import FileLock
 
 from autoencoder.sources.naming import public_name
-from autoencoder.store.local import hash_file, size_problem
+from autoencoder.store.local import size_problem
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import atomic_path, disk_error
+from latentddm.engine.files import atomic_path, disk_error, sha256_of
 
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
@@ -85,7 +85,7 @@ class RemoteFolder:
             with atomic_path(target) as temporary:
                 self._transfer(name, self._system.get_file, str(temporary))
                 problem = size_problem(temporary, size)
-                if problem is None and hash_file(temporary) != sha256:
+                if problem is None and sha256_of(temporary) != sha256:
                     problem = "does not have the hash of the manifest"
                 if problem is not None:
                     raise _FailedTransferError(f"what arrived {problem}")

@@ -10,13 +10,14 @@ import numpy as np
 
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import DamagedChunkError
-from autoencoder.store.local import LocalShards, hash_file, size_problem
+from autoencoder.store.local import LocalShards, size_problem
 from autoencoder.store.manifest import MANIFEST_NAME, SHARD_NAME, Manifest
 from autoencoder.store.reader import open_location
 from autoencoder.store.remote import RemoteShards, is_remote
 from autoencoder.store.repair import rebuild_manifest, repair_shards
 from autoencoder.store.statistics import ChannelStatistics
 from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import sha256_of
 
 if TYPE_CHECKING:
     from autoencoder.images import ImageSource
@@ -130,7 +131,7 @@ class _Verification:
         problem = size_problem(path, entry.bytes)
         if problem is not None:
             raise DamagedChunkError(problem)
-        found = hash_file(path)
+        found = sha256_of(path)
         if found != entry.sha256:
             raise DamagedChunkError(self._explain(number, path, found))
         table, layout = self._reader.table, self._manifest.plan.layout

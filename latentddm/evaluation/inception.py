@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latentddm.engine.errors import RequestError
+from latentddm.engine.files import sha256_of
 from latentddm.evaluation.downloads import cached_weights
 from latentddm.evaluation.resize import resize_pixels
 
@@ -119,7 +120,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     """The weights in a file, under the names of torchvision's Inception-v3."""
     if not path.is_file():
         raise RequestError(f"The Inception weights {path} do not exist; check the path.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = sha256_of(path)
     if digest == STATE_DICT_SHA256:
         return torch.load(path, map_location="cpu", weights_only=True)
     if digest == TORCHSCRIPT_SHA256:
