@@ -12,17 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder.latent_files import LatentFile
+from autoencoder.latent_files import Latents, open_latents
 from autoencoder.models import Autoencoder
 from autoencoder.pictures import PICTURE_OPTIONS, picture_bytes
-from autoencoder.store.completion import remove_leftovers
 from autoencoder.tiling import decode_tiled
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import (
     TEMPORARY_SUFFIX,
     atomic_path,
     read_json,
-    sha256_of,
+    remove_leftovers,
     write_bytes,
     write_json,
 )
@@ -53,7 +52,7 @@ def decode_latents(
 
 
 def decode_files(
-    latents_path: Path,
+    latents_reference: str | Path,
     output: Path,
     autoencoder: Autoencoder,
     *,
@@ -63,14 +62,14 @@ def decode_files(
     rank: int = 0,
     world_size: int = 1,
 ) -> int:
-    """Decode a file of raw latents into the folder `output`; return how many images are new.
+    """Decode a file of raw latents, or a latent store, into `output`; return how many are new.
 
     format: png or webp (both lossless) or jpeg (quality 95), one file an image, 000000.png and so
     on; or webdataset, tar shards of 1,000 png images. Files are whole or absent; run again, it
     makes those that are missing, the same to the byte. `world_size` processes share the work.
     RequestError if the folder holds anything else, or what other latents or settings gave.
     """
-    latents = LatentFile(Path(latents_path))
+    latents = open_latents(latents_reference)
     if format not in FORMATS:
         raise RequestError(f"The format must be one of {', '.join(FORMATS)}, not {format}.")
     if batch_size < 1 or not 0 <= rank < world_size:
@@ -93,11 +92,11 @@ def decode_files(
     return made
 
 
-def check_fingerprint(latents: LatentFile, autoencoder: Autoencoder) -> None:
-    """RequestError if the file says that its latents belong to another autoencoder."""
+def check_fingerprint(latents: Latents, autoencoder: Autoencoder) -> None:
+    """RequestError if the latents say that they belong to another autoencoder."""
     if latents.fingerprint not in (None, autoencoder.fingerprint):
         raise RequestError(
-            f"The latents in {latents.path} belong to the autoencoder {latents.fingerprint}, and "
+            f"The latents in {latents.name} belong to the autoencoder {latents.fingerprint}, and "
             f"{autoencoder.reference} is {autoencoder.fingerprint}; use the one they belong to."
         )
 
@@ -106,7 +105,7 @@ def check_fingerprint(latents: LatentFile, autoencoder: Autoencoder) -> None:
 class _Job:
     """Makes the files of one run of indices; what it makes depends on the indices alone."""
 
-    latents: LatentFile
+    latents: Latents
     output: Path
     autoencoder: Autoencoder
     format: str
@@ -164,11 +163,11 @@ class _Job:
 
 
 def _plan(
-    latents: LatentFile, autoencoder: Autoencoder, format: str, batch_size: int, tile: int | None
+    latents: Latents, autoencoder: Autoencoder, format: str, batch_size: int, tile: int | None
 ) -> dict[str, object]:
     """What decides every byte of the files, as far as it is a choice."""
     return {
-        "latents": f"sha256:{sha256_of(latents.path)}",
+        "latents": latents.identity,
         "images": len(latents),
         "autoencoder": autoencoder.fingerprint,
         "dtype": str(autoencoder.dtype).removeprefix("torch."),

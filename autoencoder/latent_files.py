@@ -1,17 +1,25 @@
-"""Files of raw latents [N,C,h,w]: what sampling writes and decoding reads, .npy or .safetensors."""
+"""Raw latents [N,C,h,w] where they lie: a file that sampling wrote, or a latent store.
+
+Files are .npy or .safetensors.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from autoencoder.sources.naming import public_name
+from autoencoder.store import LatentStore
+from autoencoder.store.local import holds_store
+from autoencoder.store.remote import is_remote
 from latentddm.engine.errors import RequestError
-from latentddm.engine.files import atomic_path
+from latentddm.engine.files import atomic_path, sha256_of
 
 TENSOR_NAME = "latents"
 FINGERPRINT_NAME = "autoencoder"
@@ -25,6 +33,55 @@ def save_latents(path: Path, latents: torch.Tensor, fingerprint: str) -> None:
         )
 
 
+class Latents(Protocol):
+    """Raw latents [N,C,h,w] that are read slice by slice.
+
+    name: where they are, for messages. fingerprint, autoencoder: of the autoencoder that they
+    belong to, and its reference, as far as that is known.
+    """
+
+    name: str
+    fingerprint: str | None
+    autoencoder: str | None
+
+    def __len__(self) -> int: ...
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal latents in equal order."""
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Raw latents `start` to `stop`, float32 [stop-start,C,h,w]."""
+
+
+def open_latents(reference: str | Path) -> Latents:
+    """The latents in a file, or in a store (a folder or a URL); RequestError if it is neither."""
+    if is_remote(reference) or holds_store(Path(reference)):
+        return StoredLatents(reference)
+    return LatentFile(Path(reference))
+
+
+class StoredLatents:
+    """The latents of a store, in its order (which is shuffled; its keys say what is what)."""
+
+    def __init__(self, location: str | Path) -> None:
+        self._store = LatentStore(location, memory=0)
+        self.name = public_name(str(location))
+        self.fingerprint: str | None = self._store.fingerprint
+        self.autoencoder: str | None = str(self._store.manifest.plan.autoencoder["reference"])
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    @property
+    def identity(self) -> str:
+        return f"sha256:{hashlib.sha256(self._store.manifest.to_bytes()).hexdigest()}"
+
+    def read(self, start: int, stop: int) -> torch.Tensor:
+        """Raw latents `start` to `stop` of the store, float32 [stop-start,C,h,w]."""
+        return self._store.raw(start, stop)
+
+
 class LatentFile:
     """Raw latents [N,C,h,w] of a file, read slice by slice; never all of them at once.
 
@@ -34,14 +91,17 @@ class LatentFile:
     def __init__(self, path: Path) -> None:
         readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
         if path.is_dir():
-            raise RequestError(f"{path} is a folder; give a file of latents (.npy, .safetensors).")
+            raise RequestError(
+                f"{path} is a folder without a latent store; give a store, or a file of latents "
+                "(.npy, .safetensors)."
+            )
         if not path.is_file():
             raise RequestError(f"The latents file {path} does not exist; check the path.")
         if path.suffix not in readers:
             raise RequestError(f"{path} is no file of latents; give a .npy or .safetensors file.")
-        self.path = path
+        self.path, self.name = path, str(path)
         self.fingerprint: str | None = None
-        """Of the autoencoder that the latents belong to, where the file says it."""
+        self.autoencoder: str | None = None
         self._values: Any = readers[path.suffix]()
         self.shape: tuple[int, ...] = tuple(self._read_shape())
         if len(self.shape) != 4 or not all(self.shape):
@@ -49,6 +109,10 @@ class LatentFile:
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    @property
+    def identity(self) -> str:
+        return f"sha256:{sha256_of(self.path)}"
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Raw latents `start` to `stop`, float32 [stop-start,C,h,w]."""

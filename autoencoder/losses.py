@@ -10,10 +10,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """The weights of the terms."""
+    """The weights of the terms; the discriminator's are in AdversarialConfig."""
 
     reconstruction: Literal["l1", "l2"] = "l1"
     gradient_weight: float = 0.0  # of the error in the differences of neighbouring pixels
+    perceptual: Literal["none", "alex", "vgg"] = "none"  # LPIPS on this backbone
+    perceptual_weight: float = 1.0
+    perceptual_file: str | None = None  # of the backbone's weights; null downloads them once
     kl_weight: float = 1e-6
 
 

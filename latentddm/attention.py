@@ -6,7 +6,6 @@ The choice is probed once per device, said once in the log, and can be forced.
 from __future__ import annotations
 
 import logging
-from functools import cache
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ Backend = Literal["xformers", "sdpa"]
 
 _log = logging.getLogger("latentddm")
 _forced: Backend | None = None
+_defaults: dict[str, Backend] = {}  # a dict, as torch.compile looks through functools.cache
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -36,9 +36,15 @@ def set_attention_backend(backend: Backend | None) -> None:
     _forced = backend
 
 
-@cache
 def default_backend(device_type: str) -> Backend:
     """xformers where it is installed and its kernel runs on this CUDA device, else sdpa."""
+    if device_type not in _defaults:
+        _defaults[device_type] = _choose(device_type)
+    return _defaults[device_type]
+
+
+@torch.compiler.disable
+def _choose(device_type: str) -> Backend:
     backend: Backend = "sdpa"
     reason = "no CUDA device"
     if device_type == "cuda":

@@ -10,16 +10,19 @@ from torch import Tensor
 
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
-from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import complete_arguments, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import write_json
+from latentddm.engine.posthoc import load_average
 from latentddm.engine.progress import Progress
 from latentddm.engine.randomness import torch_generator
 from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.guidance import GuidedDenoiser
 from latentddm.latent_space import LatentSpace
-from latentddm.sampling import sample, time_grid
+from latentddm.sampling import Denoiser, GridKind
+from latentddm.solvers import solve, solver_grid, steps_within
 from latentddm.training import RUN_KIND
 from latentddm.unet import UNet
 
@@ -31,10 +34,15 @@ SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
 class SamplingConfig:
     """How samples are drawn; image i depends on the seed and on i alone."""
 
-    steps: int = 4
-    churn: float = 0.0
+    steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
+    churn: float = 0.0  # of ddim
     safety: float = 0.0
+    label: int | None = None  # what to draw, of a network with classes; None: anything
+    guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
+    solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
+    grid: GridKind | None = None  # None: the one that the solver is made for
     seed: int = 0
+    ema: str | None = None  # width or file of the average; None: the first that was tracked
     batch_size: int = 64
 
 
@@ -47,18 +55,25 @@ class Generator:
     images: int  # seen in training
 
     @classmethod
-    def load(cls, run: Path | str, device: torch.device | str = "cpu") -> Generator:
-        """The averaged weights of the newest valid checkpoint of a run."""
+    def load(
+        cls,
+        run: Path | str,
+        device: torch.device | str = "cpu",
+        images: int | None = None,
+        ema: str | None = None,
+    ) -> Generator:
+        """The averaged weights of a run: of its newest valid checkpoint, or of that at `images`.
+
+        ema: the width or the file of another average than the first that was tracked.
+        """
         folder = RunFolder.open(run, RUN_KIND)
-        checkpoint = newest_checkpoint(folder.checkpoints)
-        if checkpoint is None:
-            raise RequestError(f"{run} holds no valid checkpoint yet; train it first.")
+        checkpoint = checkpoint_at(folder, images)
         source = str(folder.config_path)
         arguments = complete_arguments(
             UNet.__init__, folder.read_config().get("network", {}), source, "network."
         )
         network = UNet(**arguments)
-        checkpoint.load_module("ema", network)
+        load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
         return cls(network, LatentSpace.read(folder.path), checkpoint.images)
 
@@ -70,11 +85,14 @@ class Generator:
             raise RequestError("The number of images and the batch size must be at least 1.")
         if not 0 <= config.churn <= 1:
             raise RequestError(f"churn must lie in [0, 1], not {config.churn}.")
+        if config.churn and config.solver != "ddim":
+            raise RequestError(f"churn is a setting of ddim; leave it out with {config.solver}.")
         safety = config.safety
         if self.network.config["prediction"] == "eps":
             safety = max(safety, SMALLEST_EPS_SAFETY)
         try:
-            times = time_grid(config.steps, safety=safety)
+            steps = steps_within(config.solver, config.steps)
+            times = solver_grid(config.solver, steps, config.grid, safety)
         except ValueError as error:
             raise RequestError(str(error)) from None
         batches = []
@@ -85,16 +103,51 @@ class Generator:
                 progress.update(len(indices))
         return self.space.restore(torch.cat(batches))
 
+    def denoiser(self, config: SamplingConfig) -> Denoiser:
+        """The network, or the network asked for a label; RequestError if it knows none."""
+        if config.label is None:
+            if config.guidance != 1:
+                raise RequestError("guidance needs a label; add --label.")
+            return self.network
+        classes = self.network.config["classes"]
+        if not classes:
+            raise RequestError(
+                "The run was trained without labels (network.classes is 0); leave --label out."
+            )
+        try:
+            return GuidedDenoiser(self.network, config.label, classes, config.guidance)
+        except ValueError as error:
+            raise RequestError(f"{error}.") from None
+
     def _draw_batch(self, indices: range, times: Tensor, config: SamplingConfig) -> Tensor:
         generators = [torch_generator(config.seed, "sample", index) for index in indices]
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
-        return sample(
-            self.network,
+        return solve(
+            self.denoiser(config),
             noise.to(self.network.device),
             times,
+            config.solver,
             churn=config.churn,
             generator=generators,
         )
+
+
+def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
+    """A run's newest valid checkpoint, or the one at `images` seen; RequestError if none is."""
+    if images is None:
+        newest = newest_checkpoint(folder.checkpoints)
+        if newest is None:
+            raise RequestError(f"{folder.path} holds no valid checkpoint yet; train it first.")
+        return newest
+    found = list(valid_checkpoints(folder.checkpoints))
+    for checkpoint in found:
+        if checkpoint.images == images:
+            return checkpoint
+    raise RequestError(
+        f"{folder.path} holds no valid checkpoint at {images} images, but "
+        f"{', '.join(str(each.images) for each in found) or 'none at all'}; "
+        "train with a larger loop.keep_checkpoints to keep more."
+    )
 
 
 def write_samples(
@@ -106,7 +159,7 @@ def write_samples(
     are in output/images. RequestError if the folder holds something else.
     """
     require_new_folder(output, "samples")
-    generator = Generator.load(run, device=default_device())
+    generator = Generator.load(run, device=default_device(), ema=config.ema)
     latents = generator.draw(count, config, show_progress=True)
     generator.space.write(output)
     settings = {"run": str(run), "images_seen": generator.images, "count": count}

@@ -55,16 +55,16 @@ def sample(
     x at times[-1]. ValueError for other times and for a churn outside [0, 1].
     """
     times = times.to(x.dtype)
-    _check(times, churn)
+    check_times(times, churn)
     times = times.to(x.device)
     x_t, x0 = x, x
     for step, (t, s) in enumerate(pairwise(times)):
-        xi = _normal_like(x_t, generator)
+        xi = normal_like(x_t, generator)
         x0 = denoiser(x_t, t.expand(len(x_t)), xi)
         last = step == len(times) - 2
         if last and callback is None:
             return x0
-        noise = _normal_like(x_t, generator) if churn > 0 else torch.zeros_like(x_t)
+        noise = normal_like(x_t, generator) if churn > 0 else torch.zeros_like(x_t)
         x_s = bridge_step(x_t, x0, t, s, noise, schedule, churn)
         if callback is not None:
             callback(SamplingStep(step, t, s, x_t, x0, x_s))
@@ -99,8 +99,8 @@ def time_grid(
     return times
 
 
-def _check(times: Tensor, churn: float) -> None:
-    """Refuse times and churn for which the bridge would give numbers that mean nothing."""
+def check_times(times: Tensor, churn: float = 0.0) -> None:
+    """ValueError for times and churn for which the bridge gives numbers that mean nothing."""
     if len(times) < 2:
         raise ValueError(
             f"times needs at least 2 entries, a start and an end; it has {len(times)}."
@@ -114,7 +114,7 @@ def _check(times: Tensor, churn: float) -> None:
         raise ValueError(f"churn must lie in [0, 1], not {churn}.")
 
 
-def _normal_like(
+def normal_like(
     x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None
 ) -> Tensor:
     """Standard normal noise of x's shape, drawn on the generator's device."""

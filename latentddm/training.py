@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from autoencoder.decode import decode_latents
-from autoencoder.models import Autoencoder
-from autoencoder.pictures import image_grid, save_image
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.engine.config import (
     MISSING,
@@ -22,32 +20,34 @@ from latentddm.engine.config import (
     require_values,
     to_yaml,
 )
-from latentddm.engine.ema import EMA
-from latentddm.engine.loop import (
-    LOOP_KEYS_THAT_MAY_CHANGE,
-    LoopConfig,
-    process_batch_size,
-    run_loop,
-    start_processes,
-)
+from latentddm.engine.ema import EMAConfig
+from latentddm.engine.errors import RequestError
+from latentddm.engine.learner import Learner
+from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
 from latentddm.engine.means import Means
-from latentddm.engine.optimisation import (
-    OptimizerConfig,
-    learning_rate,
-    make_optimizer,
-    optimizer_step,
-)
-from latentddm.engine.randomness import torch_generator
+from latentddm.engine.optimisation import OptimizerConfig
+from latentddm.engine.processes import process_batch_size, start_processes, start_run
+from latentddm.engine.randomness import BatchDraws, derive_seed
+from latentddm.engine.rehearsal import rehearse
 from latentddm.engine.run import RunFolder
+from latentddm.guidance import drop_labels
 from latentddm.latent_space import LatentSpace
 from latentddm.objective import Objective, ObjectiveTerms, objective_terms
+from latentddm.performance import (
+    PERFORMANCE_KEYS_THAT_MAY_CHANGE,
+    PerformanceConfig,
+    apply_performance,
+    describe_performance,
+)
+from latentddm.preview import Preview
 from latentddm.process import FlowSchedule, corrupt
-from latentddm.sampling import sample, time_grid
+from latentddm.symptoms import Symptoms
 from latentddm.unet import UNet
 
 RUN_KIND = "generator"
 TIME_BINS = 4  # of t, for the logged interaction and spread
-PREVIEW_STEPS, PREVIEW_IMAGES = 4, 32
+
+_log = logging.getLogger("latentddm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,10 @@ class TrainConfig:
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig
-    ema_std: float = 0.10  # width of the moving average, as a share of the training so far
+    ema: EMAConfig = field(default_factory=EMAConfig)
     precision: Literal["no", "bf16", "fp16"] = "no"
+    performance: PerformanceConfig = field(default_factory=PerformanceConfig)
+    label_dropout: float = 0.1  # share of labels hidden, so that guidance can be used
 
 
 def train(config: TrainConfig) -> RunFolder:
@@ -70,25 +72,29 @@ def train(config: TrainConfig) -> RunFolder:
     require_values(config, "store", "output")
     store = LatentStore(config.store)
     config = _resolve(config, store)
-    run = RunFolder.create(Path(config.output), RUN_KIND, config, LOOP_KEYS_THAT_MAY_CHANGE)
-    LatentSpace.of_store(store).write(run.path)
-    accelerator = start_processes(run, config.precision)
+    may_change = (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE)
+    run, accelerator = start_run(config.output, RUN_KIND, config, config.precision, may_change)
+    if accelerator.is_main_process:
+        LatentSpace.of_store(store).write(run.path)
+        _log.info(describe_performance(config.performance, config.precision, accelerator.device))
     task = GeneratorTask(config, store, accelerator)
-    run_loop(task, run, config.loop, accelerator)
+    run_loop(task, run, config.loop, accelerator, Symptoms(config.objective, config.loop.images))
     accelerator.end_training()
     return run
 
 
 def describe(config: TrainConfig) -> str:
-    """What `train` would do: the resolved config and the network's size. Touches nothing."""
+    """What `train` would do: config, size, memory and speed of a few steps. Touches nothing."""
     require_values(config, "store", "output")
     store = LatentStore(config.store)
     config = _resolve(config, store)
-    with torch.device("meta"):
-        parameters = UNet(**config.network).num_parameters()
+    accelerator = start_processes(config.precision)
+    task = GeneratorTask(config, store, accelerator)
+    parameters = sum(parameter.numel() for parameter in task.learner.network.parameters())
     return (
         f"{to_yaml(config)}\n{parameters:,} parameters; latents {list(store.shape)}; "
-        f"{len(store):,} images in the store."
+        f"{len(store):,} images in the store.\n"
+        f"{rehearse(task, config.loop, accelerator).describe()}"
     )
 
 
@@ -96,6 +102,16 @@ def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
     """The config with every argument of the network spelt out; channels come from the store."""
     given = {**config.network, "latent_channels": store.shape[0]}
     network = complete_arguments(UNet.__init__, given, config.output, "network.")
+    try:
+        with torch.device("meta"):
+            UNet(**network)
+    except ValueError as error:
+        raise RequestError(f"network: {error}.") from None
+    if network["classes"] and not store.manifest.labelled:
+        raise RequestError(
+            f"network.classes is {network['classes']}, but the store {config.store} holds no "
+            "labels; encode images that have some, or leave network.classes out."
+        )
     return TrainConfig(**{**vars(config), "network": network})
 
 
@@ -106,20 +122,19 @@ class GeneratorTask:
         self.config, self.store, self.accelerator = config, store, accelerator
         self.schedule = FlowSchedule()
         torch.manual_seed(config.seed)  # the initial weights; every later draw is derived
-        network = UNet(**config.network).to(accelerator.device)
-        self.ema = EMA(network, config.ema_std)
-        self.network = network
-        self.optimizer = make_optimizer(network, config.optimizer)
-        self.wrapped, self.wrapped_optimizer = accelerator.prepare(network, self.optimizer)
-        self._autoencoder: Autoencoder | None = None
+        network = UNet(**config.network)
+        apply_performance(network, config.performance, accelerator.device)
+        self.learner = Learner(network, config.optimizer, config.loop, accelerator, config.ema)
+        self.averages = self.learner.averages
+        self._preview = Preview(store, config.seed, accelerator)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"network": self.network, "ema": self.ema.module}
+        return {"network": self.learner.network, **self.averages.modules}
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        return {"optimizer": self.optimizer}
+        return {"optimizer": self.learner.optimizer}
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
         return self.store.stream(
@@ -134,59 +149,51 @@ class GeneratorTask:
         config = self.config
         x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
         t, noise, xi = self._random_draws(images, x0)
+        labels = self._labels(batch, images)
+        if config.network["dropout"]:
+            rank = self.accelerator.process_index
+            torch.manual_seed(derive_seed(config.seed, "dropout", images, rank))
 
-        # Corrupt the data, draw m guesses of what it was, and score them.
-        x_t = corrupt(x0, t, noise, self.schedule)
-        with self.accelerator.autocast():
-            draws = self.wrapped(x_t, t, xi)  # [B, m, C, H, W]
-        terms = objective_terms(draws, x0, t, config.objective, self.schedule)
-
-        rate = learning_rate(config.optimizer, images, config.loop.images)
-        norm = optimizer_step(
-            self.accelerator,
-            self.network,
-            self.wrapped_optimizer,
-            terms.loss.mean(),
-            config.optimizer,
-            images,
-            rate,
-        )
-        self.ema.update(images + config.loop.batch_size, config.loop.batch_size)
-        _report(means, terms, t, norm)
+        for part in self.learner.micro_batches(len(x0)):
+            # Corrupt the data, draw m guesses of what it was, and score them.
+            x_t = corrupt(x0[part], t[part], noise[part], self.schedule)
+            with self.accelerator.autocast():
+                given = labels[part] if labels is not None else None
+                draws = self.learner.wrapped(x_t, t[part], xi[part], given)  # [B, m, C, H, W]
+            terms = objective_terms(draws, x0[part], t[part], config.objective, self.schedule)
+            self.learner.backward(terms.loss.mean())
+            _report(means, terms, t[part])
+        means.add("gradient_norm", self.learner.step(images))
 
     def preview(self, path: Path) -> None:
-        """A grid drawn in a few evaluations from noise that is the same every time."""
-        if self._autoencoder is None:
-            self._autoencoder = LatentSpace.of_store(self.store).load_autoencoder()
-        shape = (PREVIEW_IMAGES, *self.store.shape)
-        generator = torch_generator(self.config.seed, "preview")
-        noise = torch.randn(shape, generator=generator).to(self.accelerator.device)
-        x0 = sample(self.ema.module, noise, time_grid(PREVIEW_STEPS), generator=generator)
-        pixels = decode_latents(self.store.restore(x0.cpu()), self._autoencoder)
-        save_image(path, image_grid(pixels.numpy(), columns=8))
+        """A grid drawn in a few evaluations."""
+        self._preview.write(self.averages.first, path)
 
     def _random_draws(self, images: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t [B], noise [B, ...] and xi [B, m, ...] of the images after the first `images`.
+        """t [B], noise [B, ...] and xi [B, m, ...] of the images after the first `images`."""
+        draws = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
+        t = self.config.objective.times(draws.normal())
+        noise = draws.normal(*x0.shape[1:])
+        return t, noise, draws.normal(self.config.objective.draws, *x0.shape[1:])
 
-        They are drawn for the global batch and each process takes its part, so that a run sees
-        the same draws on any number of processes.
-        """
-        share, rank = len(x0), self.accelerator.process_index
-        everyone = share * self.accelerator.num_processes
-        mine = slice(rank * share, (rank + 1) * share)
-        generator = torch_generator(self.config.seed, "train", images, device=x0.device)
+    def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
+        """The labels [B] that the network is shown, some dropped; None for one without classes."""
+        classes, labels = self.config.network["classes"], batch.labels
+        if not classes or labels is None:
+            return None
+        if int(labels.max()) >= classes:
+            raise RequestError(
+                f"The store has the label {int(labels.max())}, but network.classes is {classes}; "
+                "it must be larger than every label."
+            )
+        draws = BatchDraws(self.config.seed, "labels", images, len(labels), self.accelerator)
+        labels = labels.to(self.accelerator.device, non_blocking=True)
+        return drop_labels(labels, draws.uniform(), self.config.label_dropout, classes)
 
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(everyone, *shape, generator=generator, device=x0.device)[mine]
 
-        t = self.config.objective.times(normal())
-        return t, normal(*x0.shape[1:]), normal(self.config.objective.draws, *x0.shape[1:])
-
-
-def _report(means: Means, terms: ObjectiveTerms, t: Tensor, norm: Tensor) -> None:
+def _report(means: Means, terms: ObjectiveTerms, t: Tensor) -> None:
     """Loss and score terms; interaction and spread in bins of t as well."""
     means.add("loss", terms.loss)
-    means.add("gradient_norm", norm)
     means.add("confinement", terms.confinement)
     means.add("interaction", terms.interaction)
     means.add("spread", terms.spread)

@@ -1,27 +1,45 @@
 """The generator: a UNet that turns (x_t, t, xi) into a draw of x_0.
 
-A diffusers model: `save_pretrained`, `from_pretrained`, safetensors. The noise xi is concatenated
-to x_t on channels, as in the paper, and the m particles are folded into the batch.
+A diffusers model: `save_pretrained`, `from_pretrained`, safetensors. It is one sequence of parts;
+those before the place where the m particles split off run once for each x_t (the trunk), the rest
+once for each particle. The parts are in `blocks`.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterable
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
-from latentddm.attention import attention
+from latentddm.blocks import (
+    Block,
+    Downsample,
+    Input,
+    Keep,
+    Norm,
+    Restart,
+    State,
+    TimeEmbedding,
+    Upsample,
+)
 from latentddm.process import FlowSchedule, Prediction, to_x0
-
-TIME_FREQUENCIES = 64
 
 
 class UNet(ModelMixin, ConfigMixin):
-    """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); with xi ignored, a mean denoiser."""
+    """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); with xi ignored, a mean denoiser.
+
+    expansion: where the particles split off and xi enters. "input": at once, xi concatenated to
+    x_t (the paper's form). "middle", "up0", "up1", ...: before the middle, or before a block of
+    the way up (counted from the coarsest); xi enters every block from there on. "output": after
+    the whole UNet; each particle then goes up a second, narrow path of `particle_blocks` blocks a
+    level, which reads what the trunk has made at that level. ValueError for another place.
+    """
+
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -29,155 +47,193 @@ class UNet(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
         channels: int = 64,  # width of the first level
         multipliers: tuple[int, ...] = (1, 2, 2),  # width of each level, in `channels`
-        blocks: int = 2,  # residual blocks at each level, on either path
+        blocks: int = 2,  # residual blocks at each level of the way down
+        up_blocks: int | None = None,  # and of the way up; None: one more
         attention_levels: tuple[int, ...] = (1, 2),  # levels whose blocks attend, 0 the finest
         head_channels: int = 32,
         dropout: float = 0.0,
         prediction: Prediction = "v",
+        expansion: str = "input",
+        particle_blocks: int = 1,  # at each level of the particles' own way up
+        particle_width: float = 0.5,  # of its levels, as a share of the trunk's
+        classes: int = 0,  # labels 0 ... classes - 1 can be asked for
     ) -> None:
         super().__init__()
-        embedding = 4 * channels
-        widths = [channels * multiplier for multiplier in multipliers]
-        last = len(widths) - 1
+        self.gradient_checkpointing = False
+        self.one_particle_at_a_time = False
+        self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
+        plan = _Plan(
+            latent_channels,
+            [channels * multiplier for multiplier in multipliers],
+            attention_levels,
+            head_channels,
+            dropout,
+            expansion,
+        )
+        plan.go_down(blocks, kept=blocks + 1 if up_blocks is None else up_blocks)
+        plan.turn()
+        plan.go_up(blocks + 1 if up_blocks is None else up_blocks)
+        if expansion == "output":
+            plan.go_up_again(particle_blocks, particle_width)
+        plan.check_place()
 
-        def block(width_in: int, level: int) -> Block:
-            heads = widths[level] // head_channels if level in attention_levels else 0
-            return Block(width_in, widths[level], embedding, heads, dropout)
-
-        self.time_embedding = TimeEmbedding(embedding)
-        self.first = nn.Conv2d(2 * latent_channels, channels, 3, padding=1)  # [x_t, xi]
-        self.down = nn.ModuleList()
-        skips, width = [channels], channels
-        for level in range(len(widths)):
-            for _ in range(blocks):
-                self.down.append(block(width, level))
-                width = widths[level]
-                skips.append(width)
-            if level < last:
-                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-                skips.append(width)
-        self.middle = nn.ModuleList([block(width, last), block(width, last)])
-        self.up = nn.ModuleList()
-        for level in reversed(range(len(widths))):
-            for _ in range(blocks + 1):
-                self.up.append(block(width + skips.pop(), level))
-                width = widths[level]
-            if level > 0:
-                self.up.append(Upsample(width, widths[level - 1]))
-                width = widths[level - 1]
+        self.time_embedding = TimeEmbedding(plan.embedding, classes)
+        self.trunk = nn.ModuleList(plan.parts[: plan.split])
+        self.particles = nn.ModuleList(plan.parts[plan.split :])
         self.last = nn.Sequential(
-            group_norm(width), nn.SiLU(), nn.Conv2d(width, latent_channels, 3, padding=1)
+            Norm(plan.width), nn.SiLU(), nn.Conv2d(plan.width, latent_channels, 3, padding=1)
         )
 
-    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor | None = None) -> Tensor:
         """Draws of x_0 for x_t [B, C, H, W] at t [B]; H, W divisible by 2^(levels - 1).
 
         xi: [B, C, H, W] for one draw of each x_t, [B, m, C, H, W] for m; the result has its shape.
+        labels: [B], of a network with classes; `classes` itself, or None: of any class.
         """
         if xi.ndim == x_t.ndim:
-            return self.forward(x_t, t, xi[:, None])[:, 0]
-        m = xi.shape[1]
-        # The particles split off here, at the input: [B, ...] -> [B m, ...].
-        x_t, t = x_t.repeat_interleave(m, dim=0), t.repeat_interleave(m, dim=0)
-        output = self._predict(torch.cat([x_t, xi.flatten(0, 1)], dim=1), t)
-        x0 = to_x0(output.to(x_t.dtype), x_t, t, self.config.prediction, FlowSchedule())
-        return x0.unflatten(0, (-1, m))
+            return self.forward(x_t, t, xi[:, None], labels)[:, 0]
+        embedding = self.time_embedding(t, labels)
+        first = State(x_t.contiguous(memory_format=self.memory_format))
+        state = self._run(self.trunk, first, embedding, None)
+        if self.one_particle_at_a_time and torch.is_grad_enabled():
+            output = self._draw_one_by_one(state, embedding, xi)
+        else:
+            output = self._draw(state, embedding, xi.flatten(0, 1)).unflatten(0, xi.shape[:2])
+        return to_x0(
+            output.to(x_t.dtype), x_t[:, None], t, self.config["prediction"], FlowSchedule()
+        )
 
-    def _predict(self, x: Tensor, t: Tensor) -> Tensor:
-        embedding = self.time_embedding(t)
-        x = self.first(x)
-        skips = [x]
-        for layer in self.down:
-            x = layer(x, embedding) if isinstance(layer, Block) else layer(x)
-            skips.append(x)
-        for layer in self.middle:
-            x = layer(x, embedding)
-        for layer in self.up:
-            x = (
-                layer(torch.cat([x, skips.pop()], 1), embedding)
-                if isinstance(layer, Block)
-                else layer(x)
-            )
-        return self.last(x)
+    def _draw(self, state: State, embedding: Tensor, xi: Tensor) -> Tensor:
+        """The network's outputs [B m, C, H, W] for the trunk's state and xi [B m, C, H, W]."""
+        xi = xi.contiguous(memory_format=self.memory_format)
+        return self.last(self._run(self.particles, state, embedding, xi).x)
+
+    def _draw_one_by_one(self, state: State, embedding: Tensor, xi: Tensor) -> Tensor:
+        """The outputs [B, m, C, H, W], keeping nothing of a particle but its output.
+
+        The two-pass gradient: all draws without a graph, then, in the backward pass, each
+        particle's forward pass again and its backward pass. All see the same dropout masks,
+        because all start from the same state of the random generator.
+        """
+        devices = [xi.device] if xi.device.type == "cuda" else []
+        outputs = []
+        for particle in xi.unbind(1):
+            with torch.random.fork_rng(devices, enabled=self.config["dropout"] > 0):
+                outputs.append(
+                    checkpoint(self._draw, state, embedding, particle, use_reentrant=False)
+                )
+        return torch.stack(outputs, dim=1)
+
+    def _run(
+        self, parts: Iterable[nn.Module], state: State, embedding: Tensor, xi: Tensor | None
+    ) -> State:
+        save_memory = self.gradient_checkpointing and torch.is_grad_enabled()
+        for part in parts:
+            if save_memory:
+                state = self._gradient_checkpointing_func(part, state, embedding, xi)
+            else:
+                state = part(state, embedding, xi)
+        return state
 
 
-class Block(nn.Module):
-    """A residual block whose second half is scaled and shifted by time; then attention, if any."""
+class _Plan:
+    """Lays the parts of a UNet one behind the other, and knows where the particles split off."""
 
     def __init__(
-        self, width_in: int, width: int, embedding: int, heads: int, dropout: float
+        self,
+        latent_channels: int,
+        widths: list[int],
+        attention_levels: tuple[int, ...],
+        head_channels: int,
+        dropout: float,
+        expansion: str,
     ) -> None:
-        super().__init__()
-        self.enter = nn.Sequential(
-            group_norm(width_in), nn.SiLU(), nn.Conv2d(width_in, width, 3, padding=1)
+        self.latent_channels, self.widths = latent_channels, widths
+        self.attention_levels, self.head_channels = attention_levels, head_channels
+        self.dropout, self.expansion = dropout, expansion
+        self.embedding = 4 * widths[0]
+        self.parts: list[nn.Module] = []
+        self.width = widths[0]  # of the current map
+        self.skips: list[list[int]] = []  # widths of the maps kept at each level
+        self.places: list[str] = []
+        self.split: int | None = None  # the number of parts before the particles split off
+
+    def go_down(self, blocks: int, kept: int) -> None:
+        """Input, blocks, downsampling; each level keeps its last `kept` maps for the way up."""
+        self._place("input")
+        for level, width in enumerate(self.widths):
+            keep: list[Keep | None] = [
+                "skips" if index > blocks - kept else None for index in range(blocks + 1)
+            ]
+            if level == 0:
+                with_noise = self.split is not None
+                first = Input(self.latent_channels, self.width, with_noise, keep[0])
+                self.parts.append(first)
+            else:
+                self.parts.append(Downsample(self.width, keep[0]))
+            self.skips.append([self.width] if keep[0] else [])
+            for index in range(1, blocks + 1):
+                self._block(width, level, keep=keep[index])
+                self.skips[level] += [width] if keep[index] else []
+
+    def turn(self) -> None:
+        """Two blocks at the coarsest level."""
+        self._place("middle")
+        for _ in range(2):
+            self._block(self.widths[-1], len(self.widths) - 1)
+
+    def go_up(self, blocks: int) -> None:
+        """Blocks that read the kept maps, the last one first, and upsampling."""
+        for level in reversed(range(len(self.widths))):
+            for index in range(blocks):
+                self._place(f"up{sum(name.startswith('up') for name in self.places)}")
+                skip = self.skips[level].pop() if self.skips[level] else 0
+                last = self.expansion == "output" and index == blocks - 1
+                self._block(self.widths[level], level, skip, "features" if last else None)
+            if level > 0:
+                self.parts.append(Upsample())
+
+    def go_up_again(self, blocks: int, share: float) -> None:
+        """The particles' own way up, of `share` of the widths."""
+        self._place("output")
+        self.parts.append(Restart())
+        self.width = self.widths[-1]
+        for level in reversed(range(len(self.widths))):
+            width = 8 * max(1, round(share * self.widths[level] / 8))  # groups of 8 channels
+            coarsest = level == len(self.widths) - 1
+            for index in range(blocks):
+                reads_trunk = index == 0 and not coarsest
+                self._block(width, level, self.widths[level] if reads_trunk else 0)
+            if level > 0:
+                self.parts.append(Upsample())
+
+    def check_place(self) -> None:
+        if self.split is None:
+            raise ValueError(
+                f"expansion must be one of {', '.join([*self.places, 'output'])}, "
+                f"not {self.expansion!r}"
+            )
+
+    def _place(self, name: str) -> None:
+        self.places.append(name)
+        if name == self.expansion:
+            self.split = len(self.parts)
+
+    def _block(self, width: int, level: int, skip: int = 0, keep: Keep | None = None) -> None:
+        deferred = self.split is not None and self.expansion != "input"
+        heads = width // self.head_channels if level in self.attention_levels else 0
+        while heads and width % heads:
+            heads -= 1
+        block = Block(
+            self.width,
+            width,
+            self.embedding,
+            skip_width=skip,
+            noise_channels=self.latent_channels if deferred else 0,
+            noise_stride=2**level,
+            heads=heads,
+            dropout=self.dropout,
+            keep=keep,
         )
-        self.modulate = nn.Linear(embedding, 2 * width)
-        self.norm = group_norm(width)
-        last = nn.Conv2d(width, width, 3, padding=1)
-        self.leave = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), last)
-        self.shortcut = nn.Conv2d(width_in, width, 1) if width_in != width else nn.Identity()
-        self.attention = SelfAttention(width, heads) if heads else None
-        for parameter in last.parameters():  # the block starts as its shortcut
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        scale, shift = self.modulate(embedding)[:, :, None, None].chunk(2, dim=1)
-        residual = self.leave(self.norm(self.enter(x)) * (1 + scale) + shift)
-        x = self.shortcut(x) + residual
-        return self.attention(x) if self.attention is not None else x
-
-
-class SelfAttention(nn.Module):
-    """Residual self-attention over the spatial positions."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm = group_norm(width)
-        self.enter = nn.Linear(width, 3 * width)
-        self.leave = nn.Linear(width, width)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, H W, width]
-        query, key, value = self.enter(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        attended = self.leave(attention(query, key, value).flatten(2))
-        return x + attended.transpose(1, 2).reshape_as(x)
-
-
-class Upsample(nn.Module):
-    """Nearest-neighbour doubling, then a convolution."""
-
-    def __init__(self, width_in: int, width: int) -> None:
-        super().__init__()
-        self.convolution = nn.Conv2d(width_in, width, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.convolution(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
-class TimeEmbedding(nn.Module):
-    """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width]."""
-
-    frequencies: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.perceptron = nn.Sequential(
-            nn.Linear(2 * TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
-
-    def forward(self, t: Tensor) -> Tensor:
-        phases = t[:, None] * self.frequencies  # [B, frequencies]
-        return self.perceptron(torch.cat([phases.sin(), phases.cos()], dim=1))
-
-
-def group_norm(width: int) -> nn.GroupNorm:
-    """Group normalisation with groups of at least 8 channels, at most 32 groups."""
-    groups = min(32, max(1, width // 8))
-    while width % groups:
-        groups -= 1
-    return nn.GroupNorm(groups, width, eps=1e-5)
+        self.parts.append(block)
+        self.width = width

@@ -1,6 +1,6 @@
 """Distributional diffusion in the plane: example, test and picture at once.
 
-    python tools/toy2d.py --output toy2d [--target mixture|checkerboard|both] [--seed 0] [--quick]
+    python tools/toy2d.py --output toy2d [--target mixture|checkerboard|both] [--seeds 3] [--quick]
 
 Plain diffusion learns E[x_0 | x_t], a point. The distributional diffusion model (DDM) learns
 p(x_0 | x_t): it draws x_0 from noise xi, and is trained with the energy score instead of the
@@ -13,7 +13,8 @@ posterior is known, so here everything can be checked. Read from top to bottom:
                   evaluations (NFE), and draws of x_0 at one x_t against the exact posterior
 
 It prints the tables and writes table.json, samples.png, posterior.png and spread.png. The targets
-are in toy2d_targets.py, the measures in toy2d_measures.py, the pictures in toy2d_pictures.py.
+are in toy2d_targets.py, the measures in toy2d_measures.py, the tables in toy2d_tables.py, the
+pictures in toy2d_pictures.py. With several seeds, figures are means and their deviations.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -33,6 +35,7 @@ from preparation import exit_code
 from torch import Tensor, nn
 from toy2d_measures import Sizes, posterior_distances, posterior_spread, squared_mmds
 from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
+from toy2d_tables import deviations, means, table
 from toy2d_targets import SCHEDULE, Checkerboard, GaussianMixture, Target
 
 from latentddm.engine.ema import EMA
@@ -191,38 +194,23 @@ def study(target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
     return Study(networks, points, report)
 
 
-def table(name: str, report: dict[str, Any]) -> str:
-    """The figures of one target as aligned text."""
-    rows = report["squared_mmd"]
-    columns = list(dict.fromkeys(key for row in rows for key in row))[2:]  # after h and NFE
-    lines = [f"{name}: squared MMD (RBF kernel of bandwidth h), less is better; target: the floor"]
-    lines.append(f"{'h':>6}{'NFE':>6}" + "".join(f"{column:>21}" for column in columns))
-    for row in rows:
-        cells = [f"{row[column]:.2e}" if column in row else "" for column in columns]
-        line = f"{row['bandwidth']:>6}{row['nfe']:>6}" + "".join(f"{cell:>21}" for cell in cells)
-        lines.append(line.rstrip())
-    lines.append(f"{name}: energy distance to the exact posterior, averaged over x_t")
-    for row in report["posterior"]:
-        lines.append(
-            f"  t = {row['t']}: DDM {row['DDM']:.2e}, the exact mean {row['mean']:.2e}, "
-            f"ratio {row['ratio']:.2%}"
-        )
-    for model, took in report["training"].items():
-        lines.append(
-            f"{name}: trained {model} in {took['seconds']:.0f} s "
-            f"({took['cpu_seconds']:.0f} s of processor time)"
-        )
-    return "\n".join(lines) + "\n"
+def _study_all(
+    names: Sequence[str], seeds: Sequence[int], training: Training, sizes: Sizes
+) -> dict[str, list[Study]]:
+    """The studies of each target, by seed, in processes of one thread, one for each core.
 
-
-def _study_all(names: list[str], training: Training, sizes: Sizes, seed: int) -> list[Study]:
-    """One process of one thread for each target: a second thread costs more than it gives here."""
+    A second thread of a process costs more than it gives here.
+    """
     context = multiprocessing.get_context("spawn")
+    workers = min(len(names) * len(seeds), os.cpu_count() or 1)
     with ProcessPoolExecutor(
-        len(names), context, initializer=torch.set_num_threads, initargs=(1,)
+        workers, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        work = [pool.submit(study, TARGETS[name], training, sizes, seed) for name in names]
-        return [future.result() for future in work]
+        work = {
+            name: [pool.submit(study, TARGETS[name], training, sizes, seed) for seed in seeds]
+            for name in names
+        }
+        return {name: [future.result() for future in futures] for name, futures in work.items()}
 
 
 def run(options: argparse.Namespace) -> None:
@@ -233,28 +221,34 @@ def run(options: argparse.Namespace) -> None:
         if options.points < training.batch:
             raise RequestError(f"--points must be at least one batch, {training.batch}.")
         training = replace(training, points=options.points)
-    seed, output = options.seed, options.output
-    studies = dict(zip(names, _study_all(names, training, sizes, seed), strict=True))
-    for name, done in studies.items():
-        print(table(name, done.report), flush=True)
+    if options.seeds < 1:
+        raise RequestError("--seeds must be at least 1.")
+    seeds, output = range(options.seed, options.seed + options.seeds), options.output
+    by_seed = _study_all(names, seeds, training, sizes)
+    reports, spreads = {}, {}
+    for name, done in by_seed.items():
+        each = [one.report for one in done]
+        reports[name], spreads[name] = means(each), deviations(each)
+        print(table(name, reports[name], spreads[name]), flush=True)
     protocol = {
-        "seed": seed,
+        "seeds": list(seeds),
         "estimator": "squared MMD, RBF, biased, mean over repetitions; DDIM, uniform grid",
         "training": asdict(training),
         "sizes": asdict(sizes),
         "models": {model: asdict(objective) for model, objective in MODELS.items()},
         "targets": {name: repr(TARGETS[name]) for name in names},
     }
-    reports = {name: done.report for name, done in studies.items()}
-    write_json(output / "table.json", {"protocol": protocol, "targets": reports})
+    written = {"protocol": protocol, "targets": reports, "deviations": spreads}
+    write_json(output / "table.json", written)
+    studies = {name: done[0] for name, done in by_seed.items()}  # the pictures show the first seed
     targets = {name: TARGETS[name] for name in names}
     points = {name: done.points for name, done in studies.items()}
     denoisers = {
         name: {model: network.denoise for model, network in done.networks.items()}
         for name, done in studies.items()
     }
-    draw_samples(output / "samples.png", points, targets, seed)
-    draw_posteriors(output / "posterior.png", denoisers, targets, seed)
+    draw_samples(output / "samples.png", points, targets, options.seed)
+    draw_posteriors(output / "posterior.png", denoisers, targets, options.seed)
     draw_spread(output / "spread.png", {name: report["spread"] for name, report in reports.items()})
     print(f"Wrote table.json, samples.png, posterior.png and spread.png to {output}.")
 
@@ -267,7 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--target", choices=[*TARGETS, "both"], default="both")
     options.add_argument("--output", type=Path, default=Path("toy2d"), help="default ./toy2d")
     options.add_argument("--points", type=int, help="training points seen by each model")
-    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--seed", type=int, default=0, help="the first (default 0)")
+    options.add_argument("--seeds", type=int, default=1, help="how many (default 1)")
     options.add_argument("--quick", action="store_true", help="a smoke run of seconds")
     parsed = options.parse_args(arguments)
     return exit_code(lambda: run(parsed))

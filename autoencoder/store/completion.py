@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-
-import psutil
 
 from autoencoder.store.local import read_manifest
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
@@ -16,7 +12,7 @@ from autoencoder.store.plan import EncodePlan, check_same_plan
 from autoencoder.store.shard import RECORDS, read_record
 from autoencoder.store.statistics import ChannelStatistics
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import TEMPORARY_SUFFIX, read_json, write_bytes
+from latentddm.engine.files import TEMPORARY_SUFFIX, read_json, remove_leftovers, write_bytes
 
 PLAN_NAME = "plan.json"
 _PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
@@ -78,17 +74,9 @@ def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
         software=software_versions(),
     )
     _write_alike(folder / MANIFEST_NAME, manifest.to_bytes())
-    remove_leftovers(folder, [""])
-    remove_leftovers(folder / RECORDS, [""])
+    remove_leftovers(folder)
+    remove_leftovers(folder / RECORDS)
     return manifest
-
-
-def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Remove temporary files that killed processes left, of files whose name begins so."""
-    starts = tuple(names)
-    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        if path.name.startswith(starts) and not _belongs_to_the_living(path):
-            path.unlink(missing_ok=True)
 
 
 def software_versions() -> dict[str, str]:
@@ -124,8 +112,3 @@ def _write_alike(path: Path, data: bytes) -> None:
         # Another process may have finished the same file and swept this one's temporary away.
         if not path.exists() or path.read_bytes() != data:
             raise
-
-
-def _belongs_to_the_living(path: Path) -> bool:
-    process = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2]
-    return process.isdigit() and int(process) != os.getpid() and psutil.pid_exists(int(process))

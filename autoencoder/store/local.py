@@ -9,6 +9,11 @@ from autoencoder.store.shard import RECORDS
 from latentddm.engine.errors import RequestError, WorkError
 
 
+def holds_store(folder: Path) -> bool:
+    """Whether `folder` is that of a store, finished or not."""
+    return (folder / MANIFEST_NAME).is_file() or (folder / RECORDS).is_dir()
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of the store in `folder`; the error says whether it was never finished."""
     path = folder / MANIFEST_NAME

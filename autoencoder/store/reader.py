@@ -60,6 +60,7 @@ class LatentStore:
         self._memory = memory
         self._whole: WholeStore | None = None
         self._decided = False
+        self._kept: tuple[int, np.ndarray] | None = None
 
     def __len__(self) -> int:
         return self.manifest.samples
@@ -113,6 +114,24 @@ class LatentStore:
     def key(self, index: int) -> str:
         """The key that sample `index` of the store had in its source."""
         return self.info(index).key
+
+    def raw(self, start: int, stop: int) -> torch.Tensor:
+        """Raw latents of the samples `start` to `stop` in store order, float32 [stop-start,C,H,W].
+
+        Those of the unmirrored view; of a store of moments the means. Reads the chunks that hold
+        them, the last of which is kept: reading on from `stop` does not read it again.
+        """
+        if not 0 <= start < stop <= len(self):
+            raise RequestError(f"The store has samples 0 to {len(self)}, not {start} to {stop}.")
+        channels, parts, done = self.shape[0], [], start
+        while done < stop:
+            chunk, row = self._reader.table.chunk_of(done)
+            if self._kept is None or self._kept[0] != chunk:
+                self._kept = chunk, self._read_chunk(chunk)[0][0]
+            rows = self._kept[1][row : row + stop - done]
+            parts.append(torch.from_numpy(rows[:, :channels]).float())
+            done += len(rows)
+        return torch.cat(parts)
 
     def chunks(self) -> Iterator[tuple[list[np.ndarray], list[SampleInfo]]]:
         """All chunks in store order: one stored array per view, and what is known of the samples.

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autoencoder.store.completion import complete_store, prepare_folder, remove_leftovers
+from autoencoder.store.completion import complete_store, prepare_folder
 from autoencoder.store.encoding import ShardEncoding, default_workers
 from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
 from autoencoder.store.manifest import Manifest
 from autoencoder.store.plan import EncodePlan, hash_keys
 from autoencoder.store.shard import read_record, shard_name
 from latentddm.engine.errors import RequestError
+from latentddm.engine.files import remove_leftovers
 from latentddm.engine.progress import Progress
 
 if TYPE_CHECKING:

@@ -1,30 +1,53 @@
 """Checkpoints: folders of safetensors and a state.json, written whole or not at all.
 
 A checkpoint is valid when its state.json reads and every file it lists has the size and hash it
-says. No pickle is written or read.
+says. No pickle is written or read. Keys are those of the raw module, whatever wrapped it, and
+sharded tensors are written whole, so that a run goes on with any number of processes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import TEMPORARY_SUFFIX, atomic_path, read_json, sha256_of
+from latentddm.engine.files import (
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    sha256_of,
+)
+from latentddm.engine.processes import full_tensor, shard_like
 
 FORMAT_VERSION = 1
 _log = logging.getLogger("latentddm")
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that a training needs to go on, gathered from all processes.
+
+    images: seen so far, the position of every random draw; tensors: by file, then by name;
+    scaler: of the losses in fp16; config: of the run, to refuse a checkpoint of another one.
+    """
+
+    images: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -33,75 +56,140 @@ class Checkpoint:
 
     path: Path
     images: int
+    scaler: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under `name`, on the CPU."""
-        try:
-            return load_file(self.path / f"{name}.safetensors")
-        except (FileNotFoundError, SafetensorError) as error:
-            raise WorkError(f"{self.path}: {name}.safetensors cannot be read ({error}).") from error
+        return read_tensors(self.path / f"{name}.safetensors")
 
     def load_module(self, name: str, module: nn.Module) -> None:
         """Load the weights saved under `name` into `module`; RequestError if they do not fit."""
-        try:
-            module.load_state_dict(self.tensors(name))
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise RequestError(
-                f"{self.path}/{name}.safetensors belongs to another network ({reason}); "
-                "use the config it was trained with."
-            ) from error
+        load_weights(self.path / f"{name}.safetensors", module)
 
     def load_optimizer(self, name: str, optimizer: Optimizer) -> None:
-        """Load the optimizer state saved under `name`."""
+        """Load the optimizer state saved under `name`; RequestError if it does not fit."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.tensors(name).items():
             index, entry = key.split(".", 1)
-            state.setdefault(int(index), {})[entry] = tensor
+            parameter = parameters[int(index)] if int(index) < len(parameters) else None
+            if parameter is None or (tensor.ndim > 0 and tensor.shape != parameter.shape):
+                raise RequestError(
+                    f"{self.path}/{name}.safetensors belongs to another network ({key} is "
+                    f"{list(tensor.shape)}); use the config it was trained with."
+                )
+            whole = tensor.ndim > 0
+            state.setdefault(int(index), {})[entry] = (
+                shard_like(tensor, parameter) if whole else tensor
+            )
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def save_checkpoint(
-    folder: Path,
-    images: int,
-    modules: Mapping[str, nn.Module],
-    optimizers: Mapping[str, Optimizer],
-    keep: int,
-) -> Checkpoint:
-    """Write checkpoints/images-…, then drop the oldest valid ones beyond `keep`."""
-    path = folder / f"images-{images:012d}"
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, on the CPU; WorkError if it cannot be read."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WorkError(f"{path} cannot be read ({error}); restore it.") from error
+
+
+def load_weights(path: Path, module: nn.Module) -> None:
+    """Load a safetensors file into `module`, sharded or not; RequestError if it does not fit."""
+    module = _raw(module)
+    own = module.state_dict()
+    saved = {
+        key: shard_like(tensor, own[key]) if key in own else tensor
+        for key, tensor in read_tensors(path).items()
+    }
+    try:
+        module.load_state_dict(saved)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise RequestError(
+            f"{path} belongs to another network ({reason}); use the config it was trained with."
+        ) from error
+
+
+def gather_module(module: nn.Module) -> dict[str, Tensor]:
+    """The whole state of a module on the CPU, clean keys; every process must call it."""
+    return _on_cpu(_raw(module).state_dict())
+
+
+def gather_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Optimizer state, '<parameter number>.<entry>', on the CPU; every process must call it."""
+    return _on_cpu(
+        {
+            f"{index}.{entry}": torch.as_tensor(value)
+            for index, entries in optimizer.state_dict()["state"].items()
+            for entry, value in entries.items()
+        }
+    )
+
+
+def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint:
+    """Write checkpoints/images-…, then drop the oldest valid ones beyond `keep`.
+
+    On one process only. WorkError if it cannot be written; what was there before is there still.
+    """
+    path = folder / f"images-{state.images:012d}"
+    remove_leftovers(folder)
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
-        for name, module in modules.items():
-            _save_tensors(temporary, name, module.state_dict())
-        for name, optimizer in optimizers.items():
-            _save_tensors(temporary, name, _optimizer_tensors(optimizer))
-        files = {file.name: _describe(file) for file in sorted(temporary.iterdir())}
-        state = {"version": FORMAT_VERSION, "images": images, "files": files}
-        (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
+        try:
+            for name, tensors in state.tensors.items():
+                save_file(dict(tensors), temporary / f"{name}.safetensors")
+        except SafetensorError as error:
+            raise WorkError(
+                f"{path} cannot be written ({error}); free space and run again."
+            ) from error
+        described = {
+            "version": FORMAT_VERSION,
+            "images": state.images,
+            "scaler": dict(state.scaler),
+            "config": dict(state.config),
+            "files": {file.name: _describe(file) for file in sorted(temporary.iterdir())},
+        }
+        (temporary / "state.json").write_text(json.dumps(described, indent=2) + "\n")
+        if path.exists():  # a torn one; a valid one would have been resumed from
+            remove_folder(path)
     for old in list(valid_checkpoints(folder))[keep:]:
-        shutil.rmtree(old.path)
-    return Checkpoint(path, images)
+        remove_folder(old.path)
+    return Checkpoint(path, state.images, state.scaler, state.config)
 
 
 def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
     """The valid checkpoints in `folder`, newest first; torn ones are named in the log."""
-    if not folder.is_dir():
-        return
-    for path in sorted(folder.glob("images-*"), reverse=True):
-        if path.name.endswith(TEMPORARY_SUFFIX):
-            continue  # a save that was killed; the next save of that name replaces it
+    for path in _finished(folder):
         problem = _problem(path)
         if problem:
             _log.warning("checkpoint %s is not valid and is left out: %s", path, problem)
         else:
-            yield Checkpoint(path, read_json(path / "state.json")["images"])
+            state = read_json(path / "state.json")
+            yield Checkpoint(
+                path, state["images"], state.get("scaler", {}), state.get("config", {})
+            )
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest valid checkpoint, or None."""
-    return next(valid_checkpoints(folder), None)
+    """The newest valid checkpoint; None if there is none at all.
+
+    RequestError if there are some and none is valid: to begin again must be the user's decision.
+    """
+    newest = next(valid_checkpoints(folder), None)
+    if newest is None and (torn := _finished(folder)):
+        raise RequestError(
+            f"None of the {len(torn)} checkpoints in {folder} is valid (the newest: "
+            f"{_problem(torn[0])}); restore one, or delete the folder to begin again."
+        )
+    return newest
+
+
+def _finished(folder: Path) -> list[Path]:
+    """What bears the name of a checkpoint, newest first; a save that was killed does not."""
+    found = folder.glob("images-*") if folder.is_dir() else ()
+    return sorted((p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)), reverse=True)
 
 
 def _problem(path: Path) -> str:
@@ -109,7 +197,7 @@ def _problem(path: Path) -> str:
     try:
         state = read_json(path / "state.json")
     except RequestError as error:
-        return str(error)
+        return str(error).rstrip(".")
     if state.get("version") != FORMAT_VERSION:
         return f"its format is version {state.get('version')}, this program writes {FORMAT_VERSION}"
     for name, described in state["files"].items():
@@ -123,19 +211,10 @@ def _describe(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
 
 
-def _save_tensors(folder: Path, name: str, tensors: Mapping[str, Tensor]) -> None:
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    path = folder / f"{name}.safetensors"
-    try:
-        save_file(contiguous, path)
-    except SafetensorError as error:
-        raise WorkError(f"{path} cannot be written ({error}); free space and run again.") from error
+def _raw(module: nn.Module) -> nn.Module:
+    """The module without what DDP or torch.compile wrapped around it."""
+    return extract_model_from_parallel(module, keep_torch_compile=False)
 
 
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Optimizer state as flat tensors: '<parameter number>.<entry>'."""
-    return {
-        f"{index}.{entry}": torch.as_tensor(value)
-        for index, entries in optimizer.state_dict()["state"].items()
-        for entry, value in entries.items()
-    }
+def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: full_tensor(tensor.detach()).cpu().contiguous() for key, tensor in tensors.items()}

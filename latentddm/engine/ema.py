@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from latentddm.engine.processes import local_tensor
+
+SMALLEST_STD, LARGEST_STD = 0.005, 0.28  # gamma > 0 needs a width below 12^-1/2 = 0.2887
+
+
+@dataclass(frozen=True, kw_only=True)
+class EMAConfig:
+    """Which averages are kept during training, and how many snapshots of them.
+
+    From the snapshots the average of any other width can be made later (`latentddm ema`).
+    """
+
+    widths: tuple[float, ...] = (0.10, 0.05)  # std, a share of the training; samples: the first
+    snapshots: int = 16  # kept, evenly spaced in the training; each holds all widths in float16
+
+    def __post_init__(self) -> None:
+        """ValueError names a number that makes no average."""
+        for width in self.widths:
+            if not SMALLEST_STD <= width <= LARGEST_STD:
+                raise ValueError(f"widths must lie in [{SMALLEST_STD}, {LARGEST_STD}], not {width}")
+        if len(set(self.widths)) < len(self.widths):
+            raise ValueError(f"widths must differ from each other, not {list(self.widths)}")
+        if self.snapshots < 0:
+            raise ValueError(f"snapshots must be at least 0, not {self.snapshots}")
 
 
 def power_exponent(relative_std: float) -> float:
@@ -34,13 +61,49 @@ class EMA:
     """
 
     def __init__(self, source: nn.Module, relative_std: float) -> None:
-        self.gamma = power_exponent(relative_std)
+        self.std, self.gamma = relative_std, power_exponent(relative_std)
         self.module = copy.deepcopy(source).eval().requires_grad_(False)
-        self._average: list[torch.Tensor] = list(self.module.parameters())
-        self._source: list[torch.Tensor] = list(source.parameters())
+        self._trained = source
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
         """Average in the source's weights after the step that brings `images` seen."""
-        weight = 1 - ema_decay(self.gamma, images, batch)
-        torch._foreach_lerp_(self._average, self._source, weight)
+        average, source = self._weights
+        torch._foreach_lerp_(average, source, 1 - ema_decay(self.gamma, images, batch))
+
+    @cached_property
+    def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Weights of average and source; this process's part of them if they are sharded."""
+        average, source = (
+            [local_tensor(parameter.detach()) for parameter in module.parameters()]
+            for module in (self.module, self._trained)
+        )
+        return average, source
+
+
+class Averages:
+    """The averages of several widths of one network; `first` is the one to sample with."""
+
+    def __init__(self, source: nn.Module, config: EMAConfig) -> None:
+        self.config = config
+        self.tracked = [EMA(source, width) for width in config.widths]
+
+    @property
+    def first(self) -> nn.Module:
+        return self.tracked[0].module
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """The averaged modules by their names in a checkpoint: ema, then ema_<width>."""
+        names = ["ema", *(average_name(width) for width in self.config.widths[1:])]
+        return {name: ema.module for name, ema in zip(names, self.tracked, strict=True)}
+
+    def update(self, images: int, batch: int) -> None:
+        """Average in the weights after the step that brings `images` seen."""
+        for average in self.tracked:
+            average.update(images, batch)
+
+
+def average_name(width: float) -> str:
+    """The name of an average that is not the first, in a checkpoint."""
+    return f"ema_{width:g}"

@@ -1,6 +1,8 @@
-"""The two ways a command can end other than well; the command line turns them into exit codes."""
+"""The ways a command can end other than well; the command line turns them into exit codes."""
 
 from __future__ import annotations
+
+import signal
 
 
 class RequestError(Exception):
@@ -15,3 +17,15 @@ class WorkError(Exception):
 
     The message is one sentence for the user: what failed, where, what to do.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked for a stop, and all that was done is saved. Exit code 128 + its number.
+
+    Like Ctrl-C it is no `Exception`, so that whatever goes on after errors does not go on.
+    """
+
+    def __init__(self, signal_number: int, saved: str) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(f"{name}: {saved}; run the same command again to go on.")
+        self.signal_number = signal_number

@@ -7,10 +7,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from latentddm.engine.errors import RequestError, WorkError
 
@@ -25,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     under its final name. Errors of the disk become one sentence that names the path.
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove(temporary)
@@ -39,6 +41,22 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def remove_leftovers(folder: Path, names: Iterable[str] = ("",)) -> None:
+    """Remove what killed processes left in `folder` of files and folders whose name begins so."""
+    starts = tuple(names)
+    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
+        if path.name.startswith(starts) and not _belongs_to_the_living(path):
+            _remove(path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no half of it is ever seen under its name."""
+    doomed = _temporary(path.with_name(f"{path.name}.removed"))
+    _remove(doomed)
+    os.replace(path, doomed)
+    _remove(doomed)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -110,6 +128,15 @@ def _sync_tree(path: Path) -> None:
         return
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
+
+
+def _belongs_to_the_living(path: Path) -> bool:
+    process = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2]
+    return process.isdigit() and int(process) != os.getpid() and psutil.pid_exists(int(process))
 
 
 def _remove(path: Path) -> None:

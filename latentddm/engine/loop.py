@@ -1,13 +1,15 @@
-"""The training loop that every trainer shares: count images, log, preview, save, resume.
+"""The training loop that every trainer shares: count images, log, preview, save, resume, stop.
 
-What is trained is a `Task`; this file knows no network, no loss and no data.
+What is trained is a `Task`; this file knows no network, no loss and no data. All processes run
+the same loop; what they decide they decide alike, and the main one writes the files.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,30 +18,47 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
-from latentddm.engine.errors import RequestError
+from latentddm.engine.ema import Averages
+from latentddm.engine.errors import Interrupted, WorkError
+from latentddm.engine.keeper import Keeper
 from latentddm.engine.means import Means
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
+from latentddm.engine.signals import Agreement, StopSignals
 
 _log = logging.getLogger("latentddm")
+Examine = Callable[[int, Mapping[str, float]], Iterable[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, and what happens how often; everything is counted in images."""
+    """How long, in which batches, and what happens how often; everything is counted in images."""
 
     images: int
     batch_size: int = 64  # over all processes
+    micro_batches: int = 1  # parts of each process's share, one after the other: less memory
+    sharded: bool = False  # weights, gradients and averages spread over the processes (FSDP)
     log_every: int = 2_000
     preview_every: int = 20_000
     checkpoint_every: int = 50_000
     keep_checkpoints: int = 2
 
+    def __post_init__(self) -> None:
+        """ValueError names a number that makes no loop."""
+        for name, value in vars(self).items():
+            if value is not False and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
 
-LOOP_KEYS_THAT_MAY_CHANGE = tuple(
-    f"loop.{key}"
-    for key in ("images", "log_every", "preview_every", "checkpoint_every", "keep_checkpoints")
+
+LOOP_KEYS_THAT_MAY_CHANGE = (
+    "loop.images",
+    "loop.micro_batches",
+    "loop.sharded",
+    "loop.log_every",
+    "loop.preview_every",
+    "loop.checkpoint_every",
+    "loop.keep_checkpoints",
+    "ema.snapshots",
 )
 
 
@@ -52,6 +71,11 @@ class Task(Protocol):
     @property
     def optimizers(self) -> Mapping[str, Optimizer]: ...
 
+    @property
+    def averages(self) -> Averages:
+        """The moving averages of which snapshots are kept."""
+        ...
+
     def batches(self, start: int) -> Iterator[Any]:
         """This process's batches, from `start` images seen on, for ever."""
         ...
@@ -61,84 +85,68 @@ class Task(Protocol):
         ...
 
     def preview(self, path: Path) -> None:
-        """Write a picture of what the task can do now to `path`."""
+        """A picture of what the task can do now. Called on all processes, as sharded networks
+        need all of them; the main one writes it to `path`."""
         ...
 
 
-def run_loop(task: Task, run: RunFolder, config: LoopConfig, accelerator: Accelerator) -> None:
-    """Train until `config.images` are seen, from the newest valid checkpoint if there is one."""
-    images = _resume(task, run)
+def run_loop(
+    task: Task,
+    run: RunFolder,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    examine: Examine | None = None,
+) -> None:
+    """Train until `config.images` are seen, from the newest valid checkpoint if there is one.
+
+    `examine` looks at the logged figures and yields warnings. A signal ends the loop after a
+    checkpoint, on all processes in the same step, by raising Interrupted.
+    """
+    keeper = Keeper(task, run, config, accelerator)
+    images = keeper.resume()
     main = accelerator.is_main_process
     means, batches = Means(), task.batches(images)
     clock, counted = time.monotonic(), images
-    with Progress(config.images, f"train {run.path.name}", done=images, show=main) as progress:
+    title = f"train {run.path.name}"
+    with StopSignals() as signals, Progress(config.images, title, done=images, show=main) as bar:
+        agreement = Agreement(signals, accelerator)
         while images < config.images:
             task.step(next(batches), images, means)
             before, images = images, images + config.batch_size
             done = images >= config.images
+            stop = agreement.stop(images)
 
             if done or _passed(before, images, config.log_every):
-                metrics = means.collect(accelerator)
+                metrics = _finite(means.collect(accelerator), images)
                 metrics["images_per_second"] = (images - counted) / (time.monotonic() - clock)
                 clock, counted = time.monotonic(), images
+                for warning in examine(images, metrics) if examine else ():
+                    _log.warning("%s", warning)
                 if main:
                     run.log_metrics(images, metrics)
                     accelerator.log(metrics, step=images)
-                    progress.show({"loss": metrics["loss"]})
-            if main and (done or _passed(before, images, config.preview_every)):
+                    bar.show({"loss": metrics["loss"]})
+            if done or _passed(before, images, config.preview_every):
                 task.preview(run.samples / f"images-{images:012d}.png")
-            if done or _passed(before, images, config.checkpoint_every):
-                _save(task, run, images, config, accelerator)
-            progress.update(config.batch_size)
+            if done or _passed(before, images, keeper.snapshot_every):
+                keeper.snapshot(images)
+            if done or stop or _passed(before, images, config.checkpoint_every):
+                keeper.save(images)
+            bar.update(config.batch_size)
+            if stop:
+                raise Interrupted(stop, f"saved after {images:,} of {config.images:,} images")
 
 
-def start_processes(run: RunFolder, precision: str = "no") -> Accelerator:
-    """Accelerate's view of devices and processes, with TensorBoard events in the run's folder."""
-    accelerator = Accelerator(
-        mixed_precision=precision, log_with="tensorboard", project_dir=run.path
-    )
-    accelerator.init_trackers("events")
-    return accelerator
+def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
+    for name, value in metrics.items():
+        if not math.isfinite(value):
+            raise WorkError(
+                f"The {name} before {images} images is not finite; lower optimizer.learning_rate "
+                "and run again: it goes on from the last checkpoint."
+            )
+    return metrics
 
 
-def process_batch_size(batch_size: int, accelerator: Accelerator) -> int:
-    """The share of the global batch of one process; RequestError if it does not divide."""
-    processes = accelerator.num_processes
-    if batch_size % processes:
-        raise RequestError(
-            f"loop.batch_size is {batch_size}, which {processes} processes cannot share equally; "
-            f"make it a multiple of {processes}."
-        )
-    return batch_size // processes
-
-
-def _resume(task: Task, run: RunFolder) -> int:
-    checkpoint = newest_checkpoint(run.checkpoints)
-    if checkpoint is None:
-        return 0
-    _load(task, checkpoint)
-    run.rewind_metrics(checkpoint.images)
-    _log.info("resumed from %s", checkpoint.path)
-    return checkpoint.images
-
-
-def _load(task: Task, checkpoint: Checkpoint) -> None:
-    for name, module in task.modules.items():
-        checkpoint.load_module(name, module)
-    for name, optimizer in task.optimizers.items():
-        checkpoint.load_optimizer(name, optimizer)
-
-
-def _save(
-    task: Task, run: RunFolder, images: int, config: LoopConfig, accelerator: Accelerator
-) -> None:
-    if accelerator.is_main_process:
-        save_checkpoint(
-            run.checkpoints, images, task.modules, task.optimizers, config.keep_checkpoints
-        )
-    accelerator.wait_for_everyone()
-
-
-def _passed(before: int, after: int, every: int) -> bool:
+def _passed(before: int, after: int, every: float) -> bool:
     """Whether a multiple of `every` lies in (before, after]."""
     return before // every < after // every

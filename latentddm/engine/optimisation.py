@@ -1,4 +1,4 @@
-"""Optimizer, learning rate as a function of images seen, and the guarded optimizer step."""
+"""The optimizer and the learning rate as a function of images seen."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
-from torch import Tensor, nn
-
-from latentddm.engine.errors import WorkError
+from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,27 +43,3 @@ def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> fl
         done = min(1.0, images / total_images)
         rate *= 0.5 * (1 + math.cos(math.pi * done))
     return rate
-
-
-def optimizer_step(
-    accelerator: Accelerator,
-    module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    config: OptimizerConfig,
-    images: int,
-    rate: float,
-) -> Tensor:
-    """Backward, clip, step; returns the gradient norm. WorkError before a non-finite step."""
-    accelerator.backward(loss)
-    norm = torch.nn.utils.clip_grad_norm_(module.parameters(), config.clip_norm)
-    if not torch.isfinite(norm):  # the same on every rank: gradients are averaged by now
-        raise WorkError(
-            f"The gradient is not finite after {images} images (rank {accelerator.process_index}); "
-            "lower optimizer.learning_rate; the last checkpoint is sound."
-        )
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    optimizer.zero_grad()
-    return norm

@@ -10,6 +10,7 @@ import hashlib
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:
@@ -28,3 +29,31 @@ def torch_generator(
 def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
     """A numpy generator for one purpose."""
     return np.random.default_rng(derive_seed(seed, *purpose))
+
+
+class BatchDraws:
+    """The random draws for the images of one global batch; this process's part of them.
+
+    They are drawn for the whole batch and each process takes its part, so that a run sees the same
+    draws on any number of processes. Calls must come in the same order on all of them.
+    """
+
+    def __init__(
+        self, seed: int, purpose: str, images: int, share: int, accelerator: Accelerator
+    ) -> None:
+        """images: seen before this batch; share: the images of this process."""
+        rank, self._everyone = accelerator.process_index, share * accelerator.num_processes
+        self._mine = slice(rank * share, (rank + 1) * share)
+        self._generator = torch_generator(seed, purpose, images, device=accelerator.device)
+
+    def normal(self, *shape: int) -> torch.Tensor:
+        """Standard normal numbers [share, *shape], on the device."""
+        generator = self._generator
+        everyone = (self._everyone, *shape)
+        return torch.randn(everyone, generator=generator, device=generator.device)[self._mine]
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Uniform numbers in [0, 1), [share, *shape], on the device."""
+        generator = self._generator
+        everyone = (self._everyone, *shape)
+        return torch.rand(everyone, generator=generator, device=generator.device)[self._mine]

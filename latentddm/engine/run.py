@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from latentddm.engine.files import write_text
 class RunFolder:
     """The folder of one training run, made once and resumed by the same config."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, may_change: Collection[str] = ()) -> None:
+        """may_change: dotted config keys that may differ on a resumed run."""
+        self.path, self.may_change = Path(path), may_change
         self.config_path = self.path / "config.yaml"
         self.metrics_path = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
+        self.averages = self.path / "ema"  # snapshots of the moving averages
 
     @classmethod
     def create(
@@ -34,16 +36,14 @@ class RunFolder:
 
         kind: what is trained; may_change: dotted config keys that may differ on a resumed run.
         """
-        run = cls(path)
+        run = cls(path, may_change)
         plain = {KIND_KEY: kind, **to_plain(config)}
         if run.config_path.exists():
-            changed = [
-                key for key in differences(run.read_config(), plain) if key not in may_change
-            ]
+            changed = _changed(run.read_config(), plain, may_change)
             if changed:
                 raise RequestError(
                     f"{run.path} holds a run with another config (differs in: "
-                    f"{', '.join(changed)}); use that config or another output folder."
+                    f"{changed}); use that config or another output folder."
                 )
         else:
             require_new_folder(run.path, "a run")
@@ -74,6 +74,15 @@ class RunFolder:
             raise RequestError(f"{self.config_path} does not hold a config; restore it.")
         return {str(key): value for key, value in values.items()}
 
+    def require_own(self, saved: Mapping[str, Any], source: str) -> None:
+        """RequestError unless a checkpoint's config is that of this run; names what differs."""
+        changed = _changed(saved, self.read_config(), self.may_change)
+        if changed:
+            raise RequestError(
+                f"{source} is of a run with another config (differs in: {changed}); remove it, or "
+                "use the config it was trained with."
+            )
+
     def log_metrics(self, images: int, metrics: dict[str, float]) -> None:
         """Append one line to metrics.jsonl."""
         with open(self.metrics_path, "a", encoding="utf-8") as file:
@@ -98,3 +107,8 @@ def require_new_folder(path: Path, purpose: str) -> None:
         raise RequestError(
             f"{path} already holds something else than {purpose}; choose another output folder."
         )
+
+
+def _changed(saved: Mapping[str, Any], given: Mapping[str, Any], may: Collection[str]) -> str:
+    """The keys at which two configs differ and may not; a run's folder may have been moved."""
+    return ", ".join(key for key in differences(saved, given) if key not in (*may, "output"))

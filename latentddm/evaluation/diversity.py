@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import warnings
-
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoencoder.perceptual import load_lpips
 from latentddm.engine.errors import RequestError
 from latentddm.engine.randomness import numpy_generator
-from latentddm.evaluation.downloads import cached_weights
 from latentddm.evaluation.estimate import Estimate, bootstrap_interval, interval_description
 from latentddm.evaluation.protocol import Protocol, Result
 from latentddm.evaluation.resize import check_pixels
+from latentddm.evaluation.weights import weights_hash
 
 SMALLEST = 64
 """AlexNet's fifth layer still sees a picture of 64 pixels."""
@@ -55,7 +53,7 @@ def lpips_diversity(
         n_reference=0,
         size=images.shape[1],
         features="lpips-alex-v0.1",
-        features_hash=_weights_hash(network),
+        features_hash=weights_hash(network.state_dict()),
         resize="none",
         reference_hash="none",
         seed=seed,
@@ -63,30 +61,6 @@ def lpips_diversity(
         reference="none",
     )
     return Result(estimate.value, *bootstrap_interval(estimate, seed), protocol)
-
-
-def load_lpips(device: torch.device | str = "cpu") -> nn.Module:
-    """LPIPS on AlexNet: the linear heads from the package lpips, the backbone from torchvision."""
-    try:
-        import lpips
-    except ImportError:
-        raise RequestError("LPIPS needs the package lpips; run `pip install lpips`.") from None
-    from torchvision.models import AlexNet_Weights
-
-    url = AlexNet_Weights.IMAGENET1K_V1.url
-    path = cached_weights(
-        url,
-        url.rsplit("-", 1)[1].removesuffix(".pth"),
-        "bring the file there from another machine, or leave the metric lpips out.",
-    )
-    backbone = torch.load(path, map_location="cpu", weights_only=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision by names of long ago
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    trunk = network.net.state_dict()  # slice3.6.weight is torchvision's features.6.weight
-    names = {name: "features." + name.split(".", 1)[1] for name in trunk}
-    network.net.load_state_dict({name: backbone[source] for name, source in names.items()})
-    return network.eval().requires_grad_(False).to(device)
 
 
 @torch.inference_mode()
@@ -98,10 +72,3 @@ def _pair_distances(network: nn.Module, images: Tensor, pairs: np.ndarray) -> Te
         both = images[chunk.flatten()].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         distances.append(network(both[0::2], both[1::2]).flatten().double().cpu())
     return torch.cat(distances)
-
-
-def _weights_hash(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, values in network.state_dict().items():
-        digest.update(name.encode() + values.float().cpu().numpy().tobytes())
-    return "sha256:" + digest.hexdigest()

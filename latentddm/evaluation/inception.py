@@ -8,7 +8,6 @@ that of the weights themselves, not of the file that held them.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import warnings
 from collections.abc import Callable
@@ -19,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentddm.engine.downloads import cached_weights
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import sha256_of
-from latentddm.evaluation.downloads import cached_weights
 from latentddm.evaluation.resize import resize_pixels
+from latentddm.evaluation.weights import weights_hash
 
 INPUT_SIZE = 299
 CHUNK = 32
@@ -48,7 +48,9 @@ class InceptionExtractor:
         """RequestError if `weights` is not a known file; WorkError if a download fails."""
         network = _architecture()
         network.load_state_dict(_read_weights(Path(weights) if weights else _find_weights()))
-        self.hash = _weights_hash(network)
+        # The classifier behind the features is not used.
+        features = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
+        self.hash = weights_hash(features)
         self._network = _with_pooling_of_2015(network).to(device)
         self._device = torch.device(device)
 
@@ -149,12 +151,3 @@ def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         ours[f"{layer}bn.running_mean"] = weights[f"{source}.mean"]
         ours[f"{layer}bn.running_var"] = weights[f"{source}.var"]
     return ours
-
-
-def _weights_hash(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, values in network.state_dict().items():
-        # The classifier behind the features is not used, and counters are no weights.
-        if not name.startswith("fc.") and not name.endswith("num_batches_tracked"):
-            digest.update(name.encode() + values.float().numpy().tobytes())
-    return "sha256:" + digest.hexdigest()

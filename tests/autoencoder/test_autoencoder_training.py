@@ -17,11 +17,14 @@ from autoencoder.models import load_autoencoder
 from autoencoder.pixel_stream import pixel_batches
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.training import AutoencoderConfig, NetworkConfig, train_autoencoder
+from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.config import load_config
 from latentddm.engine.errors import RequestError
 from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimisation import OptimizerConfig
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPE = NetworkConfig(widths=(8, 8, 8), blocks=1, latent_channels=3, norm_groups=4, attention=False)
 
 
@@ -42,10 +45,14 @@ def config(output: Path, images: int = 24) -> AutoencoderConfig:
     )
 
 
-def test_a_stopped_run_ends_bit_equal_to_one_that_was_never_stopped(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stopped_run_ends_bit_equal_to_one_that_was_never_stopped(
+    tmp_path: Path, workers: int
+) -> None:
     straight = train_autoencoder(config(tmp_path / "straight"), source())
-    train_autoencoder(config(tmp_path / "stopped", images=12), source())
-    stopped = train_autoencoder(config(tmp_path / "stopped"), source())
+    whole = replace(config(tmp_path / "stopped"), workers=workers)
+    train_autoencoder(replace(whole, loop=replace(whole.loop, images=12)), source())
+    stopped = train_autoencoder(whole, source())
     for run in (straight, stopped):
         assert newest_checkpoint(run.parent / "checkpoints").images == 24
     name = "diffusion_pytorch_model.safetensors"
@@ -120,3 +127,49 @@ def test_the_losses_are_what_they_say() -> None:
     standard = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))
     expected = torch.distributions.kl_divergence(posterior, standard).sum((1, 2, 3))
     torch.testing.assert_close(kl_loss(mean, log_variance), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("autoencoder_f4.yaml", 4),
+        ("autoencoder_f8.yaml", 8),
+        ("autoencoder_f8_small.yaml", 8),
+        ("autoencoder_f16.yaml", 16),
+    ],
+)
+def test_the_presets_are_whole_and_have_the_factor_of_their_names(name: str, factor: int) -> None:
+    chosen = load_config(AutoencoderConfig, CONFIGS / name, ["images=noise", "output=run"])
+    with torch.device("meta"):
+        assert downsampling_factor(build_network(chosen)) == factor
+    assert chosen.size % factor == 0
+    assert chosen.loss.perceptual != "none"
+    assert chosen.adversarial.start_images < chosen.loop.images
+
+
+def test_micro_batches_train_as_one_batch_does(tmp_path: Path) -> None:
+    folders = []
+    for parts in (1, 2):
+        chosen = config(tmp_path / str(parts))
+        loop = replace(chosen.loop, images=4, micro_batches=parts)
+        folders.append(train_autoencoder(replace(chosen, loop=loop), source()))
+    name = "diffusion_pytorch_model.safetensors"
+    whole, split = (load_file(folder / name) for folder in folders)
+    # Of Adam's first step only the signs of gradients matter: those that round to another one
+    # differ by twice the learning rate.
+    different = [float(((whole[key] - split[key]).abs() > 1e-4).float().mean()) for key in whole]
+    assert sum(different) / len(different) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("loop.sharded=true", "is for generators"), ("ema.widths=[]", "give one width")],
+)
+def test_what_an_autoencoder_cannot_do_is_refused_before_anything_is_written(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    overrides = ["images=noise", f"output={tmp_path / 'run'}", override]
+    chosen = load_config(AutoencoderConfig, CONFIGS / "autoencoder_f8_small.yaml", overrides)
+    with pytest.raises(RequestError, match=message):
+        train_autoencoder(chosen, source())
+    assert not (tmp_path / "run").exists()

@@ -14,12 +14,15 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from tiny_autoencoders import random_latents, save_network
+from tiny_autoencoders import random_latents, random_pixels, save_network
 
 from autoencoder.decode import decode_files, decode_latents
-from autoencoder.latent_files import LatentFile, save_latents
+from autoencoder.images import Preprocessing
+from autoencoder.latent_files import LatentFile, open_latents, save_latents
 from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.pictures import image_grid, save_image
+from autoencoder.sources.arrays import ArraySource
+from autoencoder.store import LatentStore, encode_store
 from autoencoder.tiling import fade_weights, spans
 from latentddm.engine.errors import RequestError
 
@@ -220,6 +223,47 @@ def test_latents_know_their_autoencoder(kl: Autoencoder, tmp_path: Path) -> None
     with pytest.raises(RequestError, match="belong to the autoencoder sha256:0"):
         decode_files(tmp_path / "other.safetensors", tmp_path / "none", kl)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_store_decodes_to_what_its_latents_decode_to(
+    kl: Autoencoder, kl_folder: Path, tmp_path: Path
+) -> None:
+    pixels = random_pixels(11, 16).numpy()
+    options = {"preprocessing": Preprocessing(size=16), "workers": 0, "check": False}
+    source = ArraySource(pixels, "noise")
+    encode_store(source, kl, tmp_path / "store", **options, chunk_samples=4, batch_size=4)
+    latents = open_latents(tmp_path / "store")
+    assert (latents.autoencoder, latents.fingerprint) == (str(kl_folder), kl.fingerprint)
+    stored = latents.read(0, len(latents))
+    store = LatentStore(tmp_path / "store")
+    keys = [int(store.key(index)) for index in range(len(store))]
+    direct = kl.encode(torch.from_numpy(pixels[keys]))
+    assert torch.equal(stored, direct.half().float())
+
+    assert decode_files(tmp_path / "store", tmp_path / "images", kl, batch_size=3) == 11
+    picture = np.asarray(Image.open(tmp_path / "images" / "000010.png"))
+    expected = decode_latents(stored[9:], kl, batch_size=3)[1].numpy()
+    assert np.array_equal(picture, expected)
+    other = load_autoencoder(save_network("flux", tmp_path / "flux"))
+    with pytest.raises(RequestError, match="belong to the autoencoder"):
+        decode_files(tmp_path / "store", tmp_path / "others", other)
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_reading_a_store_in_pieces_is_reading_it_at_once(
+    kl: Autoencoder, tmp_path: Path, moments: bool
+) -> None:
+    source = ArraySource(random_pixels(11, 16).numpy(), "noise")
+    options = {"preprocessing": Preprocessing(size=16), "workers": 0, "check": False}
+    encode_store(source, kl, tmp_path, **options, moments=moments, flips=True, chunk_samples=4)
+    store = LatentStore(tmp_path)
+    whole = store.raw(0, 11)
+    assert whole.shape == (11, *store.shape)
+    pieces = [store.raw(start, min(start + 3, 11)) for start in range(0, 11, 3)]
+    assert torch.equal(torch.cat(pieces), whole)
+    for start, stop in ((-1, 2), (3, 3), (9, 12)):
+        with pytest.raises(RequestError, match=f"samples 0 to 11, not {start} to {stop}"):
+            store.raw(start, stop)
 
 
 def test_files_that_are_no_latents_are_refused(tmp_path: Path) -> None:

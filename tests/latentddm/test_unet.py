@@ -48,7 +48,7 @@ def test_a_new_network_already_listens_to_xi_and_gets_a_gradient_from_it() -> No
     draws = network(x_t, t, xi)
     assert draws.var(dim=1).mean() > 1e-4
     draws.square().sum().backward()
-    assert network.first.weight.grad[:, 3:].abs().max() > 0
+    assert network.particles[0].convolution.weight.grad[:, 3:].abs().max() > 0
 
 
 def test_at_t_zero_the_v_prediction_gives_back_x_t() -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from latentddm.engine.checkpoint import newest_checkpoint, save_checkpoint, valid_checkpoints
-from latentddm.engine.errors import RequestError
+from latentddm.engine import checkpoint
+from latentddm.engine.checkpoint import (
+    TrainingState,
+    gather_module,
+    gather_optimizer,
+    newest_checkpoint,
+    save_checkpoint,
+    valid_checkpoints,
+)
+from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import TEMPORARY_SUFFIX
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -27,14 +42,18 @@ def step(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
+def state_of(module: nn.Module, optimizer: torch.optim.Optimizer, images: int) -> TrainingState:
+    tensors = {"network": gather_module(module), "optimizer": gather_optimizer(optimizer)}
+    return TrainingState(images, tensors)
+
+
 def save(folder: Path, images: int, keep: int = 9) -> None:
-    module, optimizer = trained(images)
-    save_checkpoint(folder, images, {"network": module}, {"optimizer": optimizer}, keep)
+    save_checkpoint(folder, state_of(*trained(images), images), keep)
 
 
 def test_training_goes_on_bit_equal_from_a_checkpoint(tmp_path: Path) -> None:
     module, optimizer = trained()
-    saved = save_checkpoint(tmp_path, 10, {"network": module}, {"optimizer": optimizer}, keep=2)
+    saved = save_checkpoint(tmp_path, state_of(module, optimizer, 10), keep=2)
     other, other_optimizer = trained(seed=1)
     saved.load_module("network", other)
     saved.load_optimizer("optimizer", other_optimizer)
@@ -73,7 +92,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
 def test_retention_keeps_the_newest_valid_ones(tmp_path: Path) -> None:
     for images in (10, 20, 30):
         save(tmp_path, images, keep=2)
-    assert [checkpoint.images for checkpoint in valid_checkpoints(tmp_path)] == [30, 20]
+    assert [found.images for found in valid_checkpoints(tmp_path)] == [30, 20]
 
 
 def test_retention_does_not_count_a_torn_one(tmp_path: Path) -> None:
@@ -81,16 +100,105 @@ def test_retention_does_not_count_a_torn_one(tmp_path: Path) -> None:
     save(tmp_path, 20)
     (tmp_path / "images-000000000020" / "network.safetensors").write_bytes(b"")
     save(tmp_path, 30, keep=2)
-    assert [checkpoint.images for checkpoint in valid_checkpoints(tmp_path)] == [30, 10]
+    assert [found.images for found in valid_checkpoints(tmp_path)] == [30, 10]
 
 
 def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save(tmp_path, 10)
     found = newest_checkpoint(tmp_path)
     assert found is not None
-    with pytest.raises(RequestError, match="belongs to another network"):
+    with pytest.raises(RequestError, match=r"network\.safetensors belongs to another network"):
         found.load_module("network", nn.Linear(3, 4))
+    other = torch.optim.AdamW(nn.Linear(5, 4).parameters())
+    with pytest.raises(RequestError, match=r"optimizer\.safetensors belongs to another network"):
+        found.load_optimizer("optimizer", other)
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "none") is None
+
+
+def test_a_torn_checkpoint_gives_way_to_the_one_that_is_saved_in_its_place(tmp_path: Path) -> None:
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    (tmp_path / "images-000000000020" / "network.safetensors").write_bytes(b"")
+    save(tmp_path, 20)
+    assert [found.images for found in valid_checkpoints(tmp_path)] == [20, 10]
+
+
+@pytest.mark.parametrize("killed_at", range(25))
+def test_a_kill_during_a_save_leaves_a_valid_checkpoint(tmp_path: Path, killed_at: int) -> None:
+    save(tmp_path, 10)
+    save(tmp_path, 20)
+    torn = RandomKill(tmp_path, seed=killed_at)
+    torn.wait()
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.images >= 20
+    module, optimizer = trained(seed=1)
+    found.load_module("network", module)
+    found.load_optimizer("optimizer", optimizer)
+    save(tmp_path, 10_000, keep=2)
+    assert not list(tmp_path.glob(f"*{TEMPORARY_SUFFIX}"))
+
+
+class RandomKill:
+    """A process that saves checkpoint after checkpoint and is killed at a random moment."""
+
+    def __init__(self, folder: Path, seed: int) -> None:
+        self.delay = 0.2 * float(np.random.default_rng(seed).random())
+        self.process = os.fork()
+        if self.process == 0:
+            try:
+                for images in range(30, 9_000, 10):
+                    save(folder, images, keep=2)
+            finally:
+                os._exit(0)
+
+    def wait(self) -> None:
+        time.sleep(self.delay)
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), SafetensorError("full")])
+def test_a_disk_that_fills_up_in_a_save_loses_nothing(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, 10)
+
+    def write_half(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise error
+
+    monkeypatch.setattr(checkpoint, "save_file", write_half)
+    with pytest.raises(WorkError, match="free space and run again") as caught:
+        save(tmp_path, 20)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["images-000000000010"]
+    assert newest_checkpoint(tmp_path) is not None
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    return torch.compile(module, backend="eager")  # type: ignore[return-value]
+
+
+def test_keys_are_clean_whatever_wrapped_the_module(tmp_path: Path) -> None:
+    module, optimizer = trained()
+    names = set(module.state_dict())
+    assert set(gather_module(compiled(module))) == names
+    saved = save_checkpoint(tmp_path, state_of(module, optimizer, 10), keep=1)
+    saved.load_module("network", compiled(trained(seed=1)[0]))
+
+
+def test_the_gradient_scaler_is_in_the_state(tmp_path: Path) -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7, growth_interval=3)
+    scaler.scale(torch.ones(()))
+    state = TrainingState(10, {}, scaler.state_dict(), {"seed": 1})
+    save_checkpoint(tmp_path, state, keep=1)
+    found = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.config == {"seed": 1}
+    other = torch.amp.GradScaler("cpu")
+    other.load_state_dict(dict(found.scaler))
+    assert other.state_dict() == scaler.state_dict()

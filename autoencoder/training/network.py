@@ -1,0 +1,76 @@
+"""The network that is trained: a diffusers AutoencoderKL, new or from weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from autoencoder.models import load_autoencoder
+from autoencoder.training.config import AutoencoderConfig
+from latentddm.engine.errors import RequestError
+
+SHIPPED_WEIGHTS = Path(__file__).parents[1] / "pretrained"
+
+
+class Autoencoding(nn.Module):
+    """Images -> (reconstruction, posterior mean, posterior log variance), in one forward pass."""
+
+    def __init__(self, network: AutoencoderKL) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weights nearest to the reconstruction."""
+        return self.network.decoder.conv_out.weight
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        posterior = self.network.encode(images).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        return self.network.decode(latents).sample, posterior.mean, posterior.logvar
+
+
+def build_network(config: AutoencoderConfig) -> AutoencoderKL:
+    """The network to train; RequestError if the image size does not fit its factor."""
+    network = _new_network(config) if config.start is None else _load_start(config.start)
+    factor = downsampling_factor(network)
+    if config.size % factor:
+        raise RequestError(
+            f"size is {config.size}, but the autoencoder has {factor} pixels to a latent; "
+            f"choose a multiple of {factor}."
+        )
+    return network
+
+
+def downsampling_factor(network: AutoencoderKL) -> int:
+    """How many pixels, along an edge, one latent stands for."""
+    return 2 ** (len(network.config.block_out_channels) - 1)
+
+
+def _load_start(start: str) -> AutoencoderKL:
+    shipped = SHIPPED_WEIGHTS / start
+    loaded = load_autoencoder(shipped if shipped.is_dir() else start).network
+    if not isinstance(loaded, AutoencoderKL):
+        raise RequestError(
+            f"start is {start}, which is {type(loaded).__name__}; training needs AutoencoderKL."
+        )
+    return loaded.requires_grad_(True).train()
+
+
+def _new_network(config: AutoencoderConfig) -> AutoencoderKL:
+    shape = config.network
+    levels = len(shape.widths)
+    torch.manual_seed(config.seed)  # the initial weights; every later draw is derived
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=shape.widths,
+        layers_per_block=shape.blocks,
+        latent_channels=shape.latent_channels,
+        norm_num_groups=shape.norm_groups,
+        mid_block_add_attention=shape.attention,
+        sample_size=config.size,
+    )

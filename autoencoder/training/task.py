@@ -1,0 +1,160 @@
+"""The autoencoder's part of the training loop."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from autoencoder.images import ImageSource, Preprocessing
+from autoencoder.losses import kl_loss
+from autoencoder.pictures import image_grid, save_image
+from autoencoder.pixel_stream import pixel_batches
+from autoencoder.training.adversary import Adversary
+from autoencoder.training.config import AutoencoderConfig
+from autoencoder.training.likeness import Likeness
+from autoencoder.training.network import Autoencoding, downsampling_factor
+from latentddm.engine.files import atomic_path
+from latentddm.engine.learner import Learner
+from latentddm.engine.means import Means
+from latentddm.engine.processes import process_batch_size
+from latentddm.engine.randomness import BatchDraws
+
+PREVIEW_IMAGES = 16
+
+
+class AutoencoderTask:
+    """An AutoencoderKL, its average, and the discriminator if there is one."""
+
+    def __init__(
+        self,
+        config: AutoencoderConfig,
+        network: AutoencoderKL,
+        source: ImageSource,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.source, self.accelerator = config, source, accelerator
+        self.preprocessing = Preprocessing(size=config.size)
+        self.factor = downsampling_factor(network)
+        self.latent_channels = network.config.latent_channels
+        self.autoencoding = Autoencoding(network)
+        self.learner = Learner(
+            self.autoencoding, config.optimizer, config.loop, accelerator, config.ema
+        )
+        self.averages = self.learner.averages
+        self.likeness = Likeness(config.loss, accelerator)
+        self.adversary: Adversary | None = None
+        if config.adversarial.weight > 0:
+            self.adversary = Adversary(config.adversarial, config.loop, config.seed, accelerator)
+        self._preview_images: Tensor | None = None
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        trained: dict[str, Any] = {"network": self.autoencoding, **self.averages.modules}
+        modules = {name: autoencoding.network for name, autoencoding in trained.items()}
+        if self.adversary is not None:
+            modules["discriminator"] = self.adversary.discriminator
+        return modules
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        optimizers: dict[str, Optimizer] = {"optimizer": self.learner.optimizer}
+        if self.adversary is not None:
+            optimizers["discriminator_optimizer"] = self.adversary.learner.optimizer
+        return optimizers
+
+    def batches(self, start: int) -> Iterator[Tensor]:
+        return pixel_batches(
+            self.source,
+            self.preprocessing,
+            process_batch_size(self.config.loop.batch_size, self.accelerator),
+            seed=self.config.seed,
+            start=start,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            flip=self.config.flip,
+            workers=self.config.workers,
+        )
+
+    def step(self, batch: Tensor, images: int, means: Means) -> None:
+        target = _to_model_range(batch, self.accelerator.device)  # [B, 3, H, W]
+        noise = self._posterior_noise(images, target)
+        adversary = self.adversary
+        if adversary is not None and not adversary.has_started(images):
+            adversary = None
+
+        reconstructions = []
+        for part in self.learner.micro_batches(len(target)):
+            with self.accelerator.autocast():
+                reconstruction, *posterior = self.learner.wrapped(target[part], noise[part])
+            reconstruction = reconstruction.float()
+            loss = self._loss(reconstruction, target[part], posterior, adversary, means)
+            self.learner.backward(loss)
+            reconstructions.append(reconstruction.detach())
+        means.add("gradient_norm", self.learner.step(images))
+
+        # The discriminator learns second, from the same pictures.
+        if adversary is not None:
+            adversary.learn(target, torch.cat(reconstructions), images, means)
+
+    def _loss(
+        self,
+        reconstruction: Tensor,
+        target: Tensor,
+        posterior: list[Tensor],
+        adversary: Adversary | None,
+        means: Means,
+    ) -> Tensor:
+        """Alike to the eye, near a standard normal, taken for real: a scalar."""
+        unlikeness = self.likeness(reconstruction, target, means).mean()
+        mean, log_variance = posterior
+        divergence = kl_loss(mean.float(), log_variance.float())
+        loss = unlikeness + self.config.loss.kl_weight * divergence.mean()
+        if adversary is not None:
+            deception = adversary.generator_loss(
+                unlikeness, reconstruction, self.autoencoding.last_layer
+            )
+            means.add("adversarial", deception)
+            loss = loss + deception
+        means.add("loss", loss)
+        means.add("kl", divergence)
+        return loss
+
+    def preview(self, path: Path) -> None:
+        """Originals above their reconstructions."""
+        if self._preview_images is None:
+            count = min(PREVIEW_IMAGES, len(self.source))
+            first = pixel_batches(self.source, self.preprocessing, count, seed=self.config.seed)
+            self._preview_images = next(first)
+        target = _to_model_range(self._preview_images, self.accelerator.device)
+        with torch.no_grad():
+            decoded = self.averages.first(target, torch.zeros(1, device=target.device))[0]
+        pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        rows = torch.cat([self._preview_images, pixels.permute(0, 2, 3, 1).cpu()])
+        if self.accelerator.is_main_process:
+            save_image(path, image_grid(rows.numpy(), columns=len(self._preview_images)))
+
+    def save(self, folder: Path) -> None:
+        """Write the averaged network to `folder`, as diffusers reads it; replaces an older one."""
+        averaged: Any = self.modules["ema"]
+        with atomic_path(folder) as temporary:
+            averaged.save_pretrained(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _posterior_noise(self, images: int, target: Tensor) -> Tensor:
+        """Noise [B, C, h, w] for the latents of the images after the first `images`."""
+        edge = target.shape[-1] // self.factor
+        draws = BatchDraws(self.config.seed, "posterior", images, len(target), self.accelerator)
+        return draws.normal(self.latent_channels, edge, edge)
+
+
+def _to_model_range(pixels: Tensor, device: torch.device) -> Tensor:
+    """Pixels uint8 [B, H, W, 3] -> [B, 3, H, W] in [-1, 1]."""
+    return pixels.to(device).permute(0, 3, 1, 2).float().contiguous() / 127.5 - 1

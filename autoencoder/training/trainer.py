@@ -1,0 +1,79 @@
+"""Trains an autoencoder, or says what that would be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoencoder.images import ImageSource, open_source
+from autoencoder.perceptual import SMALLEST_SIZE
+from autoencoder.training.adversary import build_discriminator, smallest_size
+from autoencoder.training.config import AutoencoderConfig
+from autoencoder.training.network import build_network
+from autoencoder.training.task import AutoencoderTask
+from latentddm.engine.config import require_values, to_yaml
+from latentddm.engine.errors import RequestError
+from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop
+from latentddm.engine.processes import start_processes, start_run
+from latentddm.engine.rehearsal import rehearse
+
+RUN_KIND = "autoencoder"
+KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
+
+
+def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = None) -> Path:
+    """Train or resume the run at `config.output`; returns the folder of the finished autoencoder.
+
+    `source` stands in for `config.images` when the images are open already.
+    """
+    _check(config)
+    source = source if source is not None else open_source(config.images, size=config.size)
+    network = build_network(config)
+    run, accelerator = start_run(
+        config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE
+    )
+    task = AutoencoderTask(config, network, source, accelerator)
+    run_loop(task, run, config.loop, accelerator)
+    accelerator.end_training()
+    result = run.path / "autoencoder"
+    if accelerator.is_main_process:
+        task.save(result)
+    accelerator.wait_for_everyone()
+    return result
+
+
+def describe(config: AutoencoderConfig) -> str:
+    """What `train_autoencoder` would do, with memory and speed of a few steps. Touches nothing."""
+    _check(config)
+    source = open_source(config.images, size=config.size)
+    network = build_network(config)
+    lines = [to_yaml(config), f"{network.num_parameters():,} parameters"]
+    if config.adversarial.weight > 0:
+        discriminator = build_discriminator(config.adversarial, config.seed)
+        count = sum(parameter.numel() for parameter in discriminator.parameters())
+        lines.append(f"{count:,} parameters of the discriminator")
+    accelerator = start_processes(config.precision)
+    task = AutoencoderTask(config, network, source, accelerator)
+    rehearsal = rehearse(task, config.loop, accelerator)
+    return "\n".join([*lines, f"{len(source):,} images", rehearsal.describe()])
+
+
+def _check(config: AutoencoderConfig) -> None:
+    """RequestError for what is missing, or does not go with a term of the loss."""
+    require_values(config, "images", "output")
+    if config.loop.sharded:
+        raise RequestError("loop.sharded is for generators; an autoencoder is trained without it.")
+    if not config.ema.widths:
+        raise RequestError("ema.widths is empty, but the average is what is saved; give one width.")
+    needed = {}
+    if config.loss.perceptual != "none":
+        needed[f"loss.perceptual={config.loss.perceptual}"] = SMALLEST_SIZE
+    if config.adversarial.weight > 0:
+        needed[f"a discriminator of {config.adversarial.layers} layers"] = smallest_size(
+            config.adversarial
+        )
+    for term, smallest in needed.items():
+        if config.size < smallest:
+            raise RequestError(
+                f"size is {config.size}, but {term} needs pictures of {smallest} pixels at least; "
+                "train on larger ones or without it."
+            )

@@ -1,0 +1,265 @@
+"""The parts of the generator: residual blocks that many particles can share, and what lies between.
+
+A part maps a `State` to a `State`. Until the particles split off, feature maps have B rows; after
+that they have B m, the m particles of one x_t beside each other. What both need is computed for B
+rows once: a convolution of concatenated maps is the sum of their convolutions, so a block gives
+each of its inputs a convolution of its own and repeats the sum of the shared ones, not the inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from latentddm.attention import attention
+
+TIME_FREQUENCIES = 64
+
+
+Keep = Literal["skips", "features"]  # where a part's result is kept for later, if it is
+
+
+class State(NamedTuple):
+    """What flows through the network: the current map, and those that are kept."""
+
+    x: Tensor  # [B or B m, width, h, w]
+    skips: tuple[Tensor, ...] = ()  # to be read on the next way up, the last one first
+    features: tuple[Tensor, ...] = ()  # of the way up, a map a level, the coarsest first
+
+    def follow(self, x: Tensor, keep: Keep | None = None) -> State:
+        """The state whose current map is x."""
+        if keep is None:
+            return self._replace(x=x)
+        return self._replace(x=x, **{keep: (*getattr(self, keep), x)})
+
+
+class Input(nn.Module):
+    """The first convolution, of x_t alone or of x_t and xi side by side, as in the paper."""
+
+    def __init__(
+        self, latent_channels: int, width: int, with_noise: bool, keep: Keep | None
+    ) -> None:
+        super().__init__()
+        self.with_noise, self.keep = with_noise, keep
+        channels = 2 * latent_channels if with_noise else latent_channels
+        self.convolution = nn.Conv2d(channels, width, 3, padding=1)
+
+    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+        x = state.x
+        if self.with_noise:
+            assert xi is not None
+            repeated = torch.empty_like(xi).copy_(repeat_rows(x, len(xi)))  # in xi's memory format
+            x = torch.cat([repeated, xi], dim=1)
+        return state.follow(self.convolution(x), self.keep)
+
+
+class Block(nn.Module):
+    """A residual block whose second half is scaled and shifted by time; then attention, if any.
+
+    It reads the current map; the map that was kept last, if `skip_width`; and xi, if
+    `noise_channels`, resized by `noise_stride`.
+    """
+
+    def __init__(
+        self,
+        width_in: int,
+        width: int,
+        embedding: int,
+        *,
+        skip_width: int = 0,
+        noise_channels: int = 0,
+        noise_stride: int = 1,
+        heads: int = 0,
+        dropout: float = 0.0,
+        keep: Keep | None = None,
+    ) -> None:
+        super().__init__()
+        self.keep = keep
+        self.enter = Entrance(width_in, width)
+        self.enter_skip = Entrance(skip_width, width, same_width=False) if skip_width else None
+        self.enter_noise = (
+            NoiseEntrance(noise_channels, width, noise_stride, embedding)
+            if noise_channels
+            else None
+        )
+        self.modulate = nn.Linear(embedding, 2 * width)
+        self.norm = Norm(width)
+        self.dropout = SharedDropout(dropout)
+        self.leave = nn.Conv2d(width, width, 3, padding=1)
+        self.attention = SelfAttention(width, heads) if heads else None
+        for parameter in self.leave.parameters():  # the block starts as its shortcut
+            nn.init.zeros_(parameter)
+
+    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+        residual, shortcut = self.enter(state.x)
+        if self.enter_skip is not None:
+            from_skip, skip = self.enter_skip(state.skips[-1])
+            residual, shortcut = add_rows(residual, from_skip), add_rows(shortcut, skip)
+            state = state._replace(skips=state.skips[:-1])
+        if self.enter_noise is not None:
+            assert xi is not None
+            from_noise, noise = self.enter_noise(xi, embedding)
+            residual, shortcut = add_rows(residual, from_noise), add_rows(shortcut, noise)
+
+        modulation = repeat_rows(self.modulate(embedding), len(residual))
+        scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
+        residual = functional.silu(torch.addcmul(shift, self.norm(residual), 1 + scale))
+        x = shortcut + self.leave(self.dropout(residual, len(embedding)))
+        return state.follow(x if self.attention is None else self.attention(x), self.keep)
+
+
+class Entrance(nn.Module):
+    """What a block reads of one map: for its residual, and for its shortcut."""
+
+    def __init__(self, width_in: int, width: int, same_width: bool = True) -> None:
+        super().__init__()
+        self.norm = Norm(width_in)
+        self.convolution = nn.Conv2d(width_in, width, 3, padding=1)
+        identity = same_width and width_in == width
+        self.shortcut = nn.Identity() if identity else nn.Conv2d(width_in, width, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.convolution(functional.silu(self.norm(x))), self.shortcut(x)
+
+
+class NoiseEntrance(nn.Module):
+    """What a block reads of xi: channels behind a gate that depends on t (iDDM, arXiv 2609.37147).
+
+    A patch of xi becomes one position. The weights start small but not at zero, where their
+    gradient would vanish.
+    """
+
+    def __init__(self, channels: int, width: int, stride: int, embedding: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(embedding, channels)
+        nn.init.ones_(self.gate.bias)
+        self.convolution = nn.Conv2d(channels, 2 * width, stride, stride=stride)
+
+    def forward(self, xi: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        gate = repeat_rows(self.gate(embedding), len(xi))[:, :, None, None]
+        residual, shortcut = self.convolution(gate * xi).chunk(2, dim=1)
+        return residual, shortcut
+
+
+class SelfAttention(nn.Module):
+    """Residual self-attention over the spatial positions."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = Norm(width)
+        self.enter = nn.Linear(width, 3 * width)
+        self.leave = nn.Linear(width, width)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, H W, width]
+        query, key, value = self.enter(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
+        attended = self.leave(attention(query, key, value).flatten(2))
+        return x + attended.transpose(1, 2).reshape_as(x)
+
+
+class Downsample(nn.Module):
+    """A convolution of stride 2."""
+
+    def __init__(self, width: int, keep: Keep | None) -> None:
+        super().__init__()
+        self.keep = keep
+        self.convolution = nn.Conv2d(width, width, 3, stride=2, padding=1)
+
+    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+        return state.follow(self.convolution(state.x), self.keep)
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling; the block that follows has the convolution."""
+
+    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+        doubled = functional.interpolate(state.x, scale_factor=2.0, mode="nearest")
+        return state.follow(doubled)
+
+
+class Restart(nn.Module):
+    """Go back to the coarsest feature, to go up a second time; the finer ones become the skips."""
+
+    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+        coarsest, *finer = state.features
+        return State(coarsest, tuple(reversed(finer)))
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width].
+
+    With `classes`, a vector for each label is added before the last layer; label `classes` means
+    that none is given.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int = 0) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.enter = nn.Linear(2 * TIME_FREQUENCIES, width)
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.leave = nn.Linear(width, width)
+
+    def forward(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        phases = t[:, None] * self.frequencies  # [B, frequencies]
+        hidden = self.enter(torch.cat([phases.sin(), phases.cos()], dim=1))
+        if self.label is not None:
+            if labels is None:
+                labels = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
+            hidden = hidden + self.label(labels)
+        return functional.silu(self.leave(functional.silu(hidden)))
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation with groups of at least 8 channels, at most 32 groups.
+
+    The kernels accumulate the statistics in float32 whatever the format of x. Autocast would copy
+    x to float32 and leave the result so, which doubles the memory; it is kept out.
+    """
+
+    def __init__(self, width: int) -> None:
+        groups = min(32, max(1, width // 8))
+        while width % groups:
+            groups -= 1
+        super().__init__(groups, width, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class SharedDropout(nn.Module):
+    """Dropout with one mask for all particles of an x_t: their differences come from xi alone."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        mask = functional.dropout(x.new_ones(rows, *x.shape[1:]), self.probability)
+        return (x.unflatten(0, (rows, -1)) * mask[:, None]).flatten(0, 1)
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """[B, ...] -> [rows, ...], each row rows / B times; x itself if it has them already."""
+    return x if len(x) == rows else x.repeat_interleave(rows // len(x), dim=0)
+
+
+def add_rows(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, where the one of [B, ...] counts for all particles of the other of [B m, ...]."""
+    if len(x) == len(y):
+        return x + y
+    few, many = (x, y) if len(x) < len(y) else (y, x)
+    return (many.unflatten(0, (len(few), -1)) + few[:, None]).flatten(0, 1)

@@ -1,0 +1,45 @@
+"""Arguments that several verbs share, and what they mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import latentddm
+from latentddm.engine.errors import RequestError
+
+SOURCE_HELP = "a folder, zip, tar shards, LSUN lmdb, hf:NAME or portraits"
+AUTOENCODER_HELP = "a diffusers folder, a run of train-autoencoder or a hub id"
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """CONFIG.yaml, its overrides and --dry-run, of the verbs that train."""
+    parser.add_argument("config", metavar="CONFIG.yaml", help="a path, or a name in configs/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
+    parser.add_argument("--dry-run", action="store_true", help="print, and touch nothing")
+
+
+def find_config(name: str) -> Path:
+    """A config by path, or by its name among the configs that come with latentddm."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    package = Path(latentddm.__file__).parent
+    for folder in (package / "configs", package.parent / "configs"):  # installed, or a checkout
+        if (folder / name).is_file():
+            return folder / name
+    raise RequestError(f"The config {name} does not exist; give a YAML file.")
+
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> None:
+    """--rank and --world-size, of the verbs whose work several processes may share."""
+    parser.add_argument("--rank", type=int, help="of this process (default: accelerate's)")
+    parser.add_argument("--world-size", type=int, help="number of processes")
+
+
+def rank_and_world_size(arguments: argparse.Namespace) -> tuple[int, int]:
+    """From --rank and --world-size, or from `accelerate launch`."""
+    rank = arguments.rank if arguments.rank is not None else int(os.environ.get("RANK", 0))
+    size = arguments.world_size
+    return rank, size if size is not None else int(os.environ.get("WORLD_SIZE", 1))

@@ -1,0 +1,41 @@
+"""`latentddm demo`: every stage, ending in a report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from latentddm.cli.arguments import find_config
+from latentddm.cli.verb import Outcome, Verb
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", help="a folder, zip, tar shards ... (default: portraits)")
+    parser.add_argument("--output", help="the folder of the report (default: demo)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="changes to configs/demo.yaml"
+    )
+
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.demo import DemoConfig, run_demo
+    from latentddm.engine.config import load_config
+    from latentddm.engine.files import read_json
+
+    chosen = [
+        f"{key}={value}" for key in ("images", "output") if (value := getattr(arguments, key))
+    ]
+    config = load_config(DemoConfig, find_config("demo.yaml"), [*chosen, *arguments.overrides])
+    page = run_demo(config)
+    report = read_json(Path(page).with_suffix(".json"))
+    return Outcome(f"The report is {page}", {"page": str(page), "report": report})
+
+
+VERB = Verb(
+    name="demo",
+    summary="Run every stage on the embedded portraits, or on your images.",
+    add_arguments=_add_arguments,
+    run=_run,
+    examples=("latentddm demo", "latentddm demo --images FOLDER --output mine"),
+    memory="generator.loop.batch_size or autoencoder.loop.batch_size",
+)

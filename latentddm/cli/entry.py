@@ -1,0 +1,101 @@
+"""`main`: runs one verb, prints what came of it, and turns errors into one sentence.
+
+Exit code 0: done; 1: the work failed; 2: the request was wrong; 128 + n: stopped by signal n (130:
+Ctrl-C). The outcome goes to stdout, everything else to stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from latentddm.cli.parser import build_parser
+from latentddm.cli.verb import Verb
+from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.engine.files import disk_error
+
+EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+RED, PLAIN = "\033[31m", "\033[0m"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    try:
+        parsed = build_parser().parse_args(arguments)
+    except RequestError as error:
+        _say(str(error))
+        return EXIT_WRONG_REQUEST
+    _start_logging()
+    verb: Verb = parsed.verb
+    try:
+        outcome = verb.run(parsed)
+    except (Exception, KeyboardInterrupt) as error:
+        failure = _failure(error, verb)
+        if parsed.debug or failure is None:
+            raise
+        sentence, code = failure
+        return _end(sentence, code, parsed)
+    if parsed.json:
+        _print(json.dumps(outcome.values, ensure_ascii=False))
+    else:
+        _print(outcome.text)
+    if outcome.failure is not None:
+        _say(outcome.failure)
+        return EXIT_FAILED
+    return 0
+
+
+def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
+    """The sentence and the exit code of an error; None if it is a mistake in this program."""
+    if isinstance(error, RequestError):
+        return str(error), EXIT_WRONG_REQUEST
+    if isinstance(error, WorkError):
+        return str(error), EXIT_FAILED
+    if isinstance(error, Interrupted):
+        return str(error), EXIT_SIGNAL + error.signal_number
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped; run the same command again to go on.", EXIT_SIGNAL + signal.SIGINT
+    if _is_out_of_memory(error):
+        return f"The memory does not suffice; lower {verb.memory}.", EXIT_FAILED
+    if isinstance(error, OSError):  # of files not written through engine.files: logs, events
+        return str(disk_error(error, error.filename)), EXIT_FAILED
+    return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's, CUDA's (a RuntimeError), and that of torch's allocator on the CPU."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(sign in text for sign in OUT_OF_MEMORY)
+    )
+
+
+def _end(sentence: str, code: int, parsed: argparse.Namespace) -> int:
+    if parsed.json:
+        _print(json.dumps({"error": sentence, "exit_code": code}, ensure_ascii=False))
+    _say(sentence)
+    return code
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say(sentence: str) -> None:
+    """One sentence on stderr; its name in red where someone looks at a terminal."""
+    coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    name = f"{RED}latentddm{PLAIN}" if coloured else "latentddm"
+    print(f"{name}: {sentence}", file=sys.stderr)
+
+
+def _start_logging() -> None:
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("latentddm").setLevel(logging.INFO)
+    # It warns wherever its CUDA kernels do not fit; attention.py says which kernel runs, and why.
+    logging.getLogger("xformers").setLevel(logging.ERROR)

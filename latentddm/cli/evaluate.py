@@ -1,0 +1,60 @@
+"""`latentddm evaluate`: images against a reference."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from latentddm.cli.arguments import SOURCE_HELP
+from latentddm.cli.verb import Outcome, Verb
+
+NAMED_KEYS = 5  # how many unreadable images a line names
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("images", metavar="IMAGES", help=SOURCE_HELP)
+    parser.add_argument("--reference", required=True, metavar="SRC", help="what to be like")
+    parser.add_argument("--metrics", help="of frechet,energy,fid,kid,prdc ... (default: two)")
+    parser.add_argument("--features", help="the feature space (default: what the metrics need)")
+    parser.add_argument("--num", type=int, help="draw NUM images of each side")
+    parser.add_argument("--size", type=int, help="crop and resize both sides to it")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", metavar="FILE.json", help="write the numbers and protocols")
+
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.engine.devices import default_device
+    from latentddm.engine.files import write_json
+    from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
+
+    options = EvaluationOptions(
+        metrics=arguments.metrics.split(",") if arguments.metrics else None,
+        features=arguments.features,
+        num=arguments.num,
+        size=arguments.size,
+        seed=arguments.seed,
+        device=str(default_device()),
+        show_progress=True,
+    )
+    evaluation = evaluate_folders(arguments.images, arguments.reference, options)
+    lines = [str(result) for result in evaluation.results.values()]
+    for side, keys in evaluation.unreadable.items():
+        if keys:
+            named = ", ".join(keys[:NAMED_KEYS])
+            lines.append(f"{side}: {len(keys)} images could not be read: {named}")
+    if arguments.output:
+        write_json(Path(arguments.output), evaluation.to_json())
+    return Outcome("\n".join(lines), evaluation.to_json())
+
+
+VERB = Verb(
+    name="evaluate",
+    summary="Measure how far images are from a reference.",
+    add_arguments=_add_arguments,
+    run=_run,
+    examples=(
+        "latentddm evaluate samples/images --reference faces/ --size 256",
+        "latentddm evaluate samples/images --reference faces/ --metrics fid,kid,prdc --num 10000",
+    ),
+    memory="--num",
+)

@@ -1,0 +1,64 @@
+"""`latentddm sample`: latents, and pictures, from a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from latentddm.cli.verb import Outcome, Verb
+
+SOLVER_HELP = (
+    "ddim (default), or for plain diffusion dpmsolver++, sde-dpmsolver++, deis, unipc, heun"
+)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default 4)")
+    parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", required=True, metavar="DIR")
+    parser.add_argument("--churn", type=float, default=0.0, help="0 DDIM ... 1 DDPM")
+    parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
+    parser.add_argument("--label", type=int, help="the class to draw (default: any)")
+    parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
+    parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
+    parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--decode", action="store_true", help="write images as well")
+
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.generation import SamplingConfig, write_samples
+
+    config = SamplingConfig(
+        steps=arguments.steps,
+        churn=arguments.churn,
+        label=arguments.label,
+        guidance=arguments.guidance,
+        solver=arguments.solver,
+        safety=arguments.safety,
+        seed=arguments.seed,
+        ema=arguments.ema,
+        batch_size=arguments.batch_size,
+    )
+    written = write_samples(
+        Path(arguments.run), arguments.num, config, Path(arguments.output), decode=arguments.decode
+    )
+    return Outcome(
+        f"{arguments.num} samples are in {written}",
+        {"samples": arguments.num, "output": str(written)},
+    )
+
+
+VERB = Verb(
+    name="sample",
+    summary="Draw samples from a trained run.",
+    add_arguments=_add_arguments,
+    run=_run,
+    examples=(
+        "latentddm sample run --steps 4 --num 64 --output samples --decode",
+        "latentddm sample run --steps 8 --churn 0.5 --seed 1 --output samples",
+        "latentddm sample plain --steps 10 --solver unipc --output samples",
+    ),
+)

@@ -1,0 +1,56 @@
+"""`latentddm verify`: every byte of a latent store."""
+
+from __future__ import annotations
+
+import argparse
+
+from latentddm.cli.verb import Outcome, Verb
+from latentddm.engine.errors import RequestError
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("store", metavar="STORE", help="a folder or a URL")
+    parser.add_argument("--repair", action="store_true", help="encode again what is damaged")
+    parser.add_argument("--images", metavar="SRC", help="the source, for --repair")
+    parser.add_argument("--autoencoder", metavar="REF", help="default: the one in the manifest")
+
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    from autoencoder.store import verify_store
+
+    source, autoencoder = None, None
+    if arguments.repair:
+        from autoencoder.images import open_source
+        from autoencoder.models import load_autoencoder
+        from autoencoder.store import LatentStore
+
+        if arguments.images is None:
+            raise RequestError("--repair encodes again what is damaged; add --images SRC.")
+        plan = LatentStore(arguments.store).manifest.plan
+        source = open_source(arguments.images, size=plan.preprocessing["size"])
+        autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])
+    report = verify_store(arguments.store, source=source, autoencoder=autoencoder)
+    problems = [str(problem) for problem in report.problems]
+    whole = f"{report.samples} latents in {report.shards} shards are whole."
+    return Outcome(
+        text="\n".join([*(f"{name}: repaired" for name in report.repaired), *problems, whole]),
+        values={
+            "store": arguments.store,
+            "samples": report.samples,
+            "shards": report.shards,
+            "repaired": list(report.repaired),
+            "problems": problems,
+        },
+        failure=None
+        if report.ok
+        else f"{arguments.store} is damaged in {len(problems)} places, named above.",
+    )
+
+
+VERB = Verb(
+    name="verify",
+    summary="Check every byte of a latent store.",
+    add_arguments=_add_arguments,
+    run=_run,
+    examples=("latentddm verify store", "latentddm verify store --repair --images faces/"),
+)

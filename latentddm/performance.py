@@ -1,0 +1,58 @@
+"""How a network is made to train faster or in less memory; none of it changes what is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from latentddm.attention import default_backend
+from latentddm.unet import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformanceConfig:
+    """Speed and memory. tools/bench_train.py and tools/gpu_report.py measure each of them."""
+
+    two_pass: bool = False  # one particle at a time: the memory of one draw, 4/3 of the work
+    checkpointing: bool = False  # compute feature maps again in the backward pass: less memory
+    channels_last: bool | None = None  # None: on CUDA
+    compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
+
+
+PERFORMANCE_KEYS_THAT_MAY_CHANGE = tuple(
+    f"performance.{key}" for key in ("two_pass", "checkpointing", "channels_last", "compile")
+)
+
+
+def apply_performance(network: UNet, config: PerformanceConfig, device: torch.device) -> None:
+    """Switch on what `config` says; the weights and their names stay as they are."""
+    network.one_particle_at_a_time = config.two_pass
+    if config.checkpointing:
+        network.enable_gradient_checkpointing()
+    # Of feature maps only: weights in that format could be neither sharded nor resumed as they are.
+    if _channels_last(config, device):
+        network.memory_format = torch.channels_last
+    default_backend(device.type)  # chosen now: a compiled step could not probe
+    if config.compile:
+        network.compile()
+
+
+def describe_performance(config: PerformanceConfig, precision: str, device: torch.device) -> str:
+    """One line for the log: what is on."""
+    switches = {
+        "two-pass gradient": config.two_pass,
+        "gradient checkpointing": config.checkpointing,
+        "channels_last": _channels_last(config, device),
+        "torch.compile": config.compile,
+        "TF32": device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
+    }
+    on = [name for name, is_on in switches.items() if is_on]
+    number_format = {"no": "float32"}.get(precision, f"{precision} autocast")
+    attention = default_backend(device.type)
+    return f"{device.type}, {number_format}; attention {attention}; {', '.join(on) or 'plain'}"
+
+
+def _channels_last(config: PerformanceConfig, device: torch.device) -> bool:
+    chosen = config.channels_last
+    return device.type == "cuda" if chosen is None else chosen

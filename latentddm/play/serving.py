@@ -1,0 +1,55 @@
+"""Serves the page of a run."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from latentddm.engine.errors import RequestError
+
+HOST, PORT = "127.0.0.1", 7860
+
+
+@contextmanager
+def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = None) -> Iterator[str]:
+    """Serve the page of `run` at host:port, with the average `ema`; yields its address.
+
+    RequestError if gradio is missing, the run cannot be used, or the port is taken.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise RequestError(
+            "The page needs the package gradio; run `pip install 'latentddm[play]'`."
+        ) from None
+    from latentddm.play.page import build_page
+    from latentddm.play.studio import Studio
+
+    require_free_port(host, port)
+    page = build_page(Studio.open(run, ema), Path(run).name)
+    page.launch(
+        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True
+    )
+    try:
+        yield f"http://{host}:{port}"
+    finally:
+        page.close(verbose=False)
+
+
+def require_free_port(host: str, port: int) -> None:
+    """RequestError unless a server may listen at host:port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OverflowError:
+            raise RequestError(f"The port must lie in 0 to 65535, not {port}.") from None
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise RequestError(
+                    f"Port {port} of {host} is taken; give another one with --port."
+                ) from None
+            raise RequestError(f"{host}:{port} cannot be served ({error.strerror}).") from None

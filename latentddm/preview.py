@@ -1,0 +1,38 @@
+"""The picture that a training writes now and then: what its network can draw in a few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from autoencoder.decode import decode_latents
+from autoencoder.models import Autoencoder
+from autoencoder.pictures import image_grid, save_image
+from autoencoder.store import LatentStore
+from latentddm.engine.randomness import torch_generator
+from latentddm.latent_space import LatentSpace
+from latentddm.sampling import Denoiser, sample, time_grid
+
+IMAGES, COLUMNS = 32, 8
+
+
+class Preview:
+    """Draws and decodes grids from noise that is the same every time."""
+
+    def __init__(self, store: LatentStore, seed: int, accelerator: Accelerator) -> None:
+        self.store, self.seed, self.accelerator = store, seed, accelerator
+        self._autoencoder: Autoencoder | None = None
+
+    def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
+        """Write a grid to `path`, drawn in `steps`; all processes draw and the main one writes."""
+        if self._autoencoder is None:
+            self._autoencoder = LatentSpace.of_store(self.store).load_autoencoder()
+        generator = torch_generator(self.seed, "preview")
+        noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
+        x = noise.to(self.accelerator.device)
+        x0 = sample(denoiser, x, time_grid(steps), churn, generator=generator)
+        pixels = decode_latents(self.store.restore(x0.cpu()), self._autoencoder)
+        if self.accelerator.is_main_process:
+            save_image(path, image_grid(pixels.numpy(), columns=COLUMNS))

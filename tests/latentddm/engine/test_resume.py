@@ -1,0 +1,196 @@
+"""A run that was killed, stopped or moved to more processes ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_training import (
+    BATCH,
+    Processes,
+    TinyConfig,
+    Trouble,
+    final_tensors,
+    logged,
+    loop_config,
+    train_tiny,
+)
+
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.ema import EMAConfig
+from latentddm.engine.errors import Interrupted, RequestError
+from latentddm.engine.run import RunFolder
+
+STEPS = 40
+
+
+def config(tmp_path: Path, name: str, **loop: object) -> TinyConfig:
+    return TinyConfig(output=str(tmp_path / name), loop=loop_config(STEPS, **loop))
+
+
+def assert_same_run(first: RunFolder, second: RunFolder) -> None:
+    a, b = final_tensors(first), final_tensors(second)
+    assert set(a) == set(b)
+    for name in a:
+        assert torch.equal(a[name], b[name]), name
+    assert logged(first) == logged(second)
+
+
+def assert_close_run(first: RunFolder, second: RunFolder) -> None:
+    """The same images in the same batches, and losses within 1e-5."""
+    assert len(logged(first)) == len(logged(second)) == STEPS
+    for a, b in zip(logged(first), logged(second), strict=True):
+        assert (a["position"], a["position_squared"]) == (b["position"], b["position_squared"])
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
+
+
+def kill_after(processes: Processes, run: RunFolder, steps: int) -> None:
+    processes.wait_for(run.metrics_path, f'"images": {steps * BATCH},')
+    processes.kill()
+
+
+def test_40_steps_are_17_steps_and_kill_9_and_the_rest(tmp_path: Path) -> None:
+    straight = train_tiny(config(tmp_path, "straight"))
+    killed = config(tmp_path, "killed")
+    run = RunFolder(Path(killed.output))
+    kill_after(Processes(1, killed, tmp_path, Trouble(slow=0.05)), run, 17)
+    assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
+    train_tiny(killed)
+    assert_same_run(straight, run)
+
+
+def test_two_processes_see_what_one_sees_and_resume_exactly(tmp_path: Path) -> None:
+    one = train_tiny(config(tmp_path, "one"))
+    two = config(tmp_path, "two")
+    processes = Processes(2, two, tmp_path)
+    assert processes.wait() == [0, 0], processes.said()
+    assert_close_run(one, RunFolder(Path(two.output)))
+
+    killed = config(tmp_path, "killed")
+    run = RunFolder(Path(killed.output))
+    kill_after(Processes(2, killed, tmp_path, Trouble(slow=0.05)), run, 17)
+    assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
+    processes = Processes(2, killed, tmp_path)
+    assert processes.wait() == [0, 0], processes.said()
+    assert_same_run(RunFolder(Path(two.output)), run)
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_two_and_sharded_weights_from_whole_ones(tmp_path: Path) -> None:
+    one = train_tiny(config(tmp_path, "one"))
+    for name, changes in (("whole", {}), ("sharded", {"sharded": True})):
+        half = config(tmp_path, name)
+        half = replace(half, loop=replace(half.loop, images=20 * BATCH, **changes))
+        half = replace(half, optimizer=replace(half.optimizer, decay="constant"))
+        processes = Processes(2, half, tmp_path)
+        assert processes.wait() == [0, 0], processes.said()
+        run = RunFolder(Path(half.output))
+        assert set(final_tensors(run)) == set(final_tensors(one))
+        assert {t.shape for t in final_tensors(run).values()} == {
+            t.shape for t in final_tensors(one).values()
+        }
+    constant = config(tmp_path, "constant")
+    constant = replace(constant, optimizer=replace(constant.optimizer, decay="constant"))
+    reference = train_tiny(constant)
+    for name in ("whole", "sharded"):
+        rest = replace(constant, output=str(tmp_path / name))
+        assert_close_run(reference, train_tiny(rest))
+    back = replace(constant, output=str(tmp_path / "whole"))
+    back = replace(back, loop=replace(back.loop, images=(STEPS + 2) * BATCH, sharded=True))
+    processes = Processes(2, back, tmp_path)
+    assert processes.wait() == [0, 0], processes.said()
+
+
+def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
+    one = train_tiny(config(tmp_path, "one"))
+    assert_close_run(one, train_tiny(config(tmp_path, "parts", micro_batches=4)))
+    with pytest.raises(RequestError, match=r"loop\.micro_batches is 3, which does not divide"):
+        train_tiny(config(tmp_path, "odd", micro_batches=3))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_saves_and_the_same_command_goes_on(
+    tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train_tiny(config(tmp_path, "straight"))
+    stopped = config(tmp_path, "stopped", checkpoint_every=1000 * BATCH)
+    log_metrics, run = RunFolder.log_metrics, RunFolder(Path(stopped.output))
+
+    def signal_at_step_13(self: RunFolder, images: int, metrics: dict[str, float]) -> None:
+        log_metrics(self, images, metrics)
+        if images == 13 * BATCH:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr(RunFolder, "log_metrics", signal_at_step_13)
+    with pytest.raises(Interrupted, match=r"saved after .* run the same command again") as caught:
+        train_tiny(stopped)
+    assert caught.value.signal_number == number
+    assert signal.getsignal(number) is before
+    assert newest_checkpoint(run.checkpoints).images == 14 * BATCH
+    train_tiny(stopped)
+    assert_same_run(straight, run)
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_in_one_step(tmp_path: Path) -> None:
+    stopped = config(tmp_path, "run", checkpoint_every=1000 * BATCH)
+    processes = Processes(2, stopped, tmp_path, Trouble(slow=0.05))
+    processes.wait_for(Path(stopped.output) / "metrics.jsonl", f'"images": {5 * BATCH},')
+    os.kill(processes.started[1].pid, signal.SIGTERM)
+    assert processes.wait(60) == [128 + signal.SIGTERM] * 2, processes.said()
+    first, second = (said.splitlines()[-1] for said in processes.said())
+    assert first == second
+    assert "Interrupted: SIGTERM: saved after" in first
+
+
+def test_a_save_that_fails_on_the_main_process_ends_all_with_its_sentence(tmp_path: Path) -> None:
+    failing = config(tmp_path, "run")
+    run = RunFolder.create(Path(failing.output), "tiny", failing)
+    run.checkpoints.write_text("not a folder")
+    processes = Processes(2, failing, tmp_path)
+    assert processes.wait(60) == [1, 1], processes.said()
+    first, second = (said.splitlines()[-1] for said in processes.said())
+    assert first == second
+    assert "WorkError: Writing" in first
+    assert "checkpoints" in first
+
+
+def test_a_checkpoint_of_another_run_is_refused_by_the_key_that_differs(tmp_path: Path) -> None:
+    train_tiny(config(tmp_path, "first"))
+    other = replace(config(tmp_path, "second"), seed=3)
+    (tmp_path / "second").mkdir()
+    run = RunFolder.create(tmp_path / "second", "tiny", other)
+    (tmp_path / "first" / "checkpoints").rename(run.checkpoints)
+    with pytest.raises(RequestError, match=r"another config \(differs in: seed\)"):
+        train_tiny(other)
+
+
+def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = train_tiny(config(tmp_path, "run"))
+    for weights in run.checkpoints.glob("*/network.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    with (
+        caplog.at_level(logging.WARNING, "latentddm"),
+        pytest.raises(RequestError, match=r"None of the 2 checkpoints .* network\.safetensors"),
+    ):
+        train_tiny(config(tmp_path, "run"))
+
+
+def test_a_longer_training_keeps_its_snapshots_evenly(tmp_path: Path) -> None:
+    short = replace(config(tmp_path, "run"), ema=EMAConfig(snapshots=4))
+    run = train_tiny(short)
+    assert [p.stem for p in sorted(run.averages.iterdir())] == [
+        f"images-{steps * BATCH:012d}" for steps in (10, 20, 30, 40)
+    ]
+    train_tiny(replace(short, loop=loop_config(2 * STEPS)))
+    assert [p.stem for p in sorted(run.averages.iterdir())] == [
+        f"images-{steps * BATCH:012d}" for steps in (20, 40, 60, 80)
+    ]

@@ -1,0 +1,197 @@
+"""The comparison tool: nothing is done twice, only likes are compared, the best setting counts."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    from autoencoder.images import Preprocessing, open_source
+    from autoencoder.models import load_autoencoder
+    from autoencoder.store import encode_store
+    from latentddm.engine.loop import LoopConfig
+    from latentddm.objective import Objective
+    from latentddm.training import TrainConfig, train
+
+    folder = tmp_path_factory.mktemp("compare")
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(8, 8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=3,
+        mid_block_add_attention=False,
+    ).save_pretrained(folder / "autoencoder")
+    encode_store(
+        open_source("portraits:24", size=32),
+        load_autoencoder(folder / "autoencoder"),
+        folder / "store",
+        preprocessing=Preprocessing(size=32),
+        workers=0,
+        check=False,  # the autoencoder is not trained
+    )
+    network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention_levels": []}
+    for name, objective in (
+        ("ddm", Objective(draws=2)),
+        ("plain", Objective.plain_diffusion()),
+    ):
+        train(
+            TrainConfig(
+                store=str(folder / "store"),
+                output=str(folder / name),
+                network=network,
+                objective=objective,
+                loop=LoopConfig(images=16, batch_size=8, log_every=8, checkpoint_every=8),
+            )
+        )
+    return folder
+
+
+@pytest.fixture
+def compare(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("compare")
+
+
+def arguments(runs: Path, output: Path, *more: str) -> list[str]:
+    return [
+        *("--method", f"DDM={runs / 'ddm'}@all", "--method", f"plain={runs / 'plain'}:ddim,heun"),
+        *("--features", "latents", "--samples", "12", "--reference-images", "20"),
+        *("--evaluations", "1,3", "--churn", "0,1", "--safety", "0.02"),
+        *("--output", str(output), *more),
+    ]
+
+
+def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
+    runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    assert compare.main(arguments(runs, output)) == 0
+    report = json.loads((output / "results.json").read_text())
+    # DDIM: 1 cell at one evaluation, 2 churns at three; Heun: 1 and 2 grids.
+    assert len(report["settings"]) == 4 * (1 + 2)
+    assert len(report["best"]) == 4 * 2
+    metric = report["best_by"]
+    assert metric == "latents/frechet"
+    for best in report["best"]:
+        same = [
+            each["values"][metric]
+            for each in report["settings"]
+            if (each["method"], each["evaluations"]) == (best["method"], best["evaluations"])
+        ]
+        assert best["values"][metric] == min(same)
+    assert {m["images"] for m in report["methods"]} == {8, 16}
+    assert all(m["training_seconds"] > 0 for m in report["methods"])
+    table = (output / "table.md").read_text()
+    assert "| plain, heun | 16 |" in table
+    assert table in capsys.readouterr().out
+    assert (output / "curves.png").is_file()
+    assert (output / "trend.png").is_file()
+    assert len(list((output / "grids").glob("*.png"))) == 4
+
+    cells = sorted((output / "cells").glob("*.json"))
+    assert len(cells) == 12
+    entry = json.loads(cells[0].read_text())
+    protocol = entry["results"]["latents/energy"]["protocol"]
+    assert (protocol["n"], protocol["n_reference"]) == (12, 20)
+    before = {path: path.stat().st_mtime_ns for path in cells}
+    cells[0].unlink()
+    assert compare.main(arguments(runs, output)) == 0
+    after = {path: path.stat().st_mtime_ns for path in sorted((output / "cells").glob("*.json"))}
+    assert set(after) == set(before)
+    assert [path for path in cells if after[path] != before[path]] == cells[:1]
+    again = json.loads(cells[0].read_text())
+    assert again["results"] == entry["results"]  # the same numbers to the last digit
+
+
+def test_other_weights_or_another_protocol_are_other_cells(
+    runs: Path, tmp_path: Path, compare: ModuleType
+) -> None:
+    plan = importlib.import_module("compare_plan")
+    reference = importlib.import_module("compare_reference")
+    methods = plan.parse_methods([f"DDM={runs / 'ddm'}@all"])
+    judgement = reference.Judgement(features=("latents",), samples=12)
+    cells = plan.plan_cells(methods, plan.Sweep(evaluations=(2,), churn=(0.0,)), batch_size=4)
+    keys = {cell.key(judgement.to_plain()) for cell in cells}
+    assert len(keys) == len(cells) == 2 * 3
+    other = reference.Judgement(features=("latents",), samples=13)
+    assert not keys & {cell.key(other.to_plain()) for cell in cells}
+    # The size of a batch changes nothing, so it is not part of the key.
+    larger = plan.plan_cells(methods, plan.Sweep(evaluations=(2,), churn=(0.0,)), batch_size=9)
+    assert keys == {cell.key(judgement.to_plain()) for cell in larger}
+
+
+def test_pictures_are_judged_against_reconstructions(
+    runs: Path, tmp_path: Path, compare: ModuleType
+) -> None:
+    output = tmp_path / "out"
+    done = compare.main(
+        [
+            *("--method", f"DDM={runs / 'ddm'}", "--reference", "portraits:24", "--reconstructed"),
+            *("--samples", "10", "--reference-images", "16", "--evaluations", "2"),
+            *("--churn", "0", "--safety", "0", "--seeds", "2", "--output", str(output)),
+        ]
+    )
+    assert done == 0
+    (finding,) = json.loads((output / "results.json").read_text())["best"]
+    assert set(finding["values"]) == {"pyramid-v1/frechet", "pyramid-v1/energy"}
+    assert finding["spread"]["pyramid-v1/frechet"] > 0  # two seeds are two draws
+    assert finding["low"]["pyramid-v1/energy"] < finding["high"]["pyramid-v1/energy"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--method", "nothing"], "is no method"),
+        (["--method", "x=RUN:euler"], "the solver 'euler' is none of ddim"),
+        (["--method", "x=RUN@5"], "no valid checkpoint at 5 images"),
+        (["--method", "DDM=RUN"], "'DDM' is named twice"),
+        (["--churn", "2"], "--churn must lie"),
+        (["--features", "pyramid-v1"], "need --reference"),
+        (["--metrics", "fid"], "fid is not defined"),
+        (["--metrics", "fib"], "There is no metric 'fib'"),
+        (["--best-by", "latents/kid"], "choose one of"),
+    ],
+)
+def test_wrong_requests_end_in_one_sentence_and_exit_code_2(
+    runs: Path,
+    tmp_path: Path,
+    compare: ModuleType,
+    capsys: pytest.CaptureFixture[str],
+    change: list[str],
+    said: str,
+) -> None:
+    base = ["--method", f"DDM={runs / 'ddm'}", "--features", "latents", "--samples", "4"]
+    base += ["--evaluations", "1", "--churn", "0", "--safety", "0", "--output", str(tmp_path / "o")]
+    assert compare.main(base + [part.replace("RUN", str(runs / "ddm")) for part in change]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_results_of_another_protocol_are_refused(
+    runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A cell that someone measured against another reference is named, not averaged in."""
+    output = tmp_path / "out"
+    assert compare.main(arguments(runs, output)) == 0
+    cell = sorted((output / "cells").glob("*.json"))[0]
+    entry = json.loads(cell.read_text())
+    entry["results"]["latents/frechet"]["protocol"]["reference_hash"] = "sha256:other"
+    cell.write_text(json.dumps(entry))
+    assert compare.main(arguments(runs, output)) == 2
+    assert "reference_hash" in capsys.readouterr().err
+    shutil.rmtree(output)

@@ -1,0 +1,154 @@
+"""What sampling costs beyond the networks: our loop against diffusers' way of writing a pipeline.
+
+    python tools/bench_sample.py [--steps 4] [--batch 16] [--device cuda] [--output FILE.json]
+
+Both draw the same latents with the same network in the same evaluations and decode them with the
+same autoencoder: ours is `latentddm.sampling.sample` and `Autoencoder.decode`, the other a loop
+over FlowMatchEulerDiscreteScheduler.step, `vae.decode` and VaeImageProcessor, as diffusers'
+pipelines are written (without their progress bar). They take turns, and the ratio of the median
+times is printed, with the share of it that the bare networks need. First it is checked that the
+pictures are equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.image_processor import VaeImageProcessor
+from preparation import exit_code
+from torch import Tensor
+
+from autoencoder.models import Autoencoder, load_autoencoder
+from latentddm.engine.devices import default_device
+from latentddm.engine.errors import WorkError
+from latentddm.engine.files import write_json
+from latentddm.engine.randomness import torch_generator
+from latentddm.sampling import sample, time_grid
+from latentddm.unet import UNet
+
+PORTRAITS = Path(__file__).resolve().parents[1] / "autoencoder" / "pretrained" / "portraits"
+OURS, DIFFUSERS, NETWORKS = "ours", "diffusers", "networks alone"
+
+
+@dataclass(frozen=True)
+class Modules:
+    """What both loops use, and the latents they start from."""
+
+    network: UNet
+    autoencoder: Autoencoder
+    noise: Tensor
+    times: Tensor
+
+    def generator(self) -> torch.Generator:
+        return torch_generator(0, "bench", device=self.noise.device)
+
+
+@torch.no_grad()
+def our_pictures(modules: Modules) -> np.ndarray:
+    """uint8 [B, H, W, 3]."""
+    x0 = sample(modules.network, modules.noise, modules.times, generator=modules.generator())
+    return modules.autoencoder.decode(x0).cpu().numpy()
+
+
+@torch.no_grad()
+def diffusers_pictures(modules: Modules) -> np.ndarray:
+    """The same, as a pipeline of diffusers would: uint8 [B, H, W, 3]."""
+    scheduler, generator = FlowMatchEulerDiscreteScheduler(), modules.generator()
+    x, device = modules.noise, modules.noise.device
+    scheduler.set_timesteps(sigmas=modules.times[:-1].tolist(), device=device)
+    for timestep in scheduler.timesteps:
+        t = timestep / scheduler.config.num_train_timesteps
+        xi = torch.randn(x.shape, generator=generator, device=device)
+        x0 = modules.network(x, t.expand(len(x)), xi)
+        x = scheduler.step((x - x0) / t, timestep, x, return_dict=False)[0]
+    decoded = modules.autoencoder.network.decode(x, return_dict=False)[0]
+    pictures = VaeImageProcessor().postprocess(decoded, output_type="np")
+    return (pictures * 255).round().astype("uint8")
+
+
+@torch.no_grad()
+def networks_alone(modules: Modules) -> None:
+    """The evaluations and the decoding, with nothing between them."""
+    x = modules.noise
+    for t in modules.times[:-1].to(x):
+        modules.network(x, t.expand(len(x)), x)
+    modules.autoencoder.network.decode(x, return_dict=False)
+
+
+def seconds_of(work: Callable[[Modules], object], modules: Modules) -> float:
+    """The time of one call, the device's queue included."""
+    started = time.perf_counter()
+    work(modules)
+    if modules.noise.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def measure(modules: Modules, rounds: int) -> dict[str, float]:
+    """Median seconds of each way; they take turns, so that a slow moment is slow for all."""
+    ways: dict[str, Callable[[Modules], object]] = {
+        OURS: our_pictures,
+        DIFFUSERS: diffusers_pictures,
+        NETWORKS: networks_alone,
+    }
+    gap = np.abs(our_pictures(modules).astype(int) - diffusers_pictures(modules).astype(int)).max()
+    if gap > 1:  # rounding may differ by one level
+        raise WorkError(f"The two loops drew other pictures (they differ by {gap} levels).")
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        names = list(ways) if turn % 2 else list(ways)[::-1]
+        for name in names:
+            taken[name].append(seconds_of(ways[name], modules))
+    return {name: median(values) for name, values in taken.items()}
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure and print."""
+    device = torch.device(options.device) if options.device else default_device()
+    torch.manual_seed(0)
+    autoencoder = load_autoencoder(options.autoencoder, device=device)
+    channels = autoencoder.latent_channels
+    network = UNet(channels, channels=options.channels, prediction="v").eval().to(device)
+    shape = (options.batch, channels, options.latent_size, options.latent_size)
+    noise = torch.randn(shape, generator=torch_generator(0, "noise")).to(device)
+    modules = Modules(network, autoencoder, noise, time_grid(options.steps))
+    seconds = measure(modules, options.rounds)
+    ratio = seconds[OURS] / seconds[DIFFUSERS]
+    print(
+        f"{options.steps} evaluations and decoding of {options.batch} images of {list(shape[1:])} "
+        f"latents on {device}, {network.num_parameters():,} parameters, {options.rounds} turns:"
+    )
+    for name, value in seconds.items():
+        print(f"  {name:15} {value * 1e3:9.2f} ms")
+    print(f"  ours / diffusers = {ratio:.3f}")
+    if options.output:
+        write_json(options.output, {**vars(options), "output": None, "seconds": seconds})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; 0 done, 1 the work failed, 2 the request was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--channels", type=int, default=64, help="width of the network")
+    parser.add_argument("--latent-size", type=int, default=8, help="latents a side")
+    parser.add_argument("--autoencoder", default=str(PORTRAITS), metavar="REF")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", help="default: the fastest there is")
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    parsed = parser.parse_args(arguments)
+    return exit_code(lambda: run(parsed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,165 @@
+"""Compare runs and solvers at few evaluations: draw, decode, evaluate, tabulate, plot.
+
+    python tools/compare.py --method DDM=demo/ddm --method plain=demo/plain:all \\
+        --reference portraits:4000 --reconstructed --samples 600 --output comparison
+
+Every method is tried with every setting (churn and safety of DDIM, grid and safety of the other
+solvers) at every number of evaluations, and its best setting counts. Written are table.md,
+results.json (all settings, with their protocols), curves.png, trend.png where a run is given at
+several checkpoints (RUN@all), and grids/. Run the same command again to go on after a stop: a
+finished cell is not done again. `accelerate launch tools/compare.py ...` uses all processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from accelerate.utils import InitProcessGroupKwargs
+from compare_measure import Bench
+from compare_pictures import draw_curves, draw_grids, draw_trends
+from compare_plan import Cell, Sweep, parse_methods, plan_cells, training_record
+from compare_reference import LATENTS, Judgement
+from compare_results import best_findings, read_findings, table
+from preparation import exit_code
+
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import write_json, write_text
+from latentddm.engine.processes import start_processes
+from latentddm.engine.progress import Progress
+from latentddm.engine.run import RunFolder
+
+Item = TypeVar("Item")
+LONGEST = timedelta(days=7)  # that a process waits for the others' share of the cells
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what is missing, on all processes; the main one writes what came out."""
+    methods = parse_methods(options.method)
+    sweep = Sweep(
+        evaluations=options.evaluations,
+        churn=options.churn,
+        safety=options.safety,
+        seeds=tuple(range(options.seeds)),
+    )
+    judgement = _judgement(options, methods[0].run)
+    metric = _deciding_metric(options.best_by, judgement)
+    cells = plan_cells(methods, sweep, options.batch_size)
+    folder: Path = options.output / "cells"
+    accelerator = start_processes(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
+
+    missing = _missing(cells, judgement, folder)
+    accelerator.wait_for_everyone()  # or a quick process would change what a slow one finds missing
+    mine = missing[accelerator.process_index :: accelerator.num_processes]
+    bench = Bench(judgement, accelerator.device)
+    main = accelerator.is_main_process
+    work = sum(cell.sampling.steps for cell in mine) * judgement.samples
+    with Progress(work, f"{len(mine)} cells", unit="evaluations", show=main) as progress:
+        for cell in mine:
+            bench.measure(cell, folder)
+            progress.update(cell.sampling.steps * judgement.samples)
+    accelerator.wait_for_everyone()
+    if main:
+        _write(options.output, cells, judgement, metric)
+
+
+def _missing(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Cell]:
+    protocol = judgement.to_plain()
+    return [cell for cell in cells if not (folder / f"{cell.key(protocol)}.json").is_file()]
+
+
+def _write(output: Path, cells: Sequence[Cell], judgement: Judgement, metric: str) -> None:
+    """Table, numbers and pictures of finished cells."""
+    findings = read_findings(cells, judgement, output / "cells")
+    best = best_findings(findings, metric)
+    methods = list(dict.fromkeys(cell.method for cell in cells))
+    values = {
+        "protocol": judgement.to_plain(),
+        "best_by": metric,
+        "methods": [{"series": m.series, **training_record(m)} for m in methods],
+        "best": [finding.to_json() for finding in best],
+        "settings": [finding.to_json() for finding in findings],
+    }
+    write_json(output / "results.json", values)
+    text = table(best, metric)
+    write_text(output / "table.md", text)
+    draw_curves(output / "curves.png", best, metric)
+    trend = draw_trends(output / "trend.png", best, metric)
+    draw_grids(output / "grids", best, output / "cells")
+    print(text)
+    pictures = "curves.png, trend.png" if trend else "curves.png"
+    print(f"Wrote table.md, results.json, {pictures} and grids/ to {output}.")
+
+
+def _judgement(options: argparse.Namespace, first_run: str) -> Judgement:
+    """What the options say, with the store of the first run where none is named."""
+    judgement = Judgement(
+        samples=options.samples,
+        reference=options.reference,
+        store=options.store,
+        reference_images=options.reference_images,
+        reconstructed=options.reconstructed,
+        features=options.features,
+        metrics=options.metrics,
+    )
+    if LATENTS in judgement.features and judgement.store is None:
+        store = RunFolder(Path(first_run)).read_config()["store"]
+        judgement = replace(judgement, store=store)
+    return judgement
+
+
+def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
+    """What the best setting is the best by: the first distance, unless another is asked for."""
+    known = judgement.distances
+    if not known or (asked is not None and asked not in known):
+        raise RequestError(
+            f"--best-by {asked} is no distance that is measured; choose one of "
+            f"{', '.join(known) or '(none: add one to --metrics)'}."
+        )
+    return asked or known[0]
+
+
+def _list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
+    def read(text: str) -> tuple[Item, ...]:
+        return tuple(kind(part) for part in text.split(","))
+
+    return read
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, sweep, judgement = parser.add_argument, Sweep(), Judgement(reference="")
+    numbers, words = _list_of(float), _list_of(str)
+    method = "NAME=RUN[@IMAGES][:SOLVER,...]; @all every checkpoint, :all every solver; repeat"
+    add("--method", action="append", required=True, metavar="METHOD", help=method)
+    add("--output", type=Path, required=True, metavar="DIR")
+    add("--reference", metavar="SRC", help="images to compare with")
+    add("--reconstructed", action="store_true", help="compare with their reconstructions")
+    add("--store", help="reference of the features `latents` (default: the first run's)")
+    add("--samples", type=int, default=judgement.samples, help="of each setting (default 10000)")
+    add("--reference-images", type=int, default=judgement.reference_images, help="default 10000")
+    add("--features", type=words, default=judgement.features, help="pyramid-v1,inception,latents")
+    add("--metrics", type=words, default=judgement.metrics, help="default frechet,energy")
+    add("--best-by", metavar="FEATURES/METRIC", help="what decides (default: the first)")
+    add("--evaluations", type=_list_of(int), default=sweep.evaluations, help="default 1,2,...,50")
+    add("--churn", type=numbers, default=sweep.churn, help="default 0,0.5,1")
+    add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
+    add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
+    add("--batch-size", type=int, default=64)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; 0 done, 1 the work failed, 2 the request was wrong."""
+    parsed = _parser().parse_args(arguments)
+    return exit_code(lambda: run(parsed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

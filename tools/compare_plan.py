@@ -1,0 +1,172 @@
+"""What tools/compare.py measures: methods, the settings of each, and the cells of the sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
+from latentddm.engine.config import to_plain
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import read_json
+from latentddm.engine.run import RunFolder
+from latentddm.generation import SamplingConfig, checkpoint_at
+from latentddm.sampling import GridKind
+from latentddm.solvers import SOLVERS, evaluations_of, steps_within
+from latentddm.training import RUN_KIND
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A checkpoint of a run with a solver. weights: sha256 of the averaged weights."""
+
+    name: str
+    run: str
+    images: int
+    weights: str
+    solver: str
+
+    @property
+    def series(self) -> str:
+        """What a curve is called: the same for all checkpoints of a run."""
+        return self.name if self.solver == "ddim" else f"{self.name}, {self.solver}"
+
+    def __str__(self) -> str:
+        return f"{self.series} at {self.images:,} images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The settings that every method is tried with; the best is what counts (method.md, 7)."""
+
+    evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
+    churn: tuple[float, ...] = (0.0, 0.5, 1.0)
+    safety: tuple[float, ...] = (0.0, 0.02, 0.05)
+    seeds: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        """RequestError names an empty or impossible range."""
+        for name, values in vars(self).items():
+            if not values or len(set(values)) < len(values):
+                raise RequestError(f"--{name} needs at least one value, and no value twice.")
+        if min(self.evaluations) < 1:
+            raise RequestError("--evaluations must be at least 1.")
+        if not all(0 <= churn <= 1 for churn in self.churn):
+            raise RequestError("--churn must lie in [0, 1].")
+        if not all(0 <= safety < 0.5 for safety in self.safety):
+            raise RequestError("--safety must lie in [0, 0.5).")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting of one method: drawn, decoded and measured as a whole, and not done again."""
+
+    method: Method
+    sampling: SamplingConfig
+
+    @property
+    def setting(self) -> tuple[Any, ...]:
+        """All that is swept over but the seed, and the number of evaluations."""
+        return self.sampling.churn, self.sampling.safety, self.sampling.grid
+
+    def describe(self, protocol: dict[str, Any]) -> dict[str, Any]:
+        """All that the numbers depend on, as plain JSON values."""
+        sampling = {k: v for k, v in to_plain(self.sampling).items() if k != "batch_size"}
+        weights = {"weights": self.method.weights, "images": self.method.images}
+        return {**weights, "sampling": sampling, "protocol": protocol}
+
+    def key(self, protocol: dict[str, Any]) -> str:
+        """The name of the cell's file; another weight, setting or protocol has another name."""
+        text = json.dumps(self.describe(protocol), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def parse_methods(texts: Sequence[str]) -> list[Method]:
+    """Methods from NAME=RUN[@IMAGES][:SOLVER,...]; @all: every checkpoint, :all: every solver.
+
+    RequestError for another form, a run without such a checkpoint, or a name that stands twice.
+    """
+    methods = [method for text in texts for method in _parse(text)]
+    found = [(method.series, method.images) for method in methods]
+    twice = {name for name in found if found.count(name) > 1}
+    if twice:
+        raise RequestError(f"The method {min(twice)[0]!r} is named twice; give it another name.")
+    return methods
+
+
+def _parse(text: str) -> Iterator[Method]:
+    name, equals, rest = text.partition("=")
+    if not equals or not name or not rest:
+        raise RequestError(f"{text!r} is no method; write NAME=RUN[@IMAGES][:SOLVER,...].")
+    rest, _, solvers = rest.partition(":")
+    run, _, images = rest.partition("@")
+    chosen = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
+    for solver in chosen:
+        if solver not in SOLVERS:
+            raise RequestError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
+    for checkpoint in _checkpoints(RunFolder.open(run, RUN_KIND), images):
+        described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
+        for solver in chosen:
+            yield Method(name, run, checkpoint.images, described["sha256"], solver)
+
+
+def _checkpoints(folder: RunFolder, images: str) -> list[Checkpoint]:
+    if images == ALL:
+        newest = checkpoint_at(folder)  # refuses a run that has none
+        return sorted(valid_checkpoints(folder.checkpoints), key=lambda each: each.images) or [
+            newest
+        ]
+    if images and not images.isdigit():
+        raise RequestError(f"@{images}: write the number of images seen, or all.")
+    return [checkpoint_at(folder, int(images) if images else None)]
+
+
+def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list[Cell]:
+    """The cells of a sweep, cheapest first; settings that make no difference stand once.
+
+    DDIM is swept over churn; the others have none and are swept over the grid of times. With one
+    evaluation neither churn nor the grid is seen.
+    """
+    cells = []
+    for method, evaluations in product(methods, sweep.evaluations):
+        steps = steps_within(method.solver, evaluations)
+        churns: tuple[float, ...] = sweep.churn if method.solver == "ddim" else (0.0,)
+        grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else get_args(GridKind)
+        if steps == 1:
+            churns, grids = churns[:1], grids[:1]
+        for churn, grid, safety, seed in product(churns, grids, sweep.safety, sweep.seeds):
+            sampling = SamplingConfig(
+                steps=evaluations,
+                churn=churn,
+                safety=safety,
+                seed=seed,
+                solver=method.solver,
+                grid=grid,
+                batch_size=batch_size,
+            )
+            cells.append(Cell(method, sampling))
+    return sorted(cells, key=lambda cell: cell.sampling.steps)
+
+
+def actual_evaluations(cell: Cell) -> int:
+    """The network evaluations that a cell really spends: Heun's method makes an odd number."""
+    solver = cell.method.solver
+    return evaluations_of(solver, steps_within(solver, cell.sampling.steps))
+
+
+def training_record(method: Method) -> dict[str, Any]:
+    """What a method's training was: images seen, seconds (from its log), network parameters."""
+    folder = RunFolder(Path(method.run))
+    seconds, before = 0.0, 0.0
+    for line in folder.read_metrics():
+        if line["images"] <= method.images:
+            seconds += (line["images"] - before) / line["images_per_second"]
+            before = line["images"]
+    return {**asdict(method), "training_seconds": round(seconds, 1)}

@@ -1,0 +1,123 @@
+"""What came out of tools/compare.py: the best setting of each method and number of evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from compare_plan import Cell, Method, actual_evaluations, training_record
+from compare_reference import Judgement
+
+from latentddm.engine.files import read_json
+from latentddm.evaluation.protocol import Result, require_same_protocol
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One setting of one method at one number of evaluations, averaged over the seeds.
+
+    values: by "features/metric", the mean over seeds; low, high: the means of the intervals' ends;
+    spread: the standard deviation over seeds, None for one seed.
+    """
+
+    method: Method
+    evaluations: int
+    setting: dict[str, Any]
+    values: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    spread: dict[str, float | None]
+    seconds_per_image: float
+    picture: str  # the first seed's
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "method": str(self.method)}
+
+
+def read_findings(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Finding]:
+    """The findings of finished cells; RequestError if their protocols differ."""
+    groups: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        key = (cell.method, cell.sampling.steps, cell.setting)
+        groups.setdefault(key, []).append(cell)
+    protocols: dict[str, Result] = {}
+    return [_finding(group, judgement, folder, protocols) for group in groups.values()]
+
+
+def _finding(
+    cells: Sequence[Cell], judgement: Judgement, folder: Path, first: dict[str, Result]
+) -> Finding:
+    protocol = judgement.to_plain()
+    entries = [read_json(folder / f"{cell.key(protocol)}.json") for cell in cells]
+    measured = [
+        {name: Result.from_json(value) for name, value in entry["results"].items()}
+        for entry in entries
+    ]
+    for results in measured:
+        for name, result in results.items():
+            require_same_protocol(first.setdefault(name, result).protocol, result.protocol)
+    names, cell = list(measured[0]), cells[0]
+    several = len(measured) > 1
+    return Finding(
+        method=cell.method,
+        evaluations=cell.sampling.steps,
+        setting={
+            "churn": cell.sampling.churn,
+            "safety": cell.sampling.safety,
+            "grid": cell.sampling.grid or "uniform",
+            "network_evaluations": actual_evaluations(cell),
+        },
+        values={name: fmean(m[name].value for m in measured) for name in names},
+        low={name: fmean(m[name].low for m in measured) for name in names},
+        high={name: fmean(m[name].high for m in measured) for name in names},
+        spread={
+            name: stdev([m[name].value for m in measured]) if several else None for name in names
+        },
+        seconds_per_image=fmean(entry["seconds_per_image"] for entry in entries),
+        picture=f"{cell.key(protocol)}.png",
+    )
+
+
+def best_findings(findings: Sequence[Finding], metric: str) -> list[Finding]:
+    """The best setting by `metric` of each method and number of evaluations, method by method."""
+    best: dict[tuple[Method, int], Finding] = {}
+    for finding in findings:
+        key = (finding.method, finding.evaluations)
+        if key not in best or finding.values[metric] < best[key].values[metric]:
+            best[key] = finding
+    methods = list(dict.fromkeys(finding.method for finding in findings))
+    return sorted(best.values(), key=lambda f: (methods.index(f.method), f.evaluations))
+
+
+def table(best: Sequence[Finding], metric: str) -> str:
+    """Methods down, evaluations across, beside each number its setting; Markdown."""
+    across = sorted({finding.evaluations for finding in best})
+    methods = list(dict.fromkeys(finding.method for finding in best))
+    at = {(finding.method, finding.evaluations): finding for finding in best}
+    lines = [
+        f"{metric}: the best setting of each method (churn, safety, grid), less is better.\n",
+        "| method | images seen | training | " + " | ".join(map(str, across)) + " |",
+        "|---" * (len(across) + 3) + "|",
+    ]
+    for method in methods:
+        seconds = training_record(method)["training_seconds"]
+        cells = [_cell(at[method, n], metric) if (method, n) in at else "" for n in across]
+        lines.append(
+            f"| {method.series} | {method.images:,} | {seconds:,.0f} s | "
+            + " | ".join(cells)
+            + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cell(finding: Finding, metric: str) -> str:
+    setting = finding.setting
+    parts = [f"c {setting['churn']:g}"] if setting["churn"] else []
+    parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
+    parts += ["log"] if setting["grid"] == "log_snr" else []
+    spread = finding.spread[metric]
+    value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
+    return f"{value} ({', '.join(parts)})" if parts else value
