@@ -24,7 +24,7 @@ from latentddm.engine.learner import Learner
 from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
 from latentddm.engine.means import Means
 from latentddm.engine.optimisation import OptimizerConfig
-from latentddm.engine.processes import process_batch_size, start_run
+from latentddm.engine.processes import start_run
 from latentddm.engine.randomness import BatchDraws
 from latentddm.engine.run import RunFolder
 from latentddm.generation import Generator
@@ -38,7 +38,7 @@ from latentddm.moment_matching import (
 )
 from latentddm.preview import Preview
 from latentddm.process import FlowSchedule, corrupt
-from latentddm.training import RUN_KIND
+from latentddm.training import RUN_KIND, process_batches
 from latentddm.unet import UNet
 
 
@@ -156,13 +156,8 @@ class StudentTask:
         }
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
-        return self.store.stream(
-            process_batch_size(self.config.loop.batch_size, self.accelerator),
-            seed=self.config.seed,
-            start=start,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
+        loop = self.config.loop
+        return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
 
     def step(self, batch: LatentBatch, images: int, means: Means) -> None:
         x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]

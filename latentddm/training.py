@@ -115,6 +115,19 @@ def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
     return TrainConfig(**{**vars(config), "network": network})
 
 
+def process_batches(
+    store: LatentStore, seed: int, loop: LoopConfig, accelerator: Accelerator, start: int
+) -> Iterator[LatentBatch]:
+    """This process's share of the batches after the first `start` images, for ever."""
+    return store.stream(
+        process_batch_size(loop.batch_size, accelerator),
+        seed=seed,
+        start=start,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
 class GeneratorTask:
     """The generator's part of the training loop."""
 
@@ -137,13 +150,8 @@ class GeneratorTask:
         return {"optimizer": self.learner.optimizer}
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
-        return self.store.stream(
-            process_batch_size(self.config.loop.batch_size, self.accelerator),
-            seed=self.config.seed,
-            start=start,
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
+        loop = self.config.loop
+        return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
 
     def step(self, batch: LatentBatch, images: int, means: Means) -> None:
         config = self.config

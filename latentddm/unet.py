@@ -40,6 +40,7 @@ class UNet(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)  # what a sharded training gathers at a time
 
     @register_to_config
     def __init__(

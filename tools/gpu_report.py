@@ -54,8 +54,8 @@ def main() -> None:
         "ours and diffusers": partial(bench_diffusers, size, device),
         "places and draws": partial(bench_places, size, device),
         "attention": partial(bench_attention, device),
-        "switches": partial(bench_switches, size, device),
         "sampling": partial(bench_sampling, size, device),
+        "switches": partial(bench_switches, size, device),  # last: compiling takes long
     }
     results, problems = run_sections(sections, 60 * arguments.minutes)
     text = report(describe_machine(device), results, problems)

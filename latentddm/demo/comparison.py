@@ -1,7 +1,8 @@
 """Measures the demo's generators against what they were trained on.
 
-The reference is the autoencoder's reconstructions of training images: what a perfect generator
-would give. So the numbers judge the generators; what the autoencoder costs is stated beside them.
+The reference is training images as the autoencoder sees them: their latents, and their
+reconstructions, which are what a perfect generator would give. So the numbers judge the
+generators; what the autoencoder costs is stated beside them.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from autoencoder.decode import decode_latents
 from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
 from autoencoder.pictures import image_grid, save_image
 from autoencoder.portraits import ATTRIBUTES, attribute_histogram, read_attributes
+from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
+from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.generation import Generator, SamplingConfig
@@ -35,6 +39,25 @@ ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one 
 GRID_COLUMNS, GRID_IMAGES = 8, 32
 BATCH_SIZE = 100
 REFERENCE_IMAGES = 2000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The training images in one feature space; `prefix` begins the names of what is measured."""
+
+    prefix: str
+    extractor: FeatureExtractor
+    features: FeatureSet
+
+    @classmethod
+    def of(cls, prefix: str, extractor: FeatureExtractor, images: Tensor | np.ndarray) -> Reference:
+        return cls(prefix, extractor, extract_features(images, extractor, name="demo"))
+
+    def distances(self, images: Tensor | np.ndarray) -> dict[str, Result]:
+        """The METRICS of images, or latents, by their names with the prefix."""
+        features = extract_features(images, self.extractor, name="demo")
+        found = evaluate_features(features, self.features, METRICS)
+        return {self.prefix + name: found[name] for name in METRICS}
 
 
 @dataclass
@@ -68,21 +91,20 @@ class Comparison:
         self,
         folder: Path,
         pixels: np.ndarray,
+        store: LatentStore,
         autoencoder: Autoencoder,
         samples: int,
         portraits: bool,
     ) -> None:
-        self.folder, self.autoencoder, self.samples = folder, autoencoder, samples
+        self.folder, self.store, self.autoencoder = folder, store, autoencoder
+        self.samples = samples
         originals = pixels[:REFERENCE_IMAGES]
-        self.pixels = self._reconstruct(originals)
-        self.extractor = PyramidExtractor()
-        self.reference = self._features(self.pixels, self.extractor)
-        self.attribute_extractor = AttributeExtractor() if portraits else None
-        self.attribute_reference = (
-            self._features(self.pixels, self.attribute_extractor)
-            if self.attribute_extractor
-            else None
-        )
+        latents = self._encode(originals)
+        self.pixels = self._decode(latents)
+        self.pictures = Reference.of("", PyramidExtractor(), self.pixels)
+        space = LatentExtractor(store.shape, autoencoder.fingerprint)
+        self.latents = Reference.of("latent_", space, store.standardise(latents))
+        self.attributes = Reference.of("", AttributeExtractor(), self.pixels) if portraits else None
         self.autoencoder_results = self._measure_autoencoder(originals)
         self.floor, self.protocols = self._measure_floor(pixels[-samples:])
 
@@ -101,22 +123,23 @@ class Comparison:
         started = time.monotonic()
         config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE)
         latents = generator.draw(self.samples, config)
-        pixels = decode_latents(latents, self.autoencoder, batch_size=BATCH_SIZE).numpy()
+        pixels = self._decode(latents)
         seconds = time.monotonic() - started
 
         picture = f"pictures/{method.key}-{steps:02d}.png"
         self._save_grid(picture, pixels)
-        measured = self._distances(pixels)
         entry: dict[str, Any] = {
             "steps": steps,
-            **{name: _interval(measured[name]) for name in METRICS},
+            **{
+                name: _interval(result) for name, result in self._distances(latents, pixels).items()
+            },
             "attributes": None,
             "picture": picture,
             "seconds_per_image": seconds / self.samples,
         }
-        if self.attribute_extractor and self.attribute_reference:
-            features = self._features(pixels, self.attribute_extractor)
-            distances = evaluate_features(features, self.attribute_reference, ("attributes",))
+        if self.attributes:
+            features = extract_features(pixels, self.attributes.extractor, name="demo")
+            distances = evaluate_features(features, self.attributes.features, ("attributes",))
             entry["attributes"] = distances["attributes"].value
             if steps == ATTRIBUTE_STEPS:
                 method.histograms = attribute_histogram(read_attributes(pixels))
@@ -139,7 +162,7 @@ class Comparison:
             "generator": {"parameters": first.parameters, "images_seen": first.images_seen},
             "methods": [method.to_json() for method in methods],
             "floor": self.floor,
-            "attributes": self._attributes(methods),
+            "attributes": self._attribute_table(methods),
             "pictures": {
                 "originals": "pictures/originals.png",
                 "reconstructions": "pictures/reconstructions.png",
@@ -151,22 +174,30 @@ class Comparison:
         """What the autoencoder loses: its PSNR, and the distance to the originals."""
         self._save_grid("pictures/originals.png", originals)
         self._save_grid("pictures/reconstructions.png", self.pixels)
-        measured = self._distances(originals)
+        measured = self.pictures.distances(originals)
         quality = psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean()
         return {"psnr": float(quality), **{name: measured[name].value for name in METRICS}}
 
     def _measure_floor(self, images: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
-        """How far other reconstructions are from the reference, and the protocol of all numbers."""
-        measured = self._distances(self._reconstruct(images))
-        values = {name: measured[name].value for name in METRICS}
+        """How far other training images are from the reference; the protocol of all numbers."""
+        latents = self._encode(images)
+        measured = self._distances(latents, self._decode(latents))
+        values = {name: result.value for name, result in measured.items()}
         protocols = {name: _describe(result) for name, result in measured.items()}
-        return {**values, "what": f"reconstructions of {len(images):,} other images"}, protocols
+        return {**values, "what": f"{len(images):,} other images of the same source"}, protocols
 
-    def _reconstruct(self, pixels: np.ndarray) -> np.ndarray:
+    def _encode(self, pixels: np.ndarray) -> Tensor:
         parts = torch.from_numpy(pixels).split(BATCH_SIZE)
-        return torch.cat([self.autoencoder.reconstruct(part).cpu() for part in parts]).numpy()
+        return torch.cat([self.autoencoder.encode(part).cpu() for part in parts])
 
-    def _attributes(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
+    def _decode(self, latents: Tensor) -> np.ndarray:
+        return decode_latents(latents, self.autoencoder, batch_size=BATCH_SIZE).numpy()
+
+    def _distances(self, latents: Tensor, pixels: np.ndarray) -> dict[str, Result]:
+        in_latents = self.latents.distances(self.store.standardise(latents))
+        return self.pictures.distances(pixels) | in_latents
+
+    def _attribute_table(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):
             return None
         reference = attribute_histogram(read_attributes(self.pixels))
@@ -181,12 +212,6 @@ class Comparison:
         ]
         return {"steps": ATTRIBUTE_STEPS, "rows": rows}
 
-    def _distances(self, pixels: np.ndarray) -> dict[str, Result]:
-        return evaluate_features(self._features(pixels, self.extractor), self.reference, METRICS)
-
-    def _features(self, pixels: np.ndarray, extractor: FeatureExtractor) -> FeatureSet:
-        return extract_features(pixels, extractor, name="demo")
-
     def _save_grid(self, name: str, pixels: np.ndarray) -> None:
         save_image(self.folder / name, image_grid(pixels[:GRID_IMAGES], columns=GRID_COLUMNS))
 
@@ -197,8 +222,10 @@ def _interval(result: Result) -> dict[str, float]:
 
 def _describe(result: Result) -> str:
     about = result.protocol
+    pictures = about.size > 0
+    where = f"{about.features} of {about.size} px, {about.resize}" if pictures else "the latents"
+    what = "reconstructions of training images" if pictures else "training images' latents"
     return (
-        f"{about.estimator}; features {about.features} of {about.size} px, {about.resize}; "
-        f"n = {about.n:,} against {about.n_reference:,} reconstructions of training images; "
-        f"interval: {about.interval}"
+        f"{about.estimator}; features: {where}; n = {about.n:,} against {about.n_reference:,} "
+        f"{what}; interval: {about.interval}"
     )

@@ -15,7 +15,7 @@ from autoencoder.images import Preprocessing, open_source, read_pixels, select_a
 from autoencoder.models import load_autoencoder
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.sources.portraits import PortraitSource
-from autoencoder.store import encode_store
+from autoencoder.store import LatentStore, encode_store
 from autoencoder.training import AutoencoderConfig, train_autoencoder
 from latentddm import __version__
 from latentddm.demo.clock import StageClock
@@ -109,7 +109,9 @@ def run_demo(config: DemoConfig) -> Path:
 
     with clock.stage("Sample, decode and evaluate") as stage:
         portraits = isinstance(source, PortraitSource)
-        comparison = Comparison(folder, pixels, autoencoder, config.samples, portraits)
+        comparison = Comparison(
+            folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
+        )
         for method in methods:
             comparison.measure(method, config.steps)
         stage.detail = f"{config.samples:,} images for each of {2 * len(config.steps)} settings"

@@ -25,6 +25,7 @@ from latentddm.engine.means import Means
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.signals import Agreement, StopSignals
+from latentddm.engine.trackers import start_trackers
 
 _log = logging.getLogger("latentddm")
 Examine = Callable[[int, Mapping[str, float]], Iterable[str]]
@@ -42,11 +43,12 @@ class LoopConfig:
     preview_every: int = 20_000
     checkpoint_every: int = 50_000
     keep_checkpoints: int = 2
+    trackers: tuple[str, ...] = ("tensorboard",)  # who is told the figures; see trackers.py
 
     def __post_init__(self) -> None:
         """ValueError names a number that makes no loop."""
         for name, value in vars(self).items():
-            if value is not False and value < 1:
+            if type(value) is int and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
 
 
@@ -58,6 +60,7 @@ LOOP_KEYS_THAT_MAY_CHANGE = (
     "loop.preview_every",
     "loop.checkpoint_every",
     "loop.keep_checkpoints",
+    "loop.trackers",
     "ema.snapshots",
 )
 
@@ -104,6 +107,7 @@ def run_loop(
     """
     keeper = Keeper(task, run, config, accelerator)
     images = keeper.resume()
+    start_trackers(accelerator, config.trackers, run, images)
     main = accelerator.is_main_process
     means, batches = Means(), task.batches(images)
     clock, counted = time.monotonic(), images

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.run import RunFolder
+from latentddm.engine.trackers import require_trackers
 
 _OTHERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _log = logging.getLogger("latentddm")
@@ -28,12 +29,12 @@ def start_run(
 ) -> tuple[RunFolder, Accelerator]:
     """The run's folder, made or entered again by the main process, and accelerate's processes.
 
-    TensorBoard events lie in the folder. RequestError as `RunFolder.create`, on all processes.
+    RequestError as `RunFolder.create`, on all processes, and for trackers that are not there.
     """
-    accelerator = start_processes(precision, log_with="tensorboard", project_dir=str(output))
+    require_trackers(config.loop.trackers)
+    accelerator = start_processes(precision)
     run = RunFolder(Path(output), may_change)
     on_main(accelerator, lambda: RunFolder.create(run.path, kind, config, may_change))
-    accelerator.init_trackers("events")
     return run, accelerator
 
 

@@ -10,7 +10,7 @@ from latentddm.engine.config import to_yaml
 from latentddm.report.attributes import attributes
 from latentddm.report.curves import curve, key
 from latentddm.report.pictures import Album
-from latentddm.report.tables import METRICS, numbers, results_by_steps, stages
+from latentddm.report.tables import DISTANCES, numbers, results_by_steps, stages
 from latentddm.report.words import counted, duration, interval, number, ratio, text
 
 Section = Callable[[dict[str, Any], Album], str]
@@ -62,7 +62,7 @@ def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
     figures = [
         f"{name} <b>{number(result[metric]['value'])}</b> "
         f"<small>({interval(result[metric])})</small>"
-        for metric, name in METRICS.items()
+        for metric, name in {"frechet": "Fréchet", "energy": "Energy"}.items()
     ]
     if result["attributes"] is not None:
         figures.append(f"Attributes <b>{number(result['attributes'])}</b>")
@@ -83,14 +83,14 @@ def _curves(report: dict[str, Any], album: Album) -> str:
         for place, method in enumerate(methods)
     )
     figures = "".join(
-        curve(metric, f"{name} distance", methods, floor[metric])
-        for metric, name in METRICS.items()
+        curve(metric, name, methods, floor[metric]) for metric, name in DISTANCES.items()
     )
     return _section(
         "Distance from the training images",
         f'<ul class="legend">{legend}</ul><div class="pair">{figures}</div>'
         f"<p>Lower is better; bars are intervals. The reference is training images as the "
-        f"autoencoder reconstructs them, so that the numbers judge the generators alone. "
+        f"autoencoder sees them, their latents and what it makes of those, so that the numbers "
+        f"judge the generators alone. "
         f"The floor, {text(floor['what'])}, is the best that any generator can reach.</p>",
     )
 
@@ -170,7 +170,7 @@ def _next(report: dict[str, Any], album: Album) -> str:
 def _settings(report: dict[str, Any], album: Album) -> str:
     """Small print: how the numbers were made, what could not be read, every setting."""
     protocol = "".join(
-        f"<dt>{text(METRICS.get(metric, metric))} distance</dt><dd>{text(line)}</dd>"
+        f"<dt>{text(DISTANCES.get(metric, metric))}</dt><dd>{text(line)}</dd>"
         for metric, line in report["protocol"].items()
     )
     return _section(

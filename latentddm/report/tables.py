@@ -7,7 +7,12 @@ from typing import Any
 
 from latentddm.report.words import duration, interval, number, ratio, text
 
-METRICS = {"frechet": "Fréchet", "energy": "Energy"}
+DISTANCES = {
+    "frechet": "Fréchet distance of the pictures",
+    "energy": "Energy distance of the pictures",
+    "latent_frechet": "Fréchet distance of the latents",
+    "latent_energy": "Energy distance of the latents",
+}
 ResultsBySteps = dict[int, dict[str, dict[str, Any]]]
 
 
@@ -24,10 +29,8 @@ def numbers(methods: Sequence[dict[str, Any]], floor: dict[str, Any]) -> str:
     """One table for each thing that was measured: the methods side by side, and their ratio."""
     by_steps = results_by_steps(methods)
     tables = [
-        _comparison(
-            f"{name} distance", methods, by_steps, _measured(metric), _cell(metric), floor[metric]
-        )
-        for metric, name in METRICS.items()
+        _comparison(name, methods, by_steps, _measured(metric), _cell(metric), floor[metric])
+        for metric, name in DISTANCES.items()
     ]
     if all(result["attributes"] is not None for m in methods for result in m["results"]):
         tables.append(

@@ -1,0 +1,158 @@
+"""Files behind a URL, fetched through fsspec with retries and kept in a local cache.
+
+A URL may hold credentials, so it is shown only without user, password and query, and the text of
+a foreign error, which may repeat the URL, is never shown.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import fsspec
+from filelock import FileLock
+
+from autoencoder.sources.naming import public_name
+from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import atomic_path, disk_error
+
+_LOG = logging.getLogger("latentddm")
+ATTEMPTS = 6
+FIRST_DELAY = 0.5  # seconds, doubled after each failure
+_PACKAGES = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "az": "adlfs"}
+Result = TypeVar("Result")
+
+
+def is_remote(location: str | Path) -> bool:
+    """Whether something lies behind a URL."""
+    return isinstance(location, str) and "://" in location
+
+
+class FailedTransferError(Exception):
+    """A transfer that may succeed when it is tried again; the message is fit for logs."""
+
+
+class RemoteFolder:
+    """A folder behind a URL; every access is retried with growing pauses.
+
+    RequestError for a protocol that is unknown or whose package is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.name = public_name(url).rstrip("/")
+        scheme = urlsplit(url).scheme
+        try:
+            if scheme in ("http", "https"):
+                # fsspec logs the URLs that it is given, so credentials travel beside them.
+                system, root = fsspec.core.url_to_fs(self.name, **_http_credentials(url))
+            else:
+                system, root = fsspec.core.url_to_fs(url)
+        except ImportError:
+            package = _PACKAGES.get(scheme, "the fsspec package of this protocol")
+            raise RequestError(
+                f"{self.name} needs a package that is not installed: pip install {package}."
+            ) from None
+        except ValueError:
+            raise RequestError(
+                f"The protocol of {self.name} is not known; use https:// or s3://."
+            ) from None
+        self._system: Any = system
+        self._root = str(root).rstrip("/")
+
+    def read(self, name: str, check: Callable[[bytes], Result]) -> Result:
+        """What `check` makes of the bytes of a file; it may raise FailedTransferError."""
+        return self._retried(name, lambda: check(self._transfer(name, self._system.cat_file)))
+
+    def size(self, name: str) -> int | None:
+        """The bytes of a file; None where the server does not say."""
+        return self._retried(name, lambda: self._transfer(name, self._system.size))
+
+    def download(self, name: str, target: Path, problem: Callable[[Path], str | None]) -> None:
+        """Fetch a file to `target`, which appears there only if `problem` finds none with it."""
+
+        def fetch() -> None:
+            with atomic_path(target) as temporary:
+                self._transfer(name, self._system.get_file, str(temporary))
+                found = problem(temporary)
+                if found is not None:
+                    raise FailedTransferError(f"what arrived {found}")
+
+        self._retried(name, fetch)
+
+    def _transfer(self, name: str, access: Callable[..., Any], *arguments: str) -> Any:
+        """One access through fsspec. Its errors become ours, without their text."""
+        try:
+            return access(f"{self._root}/{name}", *arguments)
+        except FileNotFoundError:
+            raise WorkError(f"{self.name}/{name} does not exist; check the URL.") from None
+        except PermissionError:
+            raise WorkError(
+                f"{self.name}/{name} may not be read; check the credentials in the environment."
+            ) from None
+        except Exception as error:  # every protocol of fsspec has exceptions of its own
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            status = getattr(error, "status", None)
+            detail = f", status {status}" if isinstance(status, int) else ""
+            raise FailedTransferError(type(error).__name__ + detail) from None
+
+    def _retried(self, name: str, fetch: Callable[[], Result]) -> Result:
+        reason = ""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return fetch()
+            except FailedTransferError as error:
+                reason = str(error)
+            if attempt < ATTEMPTS:
+                delay = FIRST_DELAY * 2 ** (attempt - 1)
+                _LOG.warning("%s/%s: %s; again in %.1f s.", self.name, name, reason, delay)
+                time.sleep(delay)
+        raise WorkError(
+            f"{self.name}/{name} could not be read in {ATTEMPTS} attempts ({reason}); check the "
+            "network and run again."
+        )
+
+
+def size_problem(path: Path, size: int) -> str | None:
+    """Why the file at `path` is not whole, judged by its size alone; None if it is."""
+    if not path.is_file():
+        return "is missing"
+    found = path.stat().st_size
+    return None if found == size else f"has {found} bytes instead of {size}"
+
+
+def cache_lock(path: Path) -> FileLock:
+    """The lock under which a file of the cache is fetched, once for all processes of a machine."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path.parent) from error
+    return FileLock(f"{path}.lock")
+
+
+def default_cache() -> Path:
+    """LATENTDDM_CACHE, or latentddm in the user's cache folder."""
+    chosen = os.environ.get("LATENTDDM_CACHE")
+    if chosen:
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentddm"
+
+
+def _http_credentials(url: str) -> dict[str, Any]:
+    """Options of fsspec for the user, the password and the query of a URL."""
+    import aiohttp
+
+    parts = urlsplit(url)
+    options: dict[str, Any] = {}
+    if parts.query:
+        options["params"] = dict(parse_qsl(parts.query, keep_blank_values=True))
+    if parts.username is not None:
+        auth = aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
+        options["client_kwargs"] = {"auth": auth}
+    return options

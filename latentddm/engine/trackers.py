@@ -1,0 +1,70 @@
+"""Where the figures go besides metrics.jsonl: TensorBoard, W&B and others, through accelerate.
+
+They are named in `loop.trackers`. The x axis is images seen, everywhere; a resumed run goes on in
+the same curves. Nothing is sent anywhere but by a tracker that was named and is online (W&B stays
+on this machine with WANDB_MODE=offline).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import TensorBoardTracker
+
+from latentddm.engine.errors import RequestError
+from latentddm.engine.files import write_text
+from latentddm.engine.run import RunFolder
+
+TENSORBOARD = "tensorboard"
+TRACKERS = (TENSORBOARD, "wandb", "trackio", "mlflow", "swanlab", "comet_ml", "aim", "clearml")
+PROJECT = "latentddm"
+
+
+def require_trackers(names: Sequence[str]) -> None:
+    """RequestError for a tracker that accelerate does not know, or that is not installed."""
+    for name in names:
+        if name not in TRACKERS:
+            raise RequestError(
+                f"loop.trackers names '{name}', which is none of {', '.join(TRACKERS)}."
+            )
+        if importlib.util.find_spec(name) is None:
+            raise RequestError(
+                f"loop.trackers names '{name}', which is not installed; run `pip install {name}`."
+            )
+
+
+def start_trackers(
+    accelerator: Accelerator, names: Sequence[str], run: RunFolder, images: int
+) -> None:
+    """Open the trackers of a run that has seen `images`.
+
+    TensorBoard lies in RUN/events, and forgets what a stopped run has logged after its last
+    checkpoint. W&B finds its run again by the name in RUN/tracker_id.
+    """
+    require_trackers(names)
+    chosen: list[Any] = [
+        TensorBoardTracker("events", str(run.path), purge_step=images + 1 if images else None)
+        if name == TENSORBOARD
+        else name
+        for name in names
+    ]
+    accelerator.log_with = chosen
+    options = {"dir": str(run.path), "name": run.path.name, "resume": "allow"}
+    if accelerator.is_main_process and "wandb" in names:
+        options["id"] = _identity(run)
+    accelerator.init_trackers(PROJECT, init_kwargs={"wandb": options})
+    for tracker in accelerator.trackers:
+        if tracker.name != TENSORBOARD:
+            tracker.store_init_configuration(run.read_config())
+
+
+def _identity(run: RunFolder) -> str:
+    """A name for the run that no other has; made once and kept in its folder."""
+    path = run.path / "tracker_id"
+    if not path.is_file():
+        write_text(path, uuid.uuid4().hex)
+    return path.read_text(encoding="utf-8").strip()
