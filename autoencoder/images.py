@@ -10,6 +10,7 @@ from pathlib import Path
 
 from autoencoder.loading import LoadedPixels, iterate_pixels, read_pixels
 from autoencoder.preprocessing import Preprocessing
+from autoencoder.remote import is_remote
 from autoencoder.sources.archive import ZipSource
 from autoencoder.sources.folder import FolderSource, list_files
 from autoencoder.sources.huggingface import PREFIX, HuggingFaceSource, is_saved_dataset
@@ -17,6 +18,7 @@ from autoencoder.sources.lsun import DATABASE, LsunSource
 from autoencoder.sources.naming import is_image, natural_key, public_name
 from autoencoder.sources.portraits import parse_portraits
 from autoencoder.sources.protocol import ImageSource, SourceImage, UnreadableImage
+from autoencoder.sources.remote import fetch_archives
 from autoencoder.sources.selection import Selection, select_at_random
 from autoencoder.sources.tar_shards import TarSource, expand_pattern
 from latentddm.engine.errors import RequestError
@@ -40,8 +42,9 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
 
     `reference` is a folder of images, a zip, one tar, a folder of tar shards, a pattern of tar
     shards (braces or wildcards), an LSUN lmdb folder, `hf:owner/name[:split]`, a folder written
-    by save_to_disk, or `portraits[:count[:seed]]`. `size` is a hint: portraits are drawn so large.
-    RequestError says what is wrong with a reference, WorkError what is damaged.
+    by save_to_disk, `portraits[:count[:seed]]`, or the URL of a zip, a tar or tar shards (braces).
+    `size` is a hint: portraits are drawn so large. RequestError says what is wrong with a
+    reference, WorkError what is damaged.
     """
     text = str(reference)
     name = public_name(text)
@@ -49,8 +52,9 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
         return parse_portraits(text, size)
     if text.startswith(PREFIX):
         return HuggingFaceSource(text.removeprefix(PREFIX), name)
-    if "://" in text:
-        raise RequestError(f"{name} is remote; copy the images to a local folder and give that.")
+    if is_remote(text):
+        archives = fetch_archives(text)
+        return TarSource(archives, name) if len(archives) > 1 else _open_file(archives[0], name)
     path = Path(text).expanduser()
     if path.is_dir():
         return _open_folder(path, name)

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from autoencoder.remote import is_remote
 from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentStore
 from autoencoder.store.local import holds_store
-from autoencoder.store.remote import is_remote
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import atomic_path, sha256_of
 

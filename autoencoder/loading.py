@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from autoencoder.preprocessing import Preprocessing
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
 from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.signals import STOPPING
 
 # A message between processes holds several images, which costs less; not so many that the
 # queue fills the memory with images of 1024 pixels.
@@ -107,7 +109,7 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
         collate_fn=list,
         # the workers run no torch operation, so a fork is safe; it saves importing torch again
         multiprocessing_context="fork" if sys.platform == "linux" else None,
-        worker_init_fn=partial(_end_with_parent, os.getpid()),
+        worker_init_fn=partial(_begin_worker, os.getpid()),
         generator=torch.Generator(),  # otherwise opening a loader moves the global random state
     )
     try:
@@ -122,12 +124,20 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
         ) from error
 
 
-def _end_with_parent(parent: int, worker: int) -> None:
-    """Watch from inside a worker; one whose parent was killed would wait for ever to hand over."""
+def _begin_worker(parent: int, worker: int) -> None:
+    """A worker lives as long as its parent: not shorter, and not longer.
 
-    def watch() -> None:
+    Schedulers and terminals send their signals to the whole group of processes. The parent saves
+    and stops then, and needs its workers until it has; a second SIGTERM is the parent's own.
+    """
+
+    def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)
+        os._exit(1)  # it would wait for ever to hand over
 
-    threading.Thread(target=watch, name=f"watch of worker {worker}", daemon=True).start()
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    name = f"watch of worker {worker}"
+    threading.Thread(target=end_with_parent, name=name, daemon=True).start()

@@ -7,6 +7,7 @@ a foreign error, which may repeat the URL, is never shown.
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import time
@@ -20,7 +21,7 @@ from filelock import FileLock
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import atomic_path, disk_error
+from latentddm.engine.files import atomic_path, disk_error, size_problem
 
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
@@ -89,7 +90,10 @@ class RemoteFolder:
         """One access through fsspec. Its errors become ours, without their text."""
         try:
             return access(f"{self._root}/{name}", *arguments)
-        except FileNotFoundError:
+        except FileNotFoundError as error:
+            # fsspec says this of a server that does not answer, too; the cause tells them apart.
+            if not isinstance(error.__cause__, FileNotFoundError | None):
+                raise FailedTransferError(type(error.__cause__).__name__) from None
             raise WorkError(f"{self.name}/{name} does not exist; check the URL.") from None
         except PermissionError:
             raise WorkError(
@@ -119,12 +123,21 @@ class RemoteFolder:
         )
 
 
-def size_problem(path: Path, size: int) -> str | None:
-    """Why the file at `path` is not whole, judged by its size alone; None if it is."""
-    if not path.is_file():
-        return "is missing"
-    found = path.stat().st_size
-    return None if found == size else f"has {found} bytes instead of {size}"
+def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
+    """The local copy of a file, fetched unless one of the same size lies in the cache.
+
+    Copies of one remote folder lie side by side in a folder of the cache under `kind`.
+    """
+    place = hashlib.sha256(folder.name.encode()).hexdigest()[:16]
+    path = default_cache() / kind / place / name
+    with cache_lock(path):
+        size = folder.size(name)
+        if not path.is_file() or (size is not None and size_problem(path, size)):
+            _LOG.info("fetching %s/%s", folder.name, name)
+            folder.download(
+                name, path, lambda file: None if size is None else size_problem(file, size)
+            )
+    return path
 
 
 def cache_lock(path: Path) -> FileLock:

@@ -8,7 +8,6 @@ each of its inputs a convolution of its own and repeats the sum of the shared on
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentddm.attention import attention
-
-TIME_FREQUENCIES = 64
-
+from latentddm.layers import Norm, SharedDropout, add_rows, repeat_rows
 
 Keep = Literal["skips", "features"]  # where a part's result is kept for later, if it is
 
@@ -190,76 +187,3 @@ class Restart(nn.Module):
     def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
         coarsest, *finer = state.features
         return State(coarsest, tuple(reversed(finer)))
-
-
-class TimeEmbedding(nn.Module):
-    """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width].
-
-    With `classes`, a vector for each label is added before the last layer; label `classes` means
-    that none is given.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, width: int, classes: int = 0) -> None:
-        super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-        self.enter = nn.Linear(2 * TIME_FREQUENCIES, width)
-        self.label = nn.Embedding(classes + 1, width) if classes else None
-        self.leave = nn.Linear(width, width)
-
-    def forward(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        phases = t[:, None] * self.frequencies  # [B, frequencies]
-        hidden = self.enter(torch.cat([phases.sin(), phases.cos()], dim=1))
-        if self.label is not None:
-            if labels is None:
-                labels = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
-            hidden = hidden + self.label(labels)
-        return functional.silu(self.leave(functional.silu(hidden)))
-
-
-class Norm(nn.GroupNorm):
-    """Group normalisation with groups of at least 8 channels, at most 32 groups.
-
-    The kernels accumulate the statistics in float32 whatever the format of x. Autocast would copy
-    x to float32 and leave the result so, which doubles the memory; it is kept out.
-    """
-
-    def __init__(self, width: int) -> None:
-        groups = min(32, max(1, width // 8))
-        while width % groups:
-            groups -= 1
-        super().__init__(groups, width, eps=1e-5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
-            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
-
-
-class SharedDropout(nn.Module):
-    """Dropout with one mask for all particles of an x_t: their differences come from xi alone."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor, rows: int) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        mask = functional.dropout(x.new_ones(rows, *x.shape[1:]), self.probability)
-        return (x.unflatten(0, (rows, -1)) * mask[:, None]).flatten(0, 1)
-
-
-def repeat_rows(x: Tensor, rows: int) -> Tensor:
-    """[B, ...] -> [rows, ...], each row rows / B times; x itself if it has them already."""
-    return x if len(x) == rows else x.repeat_interleave(rows // len(x), dim=0)
-
-
-def add_rows(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, where the one of [B, ...] counts for all particles of the other of [B m, ...]."""
-    if len(x) == len(y):
-        return x + y
-    few, many = (x, y) if len(x) < len(y) else (y, x)
-    return (many.unflatten(0, (len(few), -1)) + few[:, None]).flatten(0, 1)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, cast
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
@@ -53,10 +53,10 @@ class LatentDDMPipeline(DiffusionPipeline):
         self,
         unet: UNet,
         vae: torch.nn.Module,
-        scheduler: Any,
-        latent_shape: Sequence[int] = (),
-        latent_mean: Sequence[float] = (),
-        latent_std: Sequence[float] = (),
+        scheduler: SchedulerMixin,
+        latent_shape: list[int] | tuple[int, ...] = (),
+        latent_mean: list[float] | tuple[float, ...] = (),
+        latent_std: list[float] | tuple[float, ...] = (),
     ) -> None:
         super().__init__()
         if not len(latent_mean) == len(latent_std) == unet.config["latent_channels"]:

@@ -114,9 +114,7 @@ def check_times(times: Tensor, churn: float = 0.0) -> None:
         raise ValueError(f"churn must lie in [0, 1], not {churn}.")
 
 
-def normal_like(
-    x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None
-) -> Tensor:
+def normal_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """Standard normal noise of x's shape, drawn on the generator's device."""
     if generator is None:
         return torch.randn_like(x)

@@ -32,6 +32,7 @@ from latentddm.engine.rehearsal import rehearse
 from latentddm.engine.run import RunFolder
 from latentddm.guidance import drop_labels
 from latentddm.latent_space import LatentSpace
+from latentddm.layers import place_rows
 from latentddm.objective import Objective, ObjectiveTerms, objective_terms
 from latentddm.performance import (
     PERFORMANCE_KEYS_THAT_MAY_CHANGE,
@@ -158,11 +159,9 @@ class GeneratorTask:
         x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
         t, noise, xi = self._random_draws(images, x0)
         labels = self._labels(batch, images)
-        if config.network["dropout"]:
-            rank = self.accelerator.process_index
-            torch.manual_seed(derive_seed(config.seed, "dropout", images, rank))
 
         for part in self.learner.micro_batches(len(x0)):
+            self._seed_dropout(images, part, len(x0))
             # Corrupt the data, draw m guesses of what it was, and score them.
             x_t = corrupt(x0[part], t[part], noise[part], self.schedule)
             with self.accelerator.autocast():
@@ -183,6 +182,13 @@ class GeneratorTask:
         t = self.config.objective.times(draws.normal())
         noise = draws.normal(*x0.shape[1:])
         return t, noise, draws.normal(self.config.objective.draws, *x0.shape[1:])
+
+    def _seed_dropout(self, images: int, part: slice, share: int) -> None:
+        """Every part of the global batch, on whatever process, takes its rows of the same masks."""
+        if self.config.network["dropout"]:
+            torch.manual_seed(derive_seed(self.config.seed, "dropout", images))
+            first = self.accelerator.process_index * share + part.start
+            place_rows(self.learner.network, first, share * self.accelerator.num_processes)
 
     def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
         """The labels [B] that the network is shown, some dropped; None for one without classes."""

@@ -20,12 +20,11 @@ from latentddm.blocks import (
     Downsample,
     Input,
     Keep,
-    Norm,
     Restart,
     State,
-    TimeEmbedding,
     Upsample,
 )
+from latentddm.layers import Norm, TimeEmbedding
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
 

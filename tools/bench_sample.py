@@ -5,9 +5,9 @@
 Both draw the same latents with the same network in the same evaluations and decode them with the
 same autoencoder: ours is `latentddm.sampling.sample` and `Autoencoder.decode`, the other a loop
 over FlowMatchEulerDiscreteScheduler.step, `vae.decode` and VaeImageProcessor, as diffusers'
-pipelines are written (without their progress bar). They take turns, and the ratio of the median
-times is printed, with the share of it that the bare networks need. First it is checked that the
-pictures are equal.
+pipelines are written (without their progress bar). They take turns, and the median over the turns
+of the ratio of their times is printed, beside the median times and that of the bare networks. First
+it is checked that the pictures are equal.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def seconds_of(work: Callable[[Modules], object], modules: Modules) -> float:
     return time.perf_counter() - started
 
 
-def measure(modules: Modules, rounds: int) -> dict[str, float]:
-    """Median seconds of each way; they take turns, so that a slow moment is slow for all."""
+def measure(modules: Modules, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each turn; a slow moment of the machine is slow for all."""
     ways: dict[str, Callable[[Modules], object]] = {
         OURS: our_pictures,
         DIFFUSERS: diffusers_pictures,
@@ -107,7 +107,7 @@ def measure(modules: Modules, rounds: int) -> dict[str, float]:
         names = list(ways) if turn % 2 else list(ways)[::-1]
         for name in names:
             taken[name].append(seconds_of(ways[name], modules))
-    return {name: median(values) for name, values in taken.items()}
+    return taken
 
 
 def run(options: argparse.Namespace) -> None:
@@ -121,16 +121,17 @@ def run(options: argparse.Namespace) -> None:
     noise = torch.randn(shape, generator=torch_generator(0, "noise")).to(device)
     modules = Modules(network, autoencoder, noise, time_grid(options.steps))
     seconds = measure(modules, options.rounds)
-    ratio = seconds[OURS] / seconds[DIFFUSERS]
+    ratios = [ours / other for ours, other in zip(seconds[OURS], seconds[DIFFUSERS], strict=True)]
     print(
         f"{options.steps} evaluations and decoding of {options.batch} images of {list(shape[1:])} "
         f"latents on {device}, {network.num_parameters():,} parameters, {options.rounds} turns:"
     )
-    for name, value in seconds.items():
-        print(f"  {name:15} {value * 1e3:9.2f} ms")
-    print(f"  ours / diffusers = {ratio:.3f}")
+    for name, values in seconds.items():
+        print(f"  {name:15} {median(values) * 1e3:9.2f} ms")
+    print(f"  ours / diffusers = {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     if options.output:
-        write_json(options.output, {**vars(options), "output": None, "seconds": seconds})
+        about = {**vars(options), "output": str(options.output), "device": str(device)}
+        write_json(options.output, {**about, "ratio": median(ratios), "seconds": seconds})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

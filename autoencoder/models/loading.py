@@ -13,6 +13,8 @@ from autoencoder.models.fingerprint import fingerprint_of, known_arguments
 from autoencoder.models.hub import download, is_hub_reference
 from autoencoder.models.tiny import find_weights, load_tiny
 from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
+from autoencoder.remote import RemoteFolder, cached_file, is_remote
+from autoencoder.sources.naming import public_name
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import read_json
 
@@ -36,19 +38,29 @@ def load_autoencoder(
     """The autoencoder that `reference` names, frozen, on `device` with weights in `dtype`.
 
     `reference` is a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC,
-    or a pipeline with one of these), the folder of a run of `latentddm train-autoencoder`, a hub
-    id (owner/name or owner/name:subfolder), or weights of the TAESD family: their folder, one of
-    the two files, or folder/prefix of both. RequestError says in one sentence what does not fit.
+    or a pipeline with one of these) or its URL, the folder of a run of `latentddm
+    train-autoencoder`, a hub id (owner/name or owner/name:subfolder), or weights of the TAESD
+    family: their folder, one of the two files, or folder/prefix of both. RequestError says in one
+    sentence what does not fit.
     """
     name = str(reference)
-    path = Path(name).expanduser()
+    path = _fetch(name) if is_remote(name) else Path(name).expanduser()
     if not path.exists() and not find_weights(path) and is_hub_reference(name):
         path = download(name)
     network, config, weights = _load_network(path)
     fingerprint = fingerprint_of(type(network), config, weights)
-    autoencoder = wrap_network(network, reference=name, fingerprint=fingerprint)
+    autoencoder = wrap_network(network, reference=public_name(name), fingerprint=fingerprint)
     autoencoder.to(memory_format=torch.channels_last)
     return autoencoder.to(device=device, dtype=dtype)
+
+
+def _fetch(url: str) -> Path:
+    """A local copy of the folder of diffusers behind a URL."""
+    folder = RemoteFolder(url)
+    config, _ = (
+        cached_file(folder, name, "autoencoders") for name in ("config.json", WEIGHTS_NAMES[0])
+    )
+    return config.parent
 
 
 def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.shard import RECORDS
 from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import size_problem
 
 
 def holds_store(folder: Path) -> bool:
@@ -51,14 +52,3 @@ class LocalShards:
             problem = size_problem(path, size)
             if problem:
                 raise WorkError(f"{path} {problem}; {self.advice}.")
-
-
-def size_problem(path: Path, size: int) -> str | None:
-    """What is wrong with the size of a file that should have `size` bytes, or None."""
-    try:
-        found = path.stat().st_size
-    except FileNotFoundError:
-        return "is missing"
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    return None if found == size else f"has {found} bytes and should have {size}"

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from autoencoder.remote import RemoteFolder, is_remote
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import SampleInfo
 from autoencoder.store.local import LocalShards, read_manifest
 from autoencoder.store.manifest import Manifest
 from autoencoder.store.memory import WholeStore, fits_in_memory
 from autoencoder.store.order import StreamOrder
-from autoencoder.store.remote import RemoteFolder, RemoteShards, is_remote
+from autoencoder.store.remote import RemoteShards, fetch_manifest
 from autoencoder.store.statistics import Standardisation
 from autoencoder.store.stream import BatchMaker, LatentBatch, run_stream
 from latentddm.engine.errors import RequestError
@@ -33,7 +34,7 @@ def open_location(
     """The manifest of a store and the way to its shards, none of which is touched yet."""
     if is_remote(location):
         remote = RemoteFolder(str(location))
-        manifest = remote.manifest()
+        manifest = fetch_manifest(remote)
         return manifest, RemoteShards(remote, manifest, cache)
     manifest = read_manifest(Path(location))
     return manifest, LocalShards(Path(location), manifest)

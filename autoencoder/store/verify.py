@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from autoencoder.remote import is_remote
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import DamagedChunkError
-from autoencoder.store.local import LocalShards, size_problem
+from autoencoder.store.local import LocalShards
 from autoencoder.store.manifest import MANIFEST_NAME, SHARD_NAME, Manifest
 from autoencoder.store.reader import open_location
-from autoencoder.store.remote import RemoteShards, is_remote
+from autoencoder.store.remote import RemoteShards
 from autoencoder.store.repair import rebuild_manifest, repair_shards
 from autoencoder.store.statistics import ChannelStatistics
 from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import sha256_of
+from latentddm.engine.files import sha256_of, size_problem
 
 if TYPE_CHECKING:
     from autoencoder.images import ImageSource

@@ -9,8 +9,8 @@ from pathlib import Path
 import latentddm
 from latentddm.engine.errors import RequestError
 
-SOURCE_HELP = "a folder, zip, tar shards, LSUN lmdb, hf:NAME or portraits"
-AUTOENCODER_HELP = "a diffusers folder, a run of train-autoencoder or a hub id"
+SOURCE_HELP = "a folder, zip, tar shards, LSUN lmdb, a URL of these files, hf:NAME or portraits"
+AUTOENCODER_HELP = "a diffusers folder or its URL, a run of train-autoencoder, a hub id"
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -99,6 +99,17 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def size_problem(path: Path, size: int) -> str | None:
+    """What is wrong with the size of a file that should have `size` bytes, or None."""
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return "is missing"
+    except OSError as error:
+        return f"cannot be read ({error.strerror})"
+    return None if found == size else f"has {found} bytes and should have {size}"
+
+
 def disk_error(error: OSError, path: Path | str | None) -> WorkError:
     """The sentence for an operating-system error while writing `path`."""
     path = path or "a file"

@@ -22,6 +22,7 @@ from latentddm.engine.ema import Averages
 from latentddm.engine.errors import Interrupted, WorkError
 from latentddm.engine.keeper import Keeper
 from latentddm.engine.means import Means
+from latentddm.engine.processes import alone_in
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.signals import Agreement, StopSignals
@@ -105,6 +106,17 @@ def run_loop(
     `examine` looks at the logged figures and yields warnings. A signal ends the loop after a
     checkpoint, on all processes in the same step, by raising Interrupted.
     """
+    with alone_in(run, accelerator):
+        _go_on(task, run, config, accelerator, examine)
+
+
+def _go_on(
+    task: Task,
+    run: RunFolder,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    examine: Examine | None,
+) -> None:
     keeper = Keeper(task, run, config, accelerator)
     images = keeper.resume()
     start_trackers(accelerator, config.trackers, run, images)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from latentddm.engine.errors import RequestError, WorkError
@@ -18,6 +20,7 @@ from latentddm.engine.trackers import require_trackers
 
 _OTHERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _log = logging.getLogger("latentddm")
+LONGEST_FAREWELL = 10  # seconds that the workers of a killed process may still hold its files
 
 
 def start_run(
@@ -80,6 +83,26 @@ def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
             failure = (RequestError if told[0] else WorkError)(told[1])
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def alone_in(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
+    """No other command trains this run meanwhile; RequestError on all processes if one does."""
+    lock = FileLock(run.path / ".lock")
+
+    def acquire() -> None:
+        try:
+            lock.acquire(timeout=LONGEST_FAREWELL)
+        except Timeout:
+            raise RequestError(
+                f"Another process is training {run.path}; wait for it or choose another output."
+            ) from None
+
+    on_main(accelerator, acquire)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def shard(module: nn.Module) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentddm.layers import place_rows
 from latentddm.unet import UNet
 
 PLACES = ["input", "middle", "up0", "up1", "up3", "output"]
@@ -130,13 +131,27 @@ def test_dropout_is_shared_by_the_particles_and_not_by_the_images(place: str) ->
     assert (draws[0] - draws[1]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("place", ["input", "output"])
+def test_parts_of_a_batch_see_the_dropout_masks_of_the_whole_batch(place: str) -> None:
+    made, (x_t, t, xi) = network(expansion=place, dropout=0.5).train(), inputs()
+
+    def rows(part: slice) -> Tensor:
+        torch.manual_seed(5)  # as the trainer does, on every process
+        place_rows(made, part.start, len(x_t))
+        return made(x_t[part], t[part], xi[part])
+
+    whole = rows(slice(0, len(x_t)))
+    parts = torch.cat([rows(slice(0, 1)), rows(slice(1, len(x_t)))])
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_a_place_that_does_not_exist_is_refused_naming_those_that_do() -> None:
     with pytest.raises(ValueError, match="input, middle, up0, up1, up2, up3, output, not 'up4'"):
         UNet(**{**SIZES, "expansion": "up4"})
 
 
 def test_statistics_of_norms_are_taken_in_float32() -> None:
-    from latentddm.blocks import Norm
+    from latentddm.layers import Norm
 
     torch.manual_seed(0)
     x = (torch.randn(2, 16, 64, 64) + 8).bfloat16()  # bfloat16 sums would stick at 2048 or so

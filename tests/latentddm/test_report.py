@@ -271,7 +271,7 @@ def test_every_number_is_on_the_page(folder: Path, report: dict[str, Any]) -> No
 def test_every_text_is_on_the_page(folder: Path, report: dict[str, Any]) -> None:
     found = write(folder, report).text
     wanted = ["latentddm demo", "0.1.0", "2026-11-22 05:00 UTC", "portraits:4000", "x86_64", "2.15"]
-    wanted += ["set/a.jpg", "cut short", "hair colour", "silver", "1,000 other images of the same source"]
+    wanted += ["set/a.jpg", "cut short", "hair colour", "silver", "1,000 other images"]
     wanted += [stage[key] for stage in report["stages"] for key in ("name", "detail")]
     wanted += list(report["protocol"].values())
     assert [words for words in wanted if words not in found] == []

@@ -17,7 +17,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autoencoder.store import LatentStore, remote, verify_store
+from autoencoder import remote
+from autoencoder.store import LatentStore, verify_store
 from autoencoder.store import manifest as manifest_module
 from latentddm.engine.errors import RequestError, WorkError
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_training import (
     BATCH,
     Processes,
@@ -24,6 +25,7 @@ from tiny_training import (
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, RequestError
+from latentddm.engine.processes import alone_in
 from latentddm.engine.run import RunFolder
 
 STEPS = 40
@@ -159,6 +161,23 @@ def test_a_save_that_fails_on_the_main_process_ends_all_with_its_sentence(tmp_pa
     assert first == second
     assert "WorkError: Writing" in first
     assert "checkpoints" in first
+
+
+def test_a_run_that_is_being_trained_is_not_trained_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands would write the same checkpoints and figures in turn."""
+    monkeypatch.setattr("latentddm.engine.processes.LONGEST_FAREWELL", 0)
+    wanted = config(tmp_path, "run")
+    run = train_tiny(wanted)
+    longer = replace(wanted, loop=replace(wanted.loop, images=wanted.loop.images + BATCH))
+    with (
+        alone_in(run, Accelerator()),
+        pytest.raises(RequestError, match="Another process is training"),
+    ):
+        train_tiny(longer)
+    train_tiny(longer)
+    assert newest_checkpoint(run.checkpoints).images == longer.loop.images
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_the_key_that_differs(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""Image archives behind a URL: fetched once into the cache, then read as local ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from braceexpand import braceexpand
+
+from autoencoder.remote import RemoteFolder, cached_file
+from autoencoder.sources.naming import public_name, suffix
+from latentddm.engine.errors import RequestError
+
+KIND = "images"  # the folder of the cache
+SUFFIXES = (".zip", ".tar")
+
+
+def fetch_archives(url: str) -> list[Path]:
+    """Local copies of the zip, the tar, or the tar shards ({000..009}) that `url` names.
+
+    A copy is fetched again when its size is no longer that of the original. RequestError for
+    another kind of file, WorkError if one cannot be fetched.
+    """
+    parts = urlsplit(url)
+    try:
+        paths = list(braceexpand(parts.path))
+    except ValueError:
+        raise RequestError(f"{public_name(url)} has a brace without its partner.") from None
+    wrong = next((path for path in paths if suffix(path) not in SUFFIXES), None)
+    if wrong is not None or "*" in parts.path:
+        raise RequestError(
+            f"{public_name(url)} is remote and must name a .zip, a .tar or shards such as "
+            "{000..009}.tar; copy anything else to a local folder."
+        )
+    folders: dict[str, RemoteFolder] = {}
+    archives = []
+    for path in paths:
+        place, _, name = path.rpartition("/")
+        if place not in folders:
+            folders[place] = RemoteFolder(urlunsplit(parts._replace(path=place)))
+        archives.append(cached_file(folders[place], name, KIND))
+    return archives
