@@ -92,8 +92,10 @@ class RemoteFolder:
             return access(f"{self._root}/{name}", *arguments)
         except FileNotFoundError as error:
             # fsspec says this of a server that does not answer, too; the cause tells them apart.
-            if not isinstance(error.__cause__, FileNotFoundError | None):
-                raise FailedTransferError(type(error.__cause__).__name__) from None
+            cause = error.__cause__
+            absent = isinstance(cause, FileNotFoundError | None)
+            if not absent and getattr(cause, "status", None) != 404:
+                raise FailedTransferError(type(cause).__name__) from None
             raise WorkError(f"{self.name}/{name} does not exist; check the URL.") from None
         except PermissionError:
             raise WorkError(

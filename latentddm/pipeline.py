@@ -7,8 +7,7 @@
 The sampling itself is in sampling.py and process.py; here are shapes, devices and conventions.
 """
 
-from __future__ import annotations
-
+# No postponed annotations here: diffusers reads those of __init__ as classes.
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, cast
@@ -54,9 +53,9 @@ class LatentDDMPipeline(DiffusionPipeline):
         unet: UNet,
         vae: torch.nn.Module,
         scheduler: SchedulerMixin,
-        latent_shape: list[int] | tuple[int, ...] = (),
-        latent_mean: list[float] | tuple[float, ...] = (),
-        latent_std: list[float] | tuple[float, ...] = (),
+        latent_shape: Sequence = (),
+        latent_mean: Sequence = (),
+        latent_std: Sequence = (),
     ) -> None:
         super().__init__()
         if not len(latent_mean) == len(latent_std) == unet.config["latent_channels"]:

@@ -5,7 +5,9 @@ the posterior has not: for a denoiser that draws, use `latentddm.sampling.sample
 
 The solvers are diffusers' schedulers, driven here and nowhere else. What had to be known of them:
 `use_flow_sigmas` means sigma = t and alpha = 1 - t, as in FlowSchedule; the grid is assigned, since
-`set_timesteps` knows a uniform one only; t = 1 and t = 0 have an infinite log SNR (see Scheme).
+`set_timesteps` knows a uniform one only; t = 1 has log SNR minus infinity (see Scheme); and the
+last step is not theirs: from 15 steps on DEISMultistepScheduler extrapolates to t = 0 in its full
+order, which spoils what it drew. Here every solver ends as it begins, in first order: x_0 itself.
 """
 
 from __future__ import annotations
@@ -36,13 +38,12 @@ _FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "sample"}
 class Scheme:
     """A solver of diffusers.
 
-    first, last: the times between which its coefficients are finite; the grid's ends are brought
-    there. At `first` diffusers starts all of its flow solvers. grid: the one it is made for.
+    first: the largest time at which its coefficients are finite, where diffusers starts its flow
+    solvers too; a grid is brought there. grid: the kind that it is made for.
     """
 
     make: Callable[[], Any]
     first: float = 0.999
-    last: float = 0.0
     grid: GridKind = "log_snr"
     stochastic: bool = False
 
@@ -57,8 +58,8 @@ SCHEMES: dict[str, Scheme] = {
         stochastic=True,
     ),
     # Third order: what diffusers recommends where nothing guides.
-    # DEIS (log-rho multistep, arXiv 2204.13902) integrates eps, which needs log sigma at the end.
-    "deis": Scheme(partial(DEISMultistepScheduler, solver_order=3, **_FLOW), last=1e-10),
+    # DEIS (log-rho multistep), arXiv 2204.13902.
+    "deis": Scheme(partial(DEISMultistepScheduler, solver_order=3, **_FLOW)),
     # UniPC, predictor and corrector, B(h) = expm1(h), arXiv 2302.04867.
     "unipc": Scheme(partial(UniPCMultistepScheduler, solver_order=3, **_FLOW)),
     # Heun's second-order method on the flow's velocity: two evaluations a step, one in the last.
@@ -98,8 +99,9 @@ def solve(
 ) -> Tensor:
     """x_0 from noise with a solver by name, one of SOLVERS; the other arguments are `sample`'s.
 
-    times: decreasing; a solver brings its ends to where its coefficients are finite, and always
-    ends by returning x_0, whatever times[-1] is. "ddim" is `sample` itself, and alone knows churn.
+    times: decreasing; a solver other than ddim brings the first to where its coefficients are
+    finite. As in `sample` the last x_0 is returned, not x at times[-1]. "ddim" is `sample` itself,
+    and it alone knows churn.
     ValueError for another name, for churn with another solver, and for times that do not decrease.
     """
     if _known(solver) == "ddim":
@@ -110,26 +112,29 @@ def solve(
     scheme = SCHEMES[solver]
     grid = _within(times, solver)
     scheduler = _scheduler(scheme, grid)
-    for t in scheduler.timesteps.to(x.dtype).to(x.device):
+    last = len(scheduler.timesteps) - 1
+    for step, t in enumerate(scheduler.timesteps.to(x.dtype).to(x.device)):
         xi = normal_like(x, generator)
         x0 = denoiser(x, t.expand(len(x)), xi)
+        if step == last:
+            break
         extra: dict[str, Any] = {}
         if scheme.stochastic:
             extra["variance_noise"] = normal_like(x, generator)
         # Heun works on the velocity v = (x_t - x_0) / t, the others take x_0 itself.
         output = (x - x0) / t if solver == "heun" else x0
         x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
-    return x
+    return x0
 
 
 def _within(times: Tensor, solver: str) -> Tensor:
-    """The times, float64, with both ends where the solver's coefficients are finite."""
-    grid, scheme = times.double().cpu().clone(), SCHEMES[solver]
-    grid[0], grid[-1] = grid[0].clamp_max(scheme.first), scheme.last
+    """The times, float64, with the first where the solver's coefficients are finite."""
+    grid, first = times.double().cpu().clone(), SCHEMES[solver].first
+    grid[0] = grid[0].clamp_max(first)
     if not bool((grid.diff() < 0).all()):
         raise ValueError(
-            f"{solver} starts at {scheme.first} and ends at {scheme.last}, so all times but the "
-            f"first and the last must lie between; make the grid with solver_grid."
+            f"{solver} starts at {first}, so all times but the first must lie below; make the grid "
+            "with solver_grid."
         )
     return grid
 

@@ -10,6 +10,7 @@ import numpy as np
 from compare_results import Finding
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullLocator
 from PIL import Image
 
 from autoencoder.pictures import save_image
@@ -26,9 +27,7 @@ def draw_curves(path: Path, best: Sequence[Finding], metric: str) -> None:
         line = list(group)
         _plot(axis, place, [f.evaluations for f in line], line, metric, str(method))
     ticks = sorted({finding.evaluations for finding in best})
-    axis.set_xticks(ticks, [str(tick) for tick in ticks])
-    axis.minorticks_off()
-    _finish(figure, axis, "network evaluations", metric, path)
+    _finish(figure, axis, ("network evaluations", ticks), metric, path)
 
 
 def draw_trends(path: Path, best: Sequence[Finding], metric: str) -> bool:
@@ -45,7 +44,8 @@ def draw_trends(path: Path, best: Sequence[Finding], metric: str) -> bool:
         line = sorted(line, key=lambda finding: finding.method.images)
         label = f"{name}, {evaluations} evaluations"
         _plot(axis, place, [f.method.images for f in line], line, metric, label)
-    _finish(figure, axis, "images seen", metric, path)
+    ticks = sorted({finding.method.images for line in lines.values() for finding in line})
+    _finish(figure, axis, ("images seen", ticks), metric, path)
     return True
 
 
@@ -66,13 +66,20 @@ def _plot(
     marker, colour = MARKERS[place % len(MARKERS)], f"C{place % 10}"
     axis.plot(across, values, marker=marker, color=colour, label=label, markersize=4)
     low, high = [f.low[metric] for f in line], [f.high[metric] for f in line]
-    axis.fill_between(across, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.vlines(across, low, high, color=colour, alpha=0.4, linewidth=1)
 
 
-def _finish(figure: Figure, axis: Axes, across: str, metric: str, path: Path) -> None:
-    axis.set(xscale="log", xlabel=across, ylabel=metric)
+def _finish(
+    figure: Figure, axis: Axes, across: tuple[str, Sequence[int]], metric: str, path: Path
+) -> None:
+    """Scales, labels and ticks; across: the label below and where its ticks stand."""
+    label, ticks = across
     low, _ = axis.get_ylim()
-    axis.set_yscale("log" if low > 0 else "symlog")
+    axis.set(xscale="log", xlabel=label, ylabel=metric, yscale="log" if low > 0 else "symlog")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    for formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+        formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
     axis.legend(frameon=False, fontsize=8)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=140)

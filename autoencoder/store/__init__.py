@@ -1,5 +1,6 @@
 """The latent store: images encoded once into tar shards, streamed exactly ever after."""
 
+from autoencoder.store.importing import import_latents
 from autoencoder.store.manifest import Manifest
 from autoencoder.store.reader import LatentStore
 from autoencoder.store.statistics import Standardisation
@@ -15,5 +16,6 @@ __all__ = [
     "Standardisation",
     "StoreReport",
     "encode_store",
+    "import_latents",
     "verify_store",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from latentddm.cli.arguments import find_config
@@ -23,7 +24,9 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.files import read_json
 
     chosen = [
-        f"{key}={value}" for key in ("images", "output") if (value := getattr(arguments, key))
+        f"{key}={json.dumps(value)}"  # in quotes: to YAML a folder called no is false
+        for key in ("images", "output")
+        if (value := getattr(arguments, key))
     ]
     config = load_config(DemoConfig, find_config("demo.yaml"), [*chosen, *arguments.overrides])
     page = run_demo(config)

@@ -41,10 +41,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             "repaired": list(report.repaired),
             "problems": problems,
         },
-        failure=None
-        if report.ok
-        else f"{arguments.store} is damaged in {len(problems)} places, named above.",
+        failure=None if report.ok else _failure(arguments.store, problems),
     )
+
+
+def _failure(store: str, problems: list[str]) -> str:
+    first = problems[0].rstrip(".")
+    others = f" and {len(problems) - 1} more, named above" if len(problems) > 1 else ""
+    return f"{store} is not whole ({first}){others}."
 
 
 VERB = Verb(

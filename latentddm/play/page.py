@@ -18,7 +18,7 @@ ABOUT_POSTERIOR = (
     "it may have been, each from one evaluation. A denoiser of the mean has a single answer here."
 )
 ABOUT_TRAJECTORY = "Above: x_t, from noise on. Below: the draw of x_0 that each step goes by."
-LARGEST_SEED = 2**31 - 1
+LARGEST_SEED = 9_999
 
 
 def build_page(studio: Studio, title: str) -> gr.Blocks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,17 +20,17 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
 
     RequestError if gradio is missing, the run cannot be used, or the port is taken.
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("gradio") is None:
         raise RequestError(
             "The page needs the package gradio; run `pip install 'latentddm[play]'`."
-        ) from None
-    from latentddm.play.page import build_page
+        )
+    require_free_port(host, port)
     from latentddm.play.studio import Studio
 
-    require_free_port(host, port)
-    page = build_page(Studio.open(run, ema), Path(run).name)
+    studio = Studio.open(run, ema)
+    from latentddm.play.page import build_page  # imports gradio: seconds
+
+    page = build_page(studio, Path(run).name)
     page.launch(
         server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True
     )

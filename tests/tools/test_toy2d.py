@@ -125,6 +125,27 @@ def test_quick_run_writes_its_files_and_ddm_wins_at_two_steps(
     assert wide["DDM"] == pytest.approx(wide["exact"], rel=0.15)
 
 
+def test_figures_over_seeds_are_means_and_deviations(toy: ModuleType) -> None:
+    tables = importlib.import_module("toy2d_tables")
+
+    def report(value: float) -> dict[str, object]:
+        return {
+            "squared_mmd": [{"bandwidth": 1.0, "nfe": 2, "DDM": value, "target": 2e-4}],
+            "posterior": [{"t": 0.2, "DDM": value, "mean": 0.5, "ratio": 2 * value}],
+            "training": {"DDM": {"seconds": 3.0, "cpu_seconds": 2.0}},
+        }
+
+    reports = [report(1e-3), report(3e-3)]
+    mean, deviation = tables.means(reports), tables.deviations(reports)
+    assert mean["squared_mmd"][0]["DDM"] == pytest.approx(2e-3)
+    assert deviation["squared_mmd"][0]["DDM"] == pytest.approx(2**0.5 * 1e-3)
+    text = tables.table("mixture", mean, deviation)
+    assert "2.00e-03 ± 1e-03" in text
+    assert "ratio 0.40% ± 0.28%" in text
+    assert tables.deviations(reports[:1]) is None
+    assert "±" not in tables.table("mixture", tables.means(reports[:1]))
+
+
 def test_bad_points_are_refused_in_one_sentence(
     toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,205 @@
+"""Latents that exist already, in webdataset shards, as a store: no image is encoded."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from autoencoder.sources.naming import is_hidden
+from autoencoder.sources.tar_members import Member, read_members, read_range
+from autoencoder.sources.tar_shards import expand_pattern
+from autoencoder.store.completion import complete_store, prepare_folder
+from autoencoder.store.layout import ChunkFormat, SampleInfo
+from autoencoder.store.manifest import Manifest
+from autoencoder.store.plan import EncodePlan, hash_keys
+from autoencoder.store.shard import ShardBuilder, read_record, shard_name
+from autoencoder.store.writer import CHUNK_SAMPLES
+from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.files import remove_leftovers
+from latentddm.engine.progress import Progress
+
+if TYPE_CHECKING:
+    from autoencoder.models import Autoencoder
+
+SHARD_SAMPLES = 4096
+CHECKED = 8  # latents that are decoded and encoded again
+LARGEST_ERROR = 0.7  # of these, relative to their spread: another autoencoder gives above 1
+
+
+class _Sample(NamedTuple):
+    key: str
+    shard: Path
+    latent: Member
+    label: Member | None
+
+
+def import_latents(
+    shards: str,
+    autoencoder: Autoencoder,
+    output: Path | str,
+    *,
+    scale_factor: float = 1.0,
+    dtype: str = "float16",
+    chunk_samples: int = CHUNK_SAMPLES,
+    shard_samples: int = SHARD_SAMPLES,
+    seed: int | None = 0,
+    check: bool = True,
+    show_progress: bool = True,
+) -> Manifest:
+    """Make the store `output` of the latents in webdataset shards; call again to resume.
+
+    shards: a tar, a folder of tars or a pattern. A sample has one member that ends in `npy`, its
+    latent [C, h, w], and may have a label in `cls`. autoencoder: whose latents they are.
+    scale_factor: what the raw latents had been multiplied by. check: decode and encode a few, and
+    refuse what does not come back. RequestError names the first sample that does not fit.
+    """
+    if not scale_factor > 0:
+        raise RequestError(f"scale_factor must be above 0, not {scale_factor}.")
+    samples = _list_samples(shards)
+    shape = _read(samples[0], None, scale_factor).shape
+    if shape[0] != autoencoder.latent_channels:
+        raise RequestError(
+            f"{samples[0].key} has {shape[0]} channels, and the autoencoder "
+            f"{autoencoder.reference} {autoencoder.latent_channels}; give the right autoencoder."
+        )
+    if check:
+        _check(np.stack([_read(s, shape, scale_factor) for s in samples[:CHECKED]]), autoencoder)
+    plan = EncodePlan(
+        autoencoder={
+            "reference": autoencoder.reference,
+            "fingerprint": autoencoder.fingerprint,
+            "precision": "imported",
+        },
+        preprocessing={"size": shape[1] * autoencoder.factor, "scale_factor": scale_factor},
+        source={
+            "name": shards,
+            "count": len(samples),
+            "keys": hash_keys(sample.key for sample in samples),
+        },
+        layout=ChunkFormat(
+            shape=shape,
+            dtype=dtype,
+            contents="samples",
+            views=("plain",),
+            chunk_samples=min(chunk_samples, shard_samples),
+        ),
+        shard_samples=shard_samples,
+        seed=seed,
+    )
+    _write(Path(output), plan, samples, scale_factor, show_progress)
+    manifest = complete_store(Path(output), plan)
+    assert manifest is not None  # no other process shares the work
+    return manifest
+
+
+def _write(
+    folder: Path,
+    plan: EncodePlan,
+    samples: list[_Sample],
+    scale_factor: float,
+    show_progress: bool,
+) -> None:
+    """Write the shards that are not there yet."""
+    plan = prepare_folder(folder, plan)
+    numbers = range(plan.shards)
+    remove_leftovers(folder, [shard_name(number) for number in numbers])
+    order = plan.source_order()
+    with Progress(len(samples), "import", unit="latents", show=show_progress) as progress:
+        for number in numbers:
+            first = number * plan.shard_samples
+            indices = order[first : first + plan.shard_samples].tolist()
+            if read_record(folder, number) is None:
+                builder = ShardBuilder(number, first, 1, plan.layout)
+                for index in indices:
+                    row = _row(samples[index], plan.layout, scale_factor)
+                    info = SampleInfo(samples[index].key, _label(samples[index]), index)
+                    builder.add([row[None]], [info])
+                builder.write(folder)
+            progress.update(len(indices))
+
+
+def _list_samples(reference: str) -> list[_Sample]:
+    """The samples of all shards in order; RequestError if there is none."""
+    path = Path(reference).expanduser()
+    if path.is_dir():
+        shards = sorted(path.glob("*.tar"))
+    else:
+        shards = expand_pattern(str(path)) or [path]
+    samples = [sample for shard in shards for sample in _shard_samples(shard)]
+    if not samples:
+        raise RequestError(f"{reference} holds no latent: its tar shards have no npy members.")
+    keys = {sample.key for sample in samples}
+    if len(keys) < len(samples):
+        samples = [s._replace(key=f"{s.shard.name}/{s.key}") for s in samples]
+    return samples
+
+
+def _shard_samples(shard: Path) -> list[_Sample]:
+    labels: dict[str, Member] = {}
+    latents: dict[str, Member] = {}
+    for member in read_members(shard):
+        folder, slash, base = member.name.removeprefix("./").rpartition("/")
+        stem, _, extension = base.partition(".")
+        if is_hidden(member.name):
+            continue
+        if extension == "cls":
+            labels[folder + slash + stem] = member
+        elif extension.rpartition(".")[2] == "npy":
+            if folder + slash + stem in latents:
+                raise RequestError(f"{shard} holds two npy members in {stem}; write one a sample.")
+            latents[folder + slash + stem] = member
+    return [_Sample(key, shard, member, labels.get(key)) for key, member in latents.items()]
+
+
+def _read(sample: _Sample, shape: tuple[int, ...] | None, scale_factor: float) -> np.ndarray:
+    """The raw latent, float32 [C, h, w]; RequestError if it is none or of another shape."""
+    data = read_range(sample.shard, sample.latent.offset, sample.latent.size)
+    where = f"{sample.latent.name} in {sample.shard}"
+    try:
+        values = np.load(io.BytesIO(data), allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise RequestError(f"{where} is no plain array ({error}).") from None
+    if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
+        found = f"{values.dtype} {list(values.shape)}"
+        raise RequestError(f"{where} is {found}; a latent is floating point [C, h, w].")
+    if shape is not None and values.shape != shape:
+        raise RequestError(f"{where} is {list(values.shape)}, others are {list(shape)}.")
+    if not np.isfinite(values).all():
+        raise RequestError(f"{where} holds NaN or infinite values; make it again.")
+    return values.astype(np.float32) / scale_factor
+
+
+def _row(sample: _Sample, layout: ChunkFormat, scale_factor: float) -> np.ndarray:
+    row = _read(sample, layout.shape, scale_factor).astype(layout.dtype)
+    if not np.isfinite(row).all():
+        raise RequestError(f"{sample.key} is too large for {layout.dtype}; store float32.")
+    return row
+
+
+def _label(sample: _Sample) -> int | None:
+    if sample.label is None:
+        return None
+    try:
+        return int(read_range(sample.shard, sample.label.offset, sample.label.size))
+    except ValueError:
+        raise WorkError(
+            f"{sample.label.name} in {sample.shard} is no integer; write the shard again."
+        ) from None
+
+
+def _check(latents: np.ndarray, autoencoder: Autoencoder) -> None:
+    """RequestError if latents do not survive being decoded and encoded again."""
+    raw = torch.from_numpy(latents)
+    back = autoencoder.encode(autoencoder.decode(raw)).cpu()
+    spread = (raw - raw.mean(dim=(0, 2, 3), keepdim=True)).norm()
+    error = float((back - raw).norm() / spread.clamp_min(1e-6))
+    if error > LARGEST_ERROR:
+        raise RequestError(
+            f"Decoded and encoded again, the latents return with a relative error of {error:.2f}: "
+            f"they are not those of {autoencoder.reference}, or were scaled; give --scale-factor, "
+            "or --no-check if you are sure."
+        )
