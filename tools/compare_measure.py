@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ class Bench:
         started = time.monotonic()
         features, shown = self._draw_and_describe(cell, generator)
         seconds = time.monotonic() - started
-        results = {}
+        results: dict[str, Any] = {}
         for space, samples in features.items():
             reference = self.references.features(space, generator.space)
             metrics = self.judgement.metrics_in(space)

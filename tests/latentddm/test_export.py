@@ -185,6 +185,7 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
         init(api, endpoint=hub.address, token="hf_stand_in")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "__init__", with_endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
 
