@@ -30,8 +30,10 @@ class State(NamedTuple):
     def follow(self, x: Tensor, keep: Keep | None = None) -> State:
         """The state whose current map is x."""
         if keep is None:
-            return self._replace(x=x)
-        return self._replace(x=x, **{keep: (*getattr(self, keep), x)})
+            return State(x, self.skips, self.features)
+        if keep == "skips":
+            return State(x, (*self.skips, x), self.features)
+        return State(x, self.skips, (*self.features, x))
 
 
 class Input(nn.Module):
@@ -96,7 +98,7 @@ class Block(nn.Module):
         if self.enter_skip is not None:
             from_skip, skip = self.enter_skip(state.skips[-1])
             residual, shortcut = add_rows(residual, from_skip), add_rows(shortcut, skip)
-            state = state._replace(skips=state.skips[:-1])
+            state = State(state.x, state.skips[:-1], state.features)
         if self.enter_noise is not None:
             assert xi is not None
             from_noise, noise = self.enter_noise(xi, embedding)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -79,10 +80,10 @@ def test_wrong_settings_are_sentences(studio: Studio) -> None:
         studio.posterior(0.0)
 
 
+@pytest.mark.skipif(find_spec("gradio") is None, reason="pip install 'latentddm[play]'")
 def test_a_port_that_is_taken_is_said_in_one_sentence(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("gradio", reason="pip install 'latentddm[play]'")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
