@@ -169,4 +169,4 @@ def training_record(method: Method) -> dict[str, Any]:
         if line["images"] <= method.images:
             seconds += (line["images"] - before) / line["images_per_second"]
             before = line["images"]
-    return {**asdict(method), "training_seconds": round(seconds, 1)}
+    return {**asdict(method), "training_seconds": round(seconds, 3)}
