@@ -25,6 +25,7 @@ from autoencoder.portraits import ATTRIBUTES, attribute_histogram, read_attribut
 from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
+from latentddm.engine.randomness import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
@@ -98,7 +99,10 @@ class Comparison:
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
         self.samples = samples
-        originals = pixels[:REFERENCE_IMAGES]
+        # A source may be sorted: its first images need not look like its last.
+        order = numpy_generator(0, "reference").permutation(len(pixels))
+        count = min(REFERENCE_IMAGES, len(pixels) // 2)
+        originals, others = pixels[order[:count]], pixels[order[count:][:samples]]
         latents = self._encode(originals)
         self.pixels = self._decode(latents)
         self.pictures = Reference.of("", PyramidExtractor(), self.pixels)
@@ -106,7 +110,7 @@ class Comparison:
         self.latents = Reference.of("latent_", space, store.standardise(latents))
         self.attributes = Reference.of("", AttributeExtractor(), self.pixels) if portraits else None
         self.autoencoder_results = self._measure_autoencoder(originals)
-        self.floor, self.protocols = self._measure_floor(pixels[-samples:])
+        self.floor, self.protocols = self._measure_floor(others)
 
     def measure(self, method: MethodResults, steps: Sequence[int]) -> None:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
