@@ -1,6 +1,6 @@
 """How fast latents are read, in our layout and in the others; how much encoding adds to the model.
 
-    python tools/bench_store.py --output /tmp/bench [--autoencoder REF --images SRC]
+    python tools/bench_store.py --output bench [--autoencoder REF --images SRC]
 
 Writes the same random latents in every layout, reads shuffled batches of 256 from each on one core
 with warm caches, and prints a table. The other layouts deliver what they hold; ours is measured as
