@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentddm.attention import attention
-from latentddm.layers import Norm, SharedDropout, add_rows, repeat_rows
+from latentddm.layers import Convolution, Norm, SharedDropout, add_rows, repeat_rows
 
 Keep = Literal["skips", "features"]  # where a part's result is kept for later, if it is
 
@@ -37,15 +37,25 @@ class State(NamedTuple):
 
 
 class Input(nn.Module):
-    """The first convolution, of x_t alone or of x_t and xi side by side, as in the paper."""
+    """The first convolution, of x_t alone or of x_t and xi side by side, as in the paper.
+
+    A patch of `patch` x `patch` positions becomes one position first.
+    """
 
     def __init__(
-        self, latent_channels: int, width: int, with_noise: bool, keep: Keep | None
+        self,
+        latent_channels: int,
+        width: int,
+        *,
+        with_noise: bool,
+        patch: int,
+        pointwise: bool,
+        keep: Keep | None,
     ) -> None:
         super().__init__()
-        self.with_noise, self.keep = with_noise, keep
+        self.with_noise, self.patch, self.keep = with_noise, patch, keep
         channels = 2 * latent_channels if with_noise else latent_channels
-        self.convolution = nn.Conv2d(channels, width, 3, padding=1)
+        self.convolution = Convolution(channels * patch**2, width, pointwise)
 
     def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
         x = state.x
@@ -53,7 +63,22 @@ class Input(nn.Module):
             assert xi is not None
             repeated = torch.empty_like(xi).copy_(repeat_rows(x, len(xi)))  # in xi's memory format
             x = torch.cat([repeated, xi], dim=1)
+        x = functional.pixel_unshuffle(x, self.patch)
         return state.follow(self.convolution(x), self.keep)
+
+
+class Output(nn.Module):
+    """The last convolution, to the channels of the latents; positions become patches again."""
+
+    def __init__(self, width: int, latent_channels: int, *, patch: int, pointwise: bool) -> None:
+        super().__init__()
+        self.patch = patch
+        self.norm = Norm(width, pointwise)
+        self.convolution = Convolution(width, latent_channels * patch**2, pointwise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.convolution(functional.silu(self.norm(x)))
+        return functional.pixel_shuffle(x, self.patch)
 
 
 class Block(nn.Module):
@@ -73,22 +98,23 @@ class Block(nn.Module):
         noise_channels: int = 0,
         noise_stride: int = 1,
         heads: int = 0,
+        pointwise: bool = False,
         dropout: float = 0.0,
         keep: Keep | None = None,
     ) -> None:
         super().__init__()
         self.keep = keep
-        self.enter = Entrance(width_in, width)
-        self.enter_skip = Entrance(skip_width, width, same_width=False) if skip_width else None
+        self.enter = Entrance(width_in, width, pointwise, adapt=width_in != width)
+        self.enter_skip = Entrance(skip_width, width, pointwise) if skip_width else None
         self.enter_noise = (
             NoiseEntrance(noise_channels, width, noise_stride, embedding)
             if noise_channels
             else None
         )
         self.modulate = nn.Linear(embedding, 2 * width)
-        self.norm = Norm(width)
+        self.norm = Norm(width, pointwise)
         self.dropout = SharedDropout(dropout)
-        self.leave = nn.Conv2d(width, width, 3, padding=1)
+        self.leave = Convolution(width, width, pointwise)
         self.attention = SelfAttention(width, heads) if heads else None
         for parameter in self.leave.parameters():  # the block starts as its shortcut
             nn.init.zeros_(parameter)
@@ -114,12 +140,11 @@ class Block(nn.Module):
 class Entrance(nn.Module):
     """What a block reads of one map: for its residual, and for its shortcut."""
 
-    def __init__(self, width_in: int, width: int, same_width: bool = True) -> None:
+    def __init__(self, width_in: int, width: int, pointwise: bool, adapt: bool = True) -> None:
         super().__init__()
-        self.norm = Norm(width_in)
-        self.convolution = nn.Conv2d(width_in, width, 3, padding=1)
-        identity = same_width and width_in == width
-        self.shortcut = nn.Identity() if identity else nn.Conv2d(width_in, width, 1)
+        self.norm = Norm(width_in, pointwise)
+        self.convolution = Convolution(width_in, width, pointwise)
+        self.shortcut = Convolution(width_in, width, pointwise=True) if adapt else nn.Identity()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.convolution(functional.silu(self.norm(x))), self.shortcut(x)
@@ -134,13 +159,15 @@ class NoiseEntrance(nn.Module):
 
     def __init__(self, channels: int, width: int, stride: int, embedding: int) -> None:
         super().__init__()
+        self.stride = stride
         self.gate = nn.Linear(embedding, channels)
         nn.init.ones_(self.gate.bias)
-        self.convolution = nn.Conv2d(channels, 2 * width, stride, stride=stride)
+        self.convolution = Convolution(channels * stride**2, 2 * width, pointwise=True)
 
     def forward(self, xi: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         gate = repeat_rows(self.gate(embedding), len(xi))[:, :, None, None]
-        residual, shortcut = self.convolution(gate * xi).chunk(2, dim=1)
+        patches = functional.pixel_unshuffle(gate * xi, self.stride)
+        residual, shortcut = self.convolution(patches).chunk(2, dim=1)
         return residual, shortcut
 
 

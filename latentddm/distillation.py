@@ -24,7 +24,7 @@ from latentddm.engine.learner import Learner
 from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
 from latentddm.engine.means import Means
 from latentddm.engine.optimisation import OptimizerConfig
-from latentddm.engine.processes import start_run
+from latentddm.engine.processes import on_main, start_run
 from latentddm.engine.randomness import BatchDraws
 from latentddm.engine.run import RunFolder
 from latentddm.generation import Generator
@@ -73,8 +73,7 @@ def distill(config: DistillConfig) -> RunFolder:
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, LOOP_KEYS_THAT_MAY_CHANGE
     )
-    if accelerator.is_main_process:
-        LatentSpace.of_store(store).write(run.path)
+    on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
     task = StudentTask(config, teacher.network, store, accelerator)
     run_loop(task, run, config.loop, accelerator)
     accelerator.end_training()

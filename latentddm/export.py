@@ -13,7 +13,7 @@ from autoencoder.pictures import image_grid, save_image
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.files import atomic_path, read_json
 from latentddm.engine.run import RunFolder, require_new_folder
-from latentddm.generation import SMALLEST_EPS_SAFETY, Generator
+from latentddm.generation import Generator
 from latentddm.model_card import GRID_NAME, Card, write_card
 from latentddm.pipeline import LatentDDMPipeline
 from latentddm.scheduler import DistributionalScheduler
@@ -94,11 +94,10 @@ def build_pipeline(generator: Generator, autoencoder: str | None = None) -> Late
             f"diffusers cannot load the autoencoder {wrapped.reference}: it has layers (TAEF2's "
             "pool branch) that diffusers lacks; draw with `latentddm sample RUN --decode` instead."
         )
-    eps = generator.network.config["prediction"] == "eps"
     return LatentDDMPipeline(
         unet=generator.network,
         vae=network,
-        scheduler=DistributionalScheduler(safety=SMALLEST_EPS_SAFETY if eps else 0.0),
+        scheduler=DistributionalScheduler(safety=generator.least_safety),
         latent_shape=space.shape,
         latent_mean=space.mean,
         latent_std=space.std,

@@ -87,14 +87,7 @@ class Generator:
             raise RequestError(f"churn must lie in [0, 1], not {config.churn}.")
         if config.churn and config.solver != "ddim":
             raise RequestError(f"churn is a setting of ddim; leave it out with {config.solver}.")
-        safety = config.safety
-        if self.network.config["prediction"] == "eps":
-            safety = max(safety, SMALLEST_EPS_SAFETY)
-        try:
-            steps = steps_within(config.solver, config.steps)
-            times = solver_grid(config.solver, steps, config.grid, safety)
-        except ValueError as error:
-            raise RequestError(str(error)) from None
+        times = self.times(config)
         batches = []
         with Progress(count, "sample", show=show_progress) as progress:
             for start in range(first, first + count, config.batch_size):
@@ -102,6 +95,20 @@ class Generator:
                 batches.append(self._draw_batch(indices, times, config).cpu())
                 progress.update(len(indices))
         return self.space.restore(torch.cat(batches))
+
+    @property
+    def least_safety(self) -> float:
+        """How far from t = 1 and t = 0 the network must be kept."""
+        return SMALLEST_EPS_SAFETY if self.network.config["prediction"] == "eps" else 0.0
+
+    def times(self, config: SamplingConfig) -> Tensor:
+        """The times at which samples are drawn; RequestError if the solver cannot take them."""
+        safety = max(config.safety, self.least_safety)
+        try:
+            steps = steps_within(config.solver, config.steps)
+            return solver_grid(config.solver, steps, config.grid, safety)
+        except ValueError as error:
+            raise RequestError(str(error)) from None
 
     def denoiser(self, config: SamplingConfig) -> Denoiser:
         """The network, or the network asked for a label; RequestError if it knows none."""
@@ -139,13 +146,14 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
         if newest is None:
             raise RequestError(f"{folder.path} holds no valid checkpoint yet; train it first.")
         return newest
-    found = list(valid_checkpoints(folder.checkpoints))
-    for checkpoint in found:
+    others = []
+    for checkpoint in valid_checkpoints(folder.checkpoints):  # each is hashed: no more than needed
         if checkpoint.images == images:
             return checkpoint
+        others.append(str(checkpoint.images))
     raise RequestError(
         f"{folder.path} holds no valid checkpoint at {images} images, but "
-        f"{', '.join(str(each.images) for each in found) or 'none at all'}; "
+        f"{', '.join(others) or 'none at all'}; "
         "train with a larger loop.keep_checkpoints to keep more."
     )
 

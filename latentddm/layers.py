@@ -41,12 +41,15 @@ class TimeEmbedding(nn.Module):
 class Norm(nn.GroupNorm):
     """Group normalisation with groups of at least 8 channels, at most 32 groups.
 
+    A pointwise norm is for maps of one position: all channels are its one group, as a few numbers
+    say too little of their own scale.
+
     The kernels accumulate the statistics in float32 whatever the format of x. Autocast would copy
     x to float32 and leave the result so, which doubles the memory; it is kept out.
     """
 
-    def __init__(self, width: int) -> None:
-        groups = min(32, max(1, width // 8))
+    def __init__(self, width: int, pointwise: bool = False) -> None:
+        groups = 1 if pointwise else min(32, max(1, width // 8))
         while width % groups:
             groups -= 1
         super().__init__(groups, width, eps=1e-5)
@@ -55,6 +58,23 @@ class Norm(nn.GroupNorm):
         with torch.autocast(x.device.type, enabled=False):
             weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
             return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class Convolution(nn.Conv2d):
+    """A convolution that keeps the size of its map: 3 x 3, or pointwise, which sees a position.
+
+    On a map of one position a pointwise convolution is a matrix product, and is computed as one:
+    twice as fast.
+    """
+
+    def __init__(self, width_in: int, width: int, pointwise: bool = False) -> None:
+        super().__init__(width_in, width, 1 if pointwise else 3, padding=0 if pointwise else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size == x.shape[2:] == (1, 1):
+            product = functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+            return product[..., None, None]
+        return super().forward(x)
 
 
 class SharedDropout(nn.Module):

@@ -148,7 +148,7 @@ def _shown(reference: str) -> str:
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
     shown = copy.deepcopy(config)
-    for key in ("store", "output"):
+    for key in ("store", "output", "teacher"):
         if key in shown:
             shown[key] = _shown(str(shown[key]))
     return shown

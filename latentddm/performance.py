@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -21,7 +21,7 @@ class PerformanceConfig:
 
 
 PERFORMANCE_KEYS_THAT_MAY_CHANGE = tuple(
-    f"performance.{key}" for key in ("two_pass", "checkpointing", "channels_last", "compile")
+    f"performance.{field.name}" for field in fields(PerformanceConfig)
 )
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.pictures import image_grid, save_image
 from autoencoder.store import LatentStore
+from latentddm.engine.processes import on_main
 from latentddm.engine.randomness import torch_generator
 from latentddm.latent_space import LatentSpace
 from latentddm.sampling import Denoiser, sample, time_grid
@@ -26,13 +28,15 @@ class Preview:
         self._autoencoder: Autoencoder | None = None
 
     def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
-        """Write a grid to `path`, drawn in `steps`; all processes draw and the main one writes."""
-        if self._autoencoder is None:
-            self._autoencoder = LatentSpace.of_store(self.store).load_autoencoder()
+        """Write a grid to `path`, drawn in `steps`; all processes draw, the main one decodes."""
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
         x0 = sample(denoiser, x, time_grid(steps), churn, generator=generator)
+        on_main(self.accelerator, lambda: self._decode(x0, path))
+
+    def _decode(self, x0: Tensor, path: Path) -> None:
+        if self._autoencoder is None:
+            self._autoencoder = LatentSpace.of_store(self.store).load_autoencoder()
         pixels = decode_latents(self.store.restore(x0.cpu()), self._autoencoder)
-        if self.accelerator.is_main_process:
-            save_image(path, image_grid(pixels.numpy(), columns=COLUMNS))
+        save_image(path, image_grid(pixels.numpy(), columns=COLUMNS))

@@ -26,7 +26,12 @@ from latentddm.engine.learner import Learner
 from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
 from latentddm.engine.means import Means
 from latentddm.engine.optimisation import OptimizerConfig
-from latentddm.engine.processes import process_batch_size, start_processes, start_run
+from latentddm.engine.processes import (
+    on_main,
+    process_batch_size,
+    start_processes,
+    start_run,
+)
 from latentddm.engine.randomness import BatchDraws, derive_seed
 from latentddm.engine.rehearsal import rehearse
 from latentddm.engine.run import RunFolder
@@ -75,8 +80,8 @@ def train(config: TrainConfig) -> RunFolder:
     config = _resolve(config, store)
     may_change = (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE)
     run, accelerator = start_run(config.output, RUN_KIND, config, config.precision, may_change)
+    on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
     if accelerator.is_main_process:
-        LatentSpace.of_store(store).write(run.path)
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
     task = GeneratorTask(config, store, accelerator)
     run_loop(task, run, config.loop, accelerator, Symptoms(config.objective, config.loop.images))
@@ -103,17 +108,36 @@ def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
     """The config with every argument of the network spelt out; channels come from the store."""
     given = {**config.network, "latent_channels": store.shape[0]}
     network = complete_arguments(UNet.__init__, given, config.output, "network.")
-    try:
-        with torch.device("meta"):
-            UNet(**network)
-    except ValueError as error:
-        raise RequestError(f"network: {error}.") from None
+    _check_network(network, store, config.store)
     if network["classes"] and not store.manifest.labelled:
         raise RequestError(
             f"network.classes is {network['classes']}, but the store {config.store} holds no "
             "labels; encode images that have some, or leave network.classes out."
         )
     return TrainConfig(**{**vars(config), "network": network})
+
+
+def _check_network(network: dict[str, Any], store: LatentStore, name: str) -> None:
+    """RequestError for arguments that make no network, or none for the store's latents."""
+    try:
+        with torch.device("meta"):
+            divisor = UNet(**network).divisor
+    except ValueError as error:
+        raise RequestError(f"network: {error}.") from None
+    height, width = store.shape[1:]
+    latents = f"The latents in {name} are {height} x {width}"
+    if height % divisor or width % divisor:
+        raise RequestError(
+            f"{latents}, but the network needs edges divisible by {divisor}: network.patch_size, "
+            "doubled for each level after the first in network.multipliers; change one of these."
+        )
+    deaf = divisor == network["patch_size"] and 0 in network["pointwise_levels"]
+    if deaf and 0 not in network["attention_levels"] and max(height, width) > divisor:
+        raise RequestError(
+            f"{latents}, and in a pointwise network of one level patches of {divisor} would not "
+            f"hear each other; set network.patch_size to {max(height, width)} or "
+            "network.attention_levels to [0]."
+        )
 
 
 def process_batches(

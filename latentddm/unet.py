@@ -20,11 +20,12 @@ from latentddm.blocks import (
     Downsample,
     Input,
     Keep,
+    Output,
     Restart,
     State,
     Upsample,
 )
-from latentddm.layers import Norm, TimeEmbedding
+from latentddm.layers import TimeEmbedding
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
 
@@ -36,6 +37,10 @@ class UNet(ModelMixin, ConfigMixin):
     the way up (counted from the coarsest); xi enters every block from there on. "output": after
     the whole UNet; each particle then goes up a second, narrow path of `particle_blocks` blocks a
     level, which reads what the trunk has made at that level. ValueError for another place.
+
+    patch_size: so many positions, an edge, are one to the network; a level whose maps then have
+    one position wants to be in `pointwise_levels`: all of it is matrix products, and each sees
+    all of the latents. That is for latents of few numbers.
     """
 
     _supports_gradient_checkpointing = True
@@ -49,8 +54,11 @@ class UNet(ModelMixin, ConfigMixin):
         multipliers: tuple[int, ...] = (1, 2, 2),  # width of each level, in `channels`
         blocks: int = 2,  # residual blocks at each level of the way down
         up_blocks: int | None = None,  # and of the way up; None: one more
+        patch_size: int = 1,  # of the latents, an edge, that the first level has as one position
         attention_levels: tuple[int, ...] = (1, 2),  # levels whose blocks attend, 0 the finest
+        pointwise_levels: tuple[int, ...] = (),  # levels whose convolutions are 1 x 1
         head_channels: int = 32,
+        embedding_width: int | None = None,  # of the time; None: four times `channels`
         dropout: float = 0.0,
         prediction: Prediction = "v",
         expansion: str = "input",
@@ -59,20 +67,26 @@ class UNet(ModelMixin, ConfigMixin):
         classes: int = 0,  # labels 0 ... classes - 1 can be asked for
     ) -> None:
         super().__init__()
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, not {patch_size}")
         self.gradient_checkpointing = False
         self.one_particle_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
         plan = _Plan(
             latent_channels,
             [channels * multiplier for multiplier in multipliers],
+            patch_size,
             attention_levels,
+            pointwise_levels,
             head_channels,
+            embedding_width or 4 * channels,
             dropout,
             expansion,
         )
-        plan.go_down(blocks, kept=blocks + 1 if up_blocks is None else up_blocks)
+        ways_up = blocks + 1 if up_blocks is None else up_blocks
+        plan.go_down(blocks, kept=ways_up)
         plan.turn()
-        plan.go_up(blocks + 1 if up_blocks is None else up_blocks)
+        plan.go_up(ways_up)
         if expansion == "output":
             plan.go_up_again(particle_blocks, particle_width)
         plan.check_place()
@@ -80,12 +94,13 @@ class UNet(ModelMixin, ConfigMixin):
         self.time_embedding = TimeEmbedding(plan.embedding, classes)
         self.trunk = nn.ModuleList(plan.parts[: plan.split])
         self.particles = nn.ModuleList(plan.parts[plan.split :])
-        self.last = nn.Sequential(
-            Norm(plan.width), nn.SiLU(), nn.Conv2d(plan.width, latent_channels, 3, padding=1)
+        self.divisor = patch_size * 2 ** (len(multipliers) - 1)
+        self.last = Output(
+            plan.width, latent_channels, patch=patch_size, pointwise=0 in pointwise_levels
         )
 
     def forward(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Draws of x_0 for x_t [B, C, H, W] at t [B]; H, W divisible by 2^(levels - 1).
+        """Draws of x_0 for x_t [B, C, H, W] at t [B]; H, W divisible by `divisor`.
 
         xi: [B, C, H, W] for one draw of each x_t, [B, m, C, H, W] for m; the result has its shape.
         labels: [B], of a network with classes; `classes` itself, or None: of any class.
@@ -143,15 +158,19 @@ class _Plan:
         self,
         latent_channels: int,
         widths: list[int],
+        patch: int,
         attention_levels: tuple[int, ...],
+        pointwise_levels: tuple[int, ...],
         head_channels: int,
+        embedding: int,
         dropout: float,
         expansion: str,
     ) -> None:
-        self.latent_channels, self.widths = latent_channels, widths
+        self.latent_channels, self.widths, self.patch = latent_channels, widths, patch
         self.attention_levels, self.head_channels = attention_levels, head_channels
+        self.pointwise_levels = pointwise_levels
         self.dropout, self.expansion = dropout, expansion
-        self.embedding = 4 * widths[0]
+        self.embedding = embedding
         self.parts: list[nn.Module] = []
         self.width = widths[0]  # of the current map
         self.skips: list[list[int]] = []  # widths of the maps kept at each level
@@ -166,8 +185,14 @@ class _Plan:
                 "skips" if index > blocks - kept else None for index in range(blocks + 1)
             ]
             if level == 0:
-                with_noise = self.split is not None
-                first = Input(self.latent_channels, self.width, with_noise, keep[0])
+                first = Input(
+                    self.latent_channels,
+                    self.width,
+                    with_noise=self.split is not None,
+                    patch=self.patch,
+                    pointwise=0 in self.pointwise_levels,
+                    keep=keep[0],
+                )
                 self.parts.append(first)
             else:
                 self.parts.append(Downsample(self.width, keep[0]))
@@ -230,8 +255,9 @@ class _Plan:
             self.embedding,
             skip_width=skip,
             noise_channels=self.latent_channels if deferred else 0,
-            noise_stride=2**level,
+            noise_stride=self.patch * 2**level,
             heads=heads,
+            pointwise=level in self.pointwise_levels,
             dropout=self.dropout,
             keep=keep,
         )

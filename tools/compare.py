@@ -77,15 +77,16 @@ def _write(output: Path, cells: Sequence[Cell], judgement: Judgement, metric: st
     findings = read_findings(cells, judgement, output / "cells")
     best = best_findings(findings, metric)
     methods = list(dict.fromkeys(cell.method for cell in cells))
+    records = {method: training_record(method) for method in methods}
     values = {
         "protocol": judgement.to_plain(),
         "best_by": metric,
-        "methods": [{"series": m.series, **training_record(m)} for m in methods],
+        "methods": [{"series": m.series, **records[m]} for m in methods],
         "best": [finding.to_json() for finding in best],
         "settings": [finding.to_json() for finding in findings],
     }
     write_json(output / "results.json", values)
-    text = table(best, metric)
+    text = table(best, metric, records)
     write_text(output / "table.md", text)
     draw_curves(output / "curves.png", best, metric)
     trend = draw_trends(output / "trend.png", best, metric)

@@ -119,10 +119,8 @@ def _parse(text: str) -> Iterator[Method]:
 
 def _checkpoints(folder: RunFolder, images: str) -> list[Checkpoint]:
     if images == ALL:
-        newest = checkpoint_at(folder)  # refuses a run that has none
-        return sorted(valid_checkpoints(folder.checkpoints), key=lambda each: each.images) or [
-            newest
-        ]
+        found = sorted(valid_checkpoints(folder.checkpoints), key=lambda each: each.images)
+        return found or [checkpoint_at(folder)]  # which refuses a run that has none
     if images and not images.isdigit():
         raise RequestError(f"@{images}: write the number of images seen, or all.")
     return [checkpoint_at(folder, int(images) if images else None)]
@@ -162,7 +160,7 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """What a method's training was: images seen, seconds (from its log), network parameters."""
+    """A method's fields, and the seconds of its training from the run's log."""
     folder = RunFolder(Path(method.run))
     seconds, before = 0.0, 0.0
     for line in folder.read_metrics():

@@ -14,7 +14,7 @@ from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import RequestError
 from latentddm.evaluation.extractors import INCEPTION, open_extractor
-from latentddm.evaluation.features import FeatureCollector, FeatureExtractor, FeatureSet
+from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.metrics import find_metric
@@ -121,12 +121,9 @@ class References:
     def _describe(self, name: str, space: LatentSpace) -> FeatureSet:
         of_latents = name == LATENTS
         source = self.judgement.store if of_latents else self.judgement.reference
-        collector = FeatureCollector(self.extractor(name, space), str(source))
+        extractor = self.extractor(name, space)
         images = self._latents(space) if of_latents else self._pixels(space)
-        for start in range(0, len(images), CHUNK):
-            part = images[start : start + CHUNK]
-            collector.add(range(start, start + len(part)), part)
-        return collector.features()
+        return extract_features(images, extractor, name=str(source), batch_size=CHUNK)
 
     def _pixels(self, space: LatentSpace) -> Tensor:
         """The reference's pictures, uint8 [N, S, S, 3]."""

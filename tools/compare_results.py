@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from compare_plan import Cell, Method, actual_evaluations, training_record
+from compare_plan import Cell, Method, actual_evaluations
 from compare_reference import Judgement
 
 from latentddm.engine.files import read_json
@@ -92,7 +92,7 @@ def best_findings(findings: Sequence[Finding], metric: str) -> list[Finding]:
     return sorted(best.values(), key=lambda f: (methods.index(f.method), f.evaluations))
 
 
-def table(best: Sequence[Finding], metric: str) -> str:
+def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping[str, Any]]) -> str:
     """Methods down, evaluations across, beside each number its setting; Markdown."""
     across = sorted({finding.evaluations for finding in best})
     methods = list(dict.fromkeys(finding.method for finding in best))
@@ -103,7 +103,7 @@ def table(best: Sequence[Finding], metric: str) -> str:
         "|---" * (len(across) + 3) + "|",
     ]
     for method in methods:
-        seconds = training_record(method)["training_seconds"]
+        seconds = records[method]["training_seconds"]
         cells = [_cell(at[method, n], metric) if (method, n) in at else "" for n in across]
         lines.append(
             f"| {method.series} | {method.images:,} | {seconds:,.0f} s | "

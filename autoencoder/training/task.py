@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from autoencoder.training.adversary import Adversary
 from autoencoder.training.config import AutoencoderConfig
 from autoencoder.training.likeness import Likeness
 from autoencoder.training.network import Autoencoding, downsampling_factor
-from latentddm.engine.files import atomic_path
+from latentddm.engine.files import atomic_path, remove_folder
 from latentddm.engine.learner import Learner
 from latentddm.engine.means import Means
 from latentddm.engine.processes import process_batch_size
@@ -146,7 +145,8 @@ class AutoencoderTask:
         averaged: Any = self.modules["ema"]
         with atomic_path(folder) as temporary:
             averaged.save_pretrained(temporary)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                remove_folder(folder)
 
     def _posterior_noise(self, images: int, target: Tensor) -> Tensor:
         """Noise [B, C, h, w] for the latents of the images after the first `images`."""

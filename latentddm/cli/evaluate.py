@@ -42,9 +42,10 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         if keys:
             named = ", ".join(keys[:NAMED_KEYS])
             lines.append(f"{side}: {len(keys)} images could not be read: {named}")
+    values = evaluation.to_json()
     if arguments.output:
-        write_json(Path(arguments.output), evaluation.to_json())
-    return Outcome("\n".join(lines), evaluation.to_json())
+        write_json(Path(arguments.output), values)
+    return Outcome("\n".join(lines), values)
 
 
 VERB = Verb(

@@ -9,13 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from latentddm.cli.verb import Outcome, Verb
+from latentddm.play.serving import HOST, PORT
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--port", type=int, default=7860, help="default 7860")
+    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="default 127.0.0.1, this machine alone; 0.0.0.0: all"
+        "--host", default=HOST, help=f"default {HOST}, this machine alone; 0.0.0.0: all"
     )
     parser.add_argument(
         "--ema", metavar="WIDTH", help="or file of the average (default: the first)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -95,8 +96,8 @@ class Averages:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The averaged modules by their names in a checkpoint: ema, then ema_<width>."""
-        names = ["ema", *(average_name(width) for width in self.config.widths[1:])]
-        return {name: ema.module for name, ema in zip(names, self.tracked, strict=True)}
+        names = average_names(self.config.widths)
+        return {names[ema.std]: ema.module for ema in self.tracked}
 
     def update(self, images: int, batch: int) -> None:
         """Average in the weights after the step that brings `images` seen."""
@@ -104,6 +105,6 @@ class Averages:
             average.update(images, batch)
 
 
-def average_name(width: float) -> str:
-    """The name of an average that is not the first, in a checkpoint."""
-    return f"ema_{width:g}"
+def average_names(widths: Sequence[float]) -> dict[float, str]:
+    """The name of each average in a checkpoint, by its width: ema, then ema_<width>."""
+    return {width: f"ema_{width:g}" if index else "ema" for index, width in enumerate(widths)}

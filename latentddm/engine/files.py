@@ -12,8 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from latentddm.engine.errors import RequestError, WorkError
 
 TEMPORARY_SUFFIX = ".partial"
@@ -147,7 +145,11 @@ def _temporary(path: Path) -> Path:
 
 def _belongs_to_the_living(path: Path) -> bool:
     process = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2]
-    return process.isdigit() and int(process) != os.getpid() and psutil.pid_exists(int(process))
+    if not process.isdigit() or int(process) == os.getpid():
+        return False
+    import psutil  # here: the command line needs this module for its errors alone
+
+    return psutil.pid_exists(int(process))
 
 
 def _remove(path: Path) -> None:

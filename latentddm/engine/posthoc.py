@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from latentddm.engine.checkpoint import Checkpoint, load_weights, newest_checkpoint
-from latentddm.engine.ema import LARGEST_STD, SMALLEST_STD, average_name, power_exponent
+from latentddm.engine.ema import LARGEST_STD, SMALLEST_STD, average_names, power_exponent
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import write_bytes
 from latentddm.engine.run import RunFolder
@@ -119,9 +119,9 @@ def _file_of_width(run: RunFolder, checkpoint: Checkpoint, choice: str) -> Path:
     except ValueError:
         raise RequestError(f"{choice} is neither a file nor the width of an average.") from None
     tracked = checkpoint.config.get("ema", {}).get("widths", [])
-    if width in tracked:
-        name = "ema" if width == tracked[0] else average_name(width)
-        return checkpoint.path / f"{name}.safetensors"
+    names = average_names(tracked)
+    if width in names:
+        return checkpoint.path / f"{names[width]}.safetensors"
     path = reconstructed_path(run, width)
     if not path.is_file():
         raise RequestError(

@@ -7,10 +7,14 @@ one integer, the number of images seen.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+
+if TYPE_CHECKING:  # a reader of a store draws too, and needs no processes
+    from accelerate import Accelerator
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:
@@ -48,12 +52,13 @@ class BatchDraws:
 
     def normal(self, *shape: int) -> torch.Tensor:
         """Standard normal numbers [share, *shape], on the device."""
-        generator = self._generator
-        everyone = (self._everyone, *shape)
-        return torch.randn(everyone, generator=generator, device=generator.device)[self._mine]
+        return self._part(torch.randn, shape)
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Uniform numbers in [0, 1), [share, *shape], on the device."""
+        return self._part(torch.rand, shape)
+
+    def _part(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
         generator = self._generator
-        everyone = (self._everyone, *shape)
-        return torch.rand(everyone, generator=generator, device=generator.device)[self._mine]
+        everyone = draw((self._everyone, *shape), generator=generator, device=generator.device)
+        return everyone[self._mine]

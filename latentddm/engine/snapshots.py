@@ -17,7 +17,7 @@ from torch import Tensor
 
 from latentddm.engine.ema import Averages
 from latentddm.engine.errors import WorkError
-from latentddm.engine.files import write_bytes
+from latentddm.engine.files import remove_leftovers, write_bytes
 from latentddm.engine.processes import full_tensor
 
 _PATTERN = "images-{:012d}.safetensors"
@@ -34,6 +34,7 @@ def gather_snapshot(averages: Averages) -> dict[str, Tensor]:
 
 def write_snapshot(folder: Path, images: int, tensors: dict[str, Tensor], keep: int) -> None:
     """Write a snapshot, then thin out the others until `keep` are left."""
+    remove_leftovers(folder, ("images-",))
     write_bytes(folder / _PATTERN.format(images), save(tensors))
     for surplus in surplus_positions(snapshot_positions(folder), keep):
         (folder / _PATTERN.format(surplus)).unlink()
@@ -41,7 +42,8 @@ def write_snapshot(folder: Path, images: int, tensors: dict[str, Tensor], keep: 
 
 def snapshot_positions(folder: Path) -> list[int]:
     """The images seen at each snapshot, ascending."""
-    return sorted(int(path.stem.removeprefix("images-")) for path in folder.glob("images-*.safe*"))
+    found = folder.glob("images-*.safetensors")
+    return sorted(int(path.stem.removeprefix("images-")) for path in found)
 
 
 def surplus_positions(positions: Sequence[int], keep: int) -> list[int]:

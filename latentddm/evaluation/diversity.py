@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoencoder.perceptual import load_lpips
+from autoencoder.perceptual import load_lpips, lpips_distances
 from latentddm.engine.errors import RequestError
 from latentddm.engine.randomness import numpy_generator
 from latentddm.evaluation.estimate import Estimate, bootstrap_interval, interval_description
@@ -63,12 +63,10 @@ def lpips_diversity(
     return Result(estimate.value, *bootstrap_interval(estimate, seed), protocol)
 
 
-@torch.inference_mode()
 def _pair_distances(network: nn.Module, images: Tensor, pairs: np.ndarray) -> Tensor:
-    device = next(network.parameters()).device
     distances = []
     for start in range(0, len(pairs), PAIRS_AT_ONCE):
         chunk = torch.from_numpy(pairs[start : start + PAIRS_AT_ONCE])  # [B, 2]
-        both = images[chunk.flatten()].to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        distances.append(network(both[0::2], both[1::2]).flatten().double().cpu())
+        first, second = images[chunk[:, 0]], images[chunk[:, 1]]
+        distances.append(lpips_distances(network, first, second).double())
     return torch.cat(distances)

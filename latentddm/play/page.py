@@ -62,8 +62,7 @@ def _posterior_tab(studio: Studio, page: gr.Blocks) -> None:
     def show(t: float, draws: int, seed: int) -> np.ndarray:
         return _guarded(lambda: studio.posterior(t, int(draws), int(seed)))
 
-    inputs = [t, draws, seed]
-    gr.on([page.load, *(entry.change for entry in inputs)], show, inputs, picture)
+    _redraw(page, show, [t, draws, seed], picture)
 
 
 def _settings(
@@ -87,7 +86,7 @@ def _update(
     inputs: list[Any],
     picture: gr.Image,
 ) -> None:
-    """Draw again when the page opens and whenever one of the inputs changes."""
+    """Draw with the settings that the inputs make."""
 
     def show(
         solver: str, steps: int, churn: float, label: int, guidance: float, seed: int
@@ -102,13 +101,15 @@ def _update(
         )
         return _guarded(lambda: draw(config))
 
-    gr.on(
-        [page.load, *(entry.change for entry in inputs)],
-        show,
-        inputs,
-        picture,
-        trigger_mode="always_last",
-    )
+    _redraw(page, show, inputs, picture)
+
+
+def _redraw(
+    page: gr.Blocks, show: Callable[..., np.ndarray], inputs: list[Any], picture: gr.Image
+) -> None:
+    """Show again when the page opens and when an input changes; of many changes the last counts."""
+    triggers = [page.load, *(entry.change for entry in inputs)]
+    gr.on(triggers, show, inputs, picture, trigger_mode="always_last")
 
 
 def _image(label: str) -> gr.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from latentddm.engine.errors import RequestError
 from latentddm.engine.randomness import torch_generator
 from latentddm.generation import Generator, SamplingConfig
 from latentddm.process import FlowSchedule, corrupt
-from latentddm.sampling import SamplingStep, sample, time_grid
+from latentddm.sampling import SamplingStep, sample
 
 SCHEDULE = FlowSchedule()
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior page corrupts
@@ -59,7 +58,7 @@ class Studio:
             sample(
                 self.generator.denoiser(config),
                 self._noise(generator),
-                time_grid(config.steps, safety=config.safety),
+                self.generator.times(config),
                 churn=config.churn,
                 generator=[generator],
                 callback=steps.append,
@@ -76,6 +75,7 @@ class Studio:
         """
         if not 0 < t <= 1:
             raise RequestError(f"t must lie in (0, 1], not {t}.")
+        t = min(t, 1 - self.generator.least_safety)
         clean = self._clean(seed)
         generator = torch_generator(seed, "posterior")
         x_t = corrupt(clean, t, self._noise(generator), SCHEDULE)
@@ -87,11 +87,9 @@ class Studio:
     def _clean(self, seed: int) -> Tensor:
         """The first sample under `seed`, in model space [1, C, H, W]."""
         generator = torch_generator(seed, "sample", 0)
+        times = self.generator.times(SamplingConfig(steps=CLEAN_STEPS))
         noise = self._noise(generator)
-        config = replace(SamplingConfig(), seed=seed)
-        return sample(
-            self.generator.denoiser(config), noise, time_grid(CLEAN_STEPS), generator=[generator]
-        )
+        return sample(self.generator.network, noise, times, generator=[generator])
 
     def _noise(self, generator: torch.Generator) -> Tensor:
         noise = torch.randn((1, *self.generator.space.shape), generator=generator)

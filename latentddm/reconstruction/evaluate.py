@@ -160,7 +160,8 @@ class _Measuring:
             reconstructed.add(indices, decoded)
             original.add(indices, pixels)
         missing = PICTURES - sum(len(shown) for shown, _ in self._shown)
-        self._shown.append((pixels[:missing], decoded[:missing]))
+        if missing > 0:  # copies: a slice would keep the whole batch
+            self._shown.append((pixels[:missing].clone(), decoded[:missing].clone()))
 
     def finish(self) -> Reconstructions:
         """What all batches came to; RequestError if they were too few."""

@@ -22,7 +22,7 @@ TINY = [
     "autoencoder.start=null",
     "autoencoder.network={widths: [8,8,8], blocks: 1, latent_channels: 3, norm_groups: 4}",
     "autoencoder.loop.images=16",
-    "generator.network={channels: 16, multipliers: [1], blocks: 1, attention_levels: []}",
+    "generator.network={channels: 16, multipliers: [1], blocks: 1, attention_levels: [0]}",
     "generator.loop.images=32",
     "generator.loop.batch_size=16",
 ]

@@ -77,14 +77,24 @@ def test_a_missing_file_is_named(
         ("network.chanels=8", "'network.chanels'; did you mean 'channels'"),
         ("loop.images=many", "'loop.images' must be a whole number, not 'many'"),
         ("loop.batch_size=0", "batch_size must be at least 1"),
+        (
+            "network.patch_size=3",
+            "latents in {store} are 8 x 8, but the network needs edges divisib",
+        ),
+        ("network.pointwise_levels=[0]", "patches of 1 would not hear each other; set network.pat"),
         ("precision=fp12", "'precision' must be one of"),
         ("loop.trackers=[wanbd]", "'wanbd', which is none of"),
         ("not an override", "write key=value"),
     ],
 )
 def test_a_wrong_key_or_type_is_named(
-    config: list[str], override: str, said: str, capsys: pytest.CaptureFixture[str]
+    config: list[str],
+    override: str,
+    said: str,
+    tiny_store: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    said = said.format(store=tiny_store)
     assert said in sentence(capsys, ["train", *config, override], code=2)
 
 

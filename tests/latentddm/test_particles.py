@@ -22,6 +22,14 @@ SIZES: dict[str, object] = {
 }
 
 
+PATCHES: dict[str, object] = {
+    "patch_size": 4,
+    "multipliers": (1,),
+    "pointwise_levels": (0,),
+    "attention_levels": (0,),
+}
+
+
 def network(**changes: object) -> UNet:
     torch.manual_seed(0)
     made = UNet(**{**SIZES, **changes})
@@ -70,6 +78,17 @@ def test_every_parameter_gets_a_gradient_at_every_place(place: str, up_blocks: i
     found = gradients(made)
     assert len(found) == len(list(made.parameters()))
     assert all(gradient.abs().max() > 0 for gradient in found)
+
+
+@pytest.mark.parametrize("place", ["input", "middle", "up1", "output"])
+def test_on_patches_a_particle_is_alone_and_every_parameter_gets_a_gradient(place: str) -> None:
+    made, (x_t, t, xi) = network(expansion=place, **PATCHES), inputs()
+    found = gradients(made)
+    assert len(found) == len(list(made.parameters()))
+    assert all(gradient.abs().max() > 0 for gradient in found)
+    together = made.eval()(x_t, t, xi)
+    for j in range(xi.shape[1]):
+        torch.testing.assert_close(together[:, j], made(x_t, t, xi[:, j]), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from latentddm.layers import Convolution
 from latentddm.unet import UNet
 
 SMALL = {"latent_channels": 3, "channels": 16, "multipliers": (1, 2), "blocks": 1}
@@ -78,6 +79,30 @@ def test_sizes_from_under_one_to_over_a_hundred_million(
 ) -> None:
     with torch.device("meta"):
         assert least < UNet(latent_channels=4, **arguments).num_parameters() < most
+
+
+def test_in_a_patch_of_all_latents_every_number_hears_every_other() -> None:
+    alone = {"patch_size": 8, "multipliers": (1,), "pointwise_levels": (0,), "attention_levels": ()}
+    network, (x_t, t, xi) = small(**alone), inputs()
+    x_t.requires_grad_()
+    draws = network(x_t, t, xi)
+    assert draws.shape == xi.shape
+    (heard,) = torch.autograd.grad(draws[:, 0, 0, 0, 0].sum(), x_t)
+    assert heard.abs().min() > 0
+
+
+@pytest.mark.parametrize("edge", [1, 3])
+def test_a_pointwise_convolution_is_the_same_on_one_position_and_on_many(edge: int) -> None:
+    torch.manual_seed(0)
+    layer, x = Convolution(8, 6, pointwise=True), torch.randn(2, 8, edge, edge)
+    expected = torch.einsum("oc,bchw->bohw", layer.weight[:, :, 0, 0], x)
+    expected += layer.bias[:, None, None]
+    torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_patch_of_no_positions_is_refused() -> None:
+    with pytest.raises(ValueError, match="patch_size must be at least 1, not 0"):
+        UNet(**SMALL, patch_size=0)
 
 
 def test_sizes_that_are_not_square_work() -> None:

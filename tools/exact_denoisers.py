@@ -1,0 +1,136 @@
+"""What few evaluations cost a perfect model: exact denoisers of the latents in a store.
+
+    python tools/exact_denoisers.py STORE [--images 4000] [--samples 1000] [--evaluations 1,2]
+
+For the latents of a store as the whole distribution, p(x_0 | x_t) is known: each latent y has the
+weight softmax(-|x_t - alpha y|^2 / (2 sigma^2)). Its mean is what plain diffusion would be after
+endless training, a draw from it what a distributional model would be. Sampled with DDIM on a
+uniform grid, they bound what training can reach: the first row is what the steps alone cost
+plain diffusion, the second is the floor of the estimators. Distances are to 2,000 of the latents,
+and in the features of pictures to what the autoencoder makes of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from preparation import exit_code
+from torch import Tensor
+
+from autoencoder.decode import decode_latents
+from autoencoder.models import Autoencoder
+from autoencoder.store import LatentStore
+from latentddm.engine.devices import default_device
+from latentddm.engine.randomness import torch_generator
+from latentddm.evaluation.distances import energy_distance, frechet_distance, moments
+from latentddm.evaluation.pyramid import PyramidExtractor
+from latentddm.latent_space import LatentSpace
+from latentddm.process import FlowSchedule, expand_time
+from latentddm.sampling import sample, time_grid
+
+REFERENCE = 2000
+BATCH = 100
+
+
+class ExactDenoiser:
+    """The posterior of x_0 when x_0 is uniform on `data`, [N, C, H, W]: its mean, or a draw."""
+
+    def __init__(self, data: Tensor, draws: bool, schedule: FlowSchedule = FlowSchedule()) -> None:
+        self.data, self.draws, self.schedule = data, draws, schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+        """x_0 [B, C, H, W]. Of xi one number is used: the quantile of the draw."""
+        weights = self.weights(x_t, t)
+        if not self.draws:
+            return (weights @ self.data.flatten(1).double()).reshape(x_t.shape).to(x_t.dtype)
+        quantile = torch.special.ndtr(xi.flatten(1)[:, :1].double())
+        chosen = torch.searchsorted(weights.cumsum(1), quantile).clamp_max(len(self.data) - 1)
+        return self.data[chosen[:, 0]]
+
+    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """p(x_0 = y | x_t) of every y of the data, [B, N], in float64."""
+        x, data = x_t.flatten(1).double(), self.data.flatten(1).double()
+        t = expand_time(t, x)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        # -|x - alpha y|^2 / 2, less what is the same for every y
+        fit = alpha * (x @ data.T) - alpha**2 / 2 * data.square().sum(1)
+        return torch.softmax(fit / sigma**2, dim=1)
+
+
+class Judge:
+    """Distances of latents, and of the pictures in them, to a reference."""
+
+    def __init__(self, reference: Tensor, space: LatentSpace, autoencoder: Autoencoder) -> None:
+        self.space, self.autoencoder = space, autoencoder
+        self.extractor = PyramidExtractor()
+        self.latents, self.pictures = reference.flatten(1), self._describe(reference)
+
+    def measure(self, latents: Tensor) -> dict[str, float]:
+        """Fréchet and energy distances of latents in model space, [N, C, H, W]."""
+        sides = {
+            "pictures": (self._describe(latents), self.pictures),
+            "latents": (latents.flatten(1), self.latents),
+        }
+        return {
+            f"{space} {name}": distance
+            for space, (samples, reference) in sides.items()
+            for name, distance in (
+                ("Fréchet", frechet_distance(*moments(samples), *moments(reference))),
+                ("energy", energy_distance(samples, reference)),
+            )
+        }
+
+    def _describe(self, latents: Tensor) -> Tensor:
+        raw = self.space.restore(latents)
+        return self.extractor(decode_latents(raw, self.autoencoder, batch_size=BATCH))
+
+
+def draw(denoiser: ExactDenoiser, samples: int, steps: int, seed: int) -> Tensor:
+    """Samples in model space, [samples, C, H, W], by DDIM on a uniform grid."""
+    parts = []
+    for start in range(0, samples, BATCH):
+        random = torch_generator(seed, "exact denoisers", start)
+        shape = (min(BATCH, samples - start), *denoiser.data.shape[1:])
+        noise = torch.randn(shape, generator=random)
+        parts.append(sample(denoiser, noise, time_grid(steps), generator=random))
+    return torch.cat(parts)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure both denoisers at every number of evaluations, and print a row for each."""
+    store = LatentStore(options.store)
+    count = min(options.images, len(store))
+    data = next(store.stream(count, seed=options.seed)).latents
+    space = LatentSpace.of_store(store)
+    judge = Judge(data[:REFERENCE], space, space.load_autoencoder(default_device()))
+    print(f"{count} latents; {options.samples} samples against {min(count, REFERENCE)} of them")
+    for draws, name in ((False, "mean"), (True, "draw")):
+        denoiser = ExactDenoiser(data, draws)
+        for steps in options.evaluations:
+            found = judge.measure(draw(denoiser, options.samples, steps, options.seed))
+            figures = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
+            print(f"{name}, {steps} evaluations: {figures}", flush=True)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; 0 done, 1 the work failed, 2 the request was wrong."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", help="folder or URL of a latent store")
+    parser.add_argument("--images", type=int, default=4000, help="of the store (default 4000)")
+    parser.add_argument("--samples", type=int, default=1000, help="default 1000")
+    parser.add_argument("--evaluations", type=_numbers, default=(1, 2, 4, 8, 50))
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: run(options))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
