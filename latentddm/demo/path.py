@@ -41,7 +41,8 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    generator: TrainConfig  # of DDM; plain diffusion differs in its objective alone
+    generator: TrainConfig  # of DDM; plain diffusion differs in its objective alone. Its network's
+    # patch_size is the edge of the latents, if none is given: one patch of all of them
     plain: Objective = field(default_factory=Objective.plain_diffusion)
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
@@ -88,6 +89,8 @@ def run_demo(config: DemoConfig) -> Path:
         )
         stage.detail = f"{len(pixels):,} latents"
 
+    edge = config.size // autoencoder.factor
+    generator = replace(config.generator, network={"patch_size": edge, **config.generator.network})
     methods = [
         MethodResults("ddm", "DDM (energy score)", config.generator.objective),
         MethodResults("plain", "plain diffusion (DDIM)", config.plain),
@@ -97,7 +100,7 @@ def run_demo(config: DemoConfig) -> Path:
             output = str(folder / method.key)
             train(
                 replace(
-                    config.generator,
+                    generator,
                     store=str(store),
                     output=output,
                     objective=method.objective,
