@@ -2,7 +2,7 @@
 
 A diffusers model: `save_pretrained`, `from_pretrained`, safetensors. It is one sequence of parts;
 those before the place where the m particles split off run once for each x_t (the trunk), the rest
-once for each particle. The parts are in `blocks`.
+once for each particle. The parts are in `blocks`, their order is laid down in `plan`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from latentddm.blocks import (
-    Block,
-    Downsample,
-    Input,
-    Keep,
-    Output,
-    Restart,
-    State,
-    Upsample,
-)
+from latentddm.blocks import Output, State
 from latentddm.layers import TimeEmbedding
+from latentddm.plan import Plan
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
 
@@ -72,7 +64,7 @@ class UNet(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.one_particle_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
-        plan = _Plan(
+        plan = Plan(
             latent_channels,
             [channels * multiplier for multiplier in multipliers],
             patch_size,
@@ -149,117 +141,3 @@ class UNet(ModelMixin, ConfigMixin):
             else:
                 state = part(state, embedding, xi)
         return state
-
-
-class _Plan:
-    """Lays the parts of a UNet one behind the other, and knows where the particles split off."""
-
-    def __init__(
-        self,
-        latent_channels: int,
-        widths: list[int],
-        patch: int,
-        attention_levels: tuple[int, ...],
-        pointwise_levels: tuple[int, ...],
-        head_channels: int,
-        embedding: int,
-        dropout: float,
-        expansion: str,
-    ) -> None:
-        self.latent_channels, self.widths, self.patch = latent_channels, widths, patch
-        self.attention_levels, self.head_channels = attention_levels, head_channels
-        self.pointwise_levels = pointwise_levels
-        self.dropout, self.expansion = dropout, expansion
-        self.embedding = embedding
-        self.parts: list[nn.Module] = []
-        self.width = widths[0]  # of the current map
-        self.skips: list[list[int]] = []  # widths of the maps kept at each level
-        self.places: list[str] = []
-        self.split: int | None = None  # the number of parts before the particles split off
-
-    def go_down(self, blocks: int, kept: int) -> None:
-        """Input, blocks, downsampling; each level keeps its last `kept` maps for the way up."""
-        self._place("input")
-        for level, width in enumerate(self.widths):
-            keep: list[Keep | None] = [
-                "skips" if index > blocks - kept else None for index in range(blocks + 1)
-            ]
-            if level == 0:
-                first = Input(
-                    self.latent_channels,
-                    self.width,
-                    with_noise=self.split is not None,
-                    patch=self.patch,
-                    pointwise=0 in self.pointwise_levels,
-                    keep=keep[0],
-                )
-                self.parts.append(first)
-            else:
-                self.parts.append(Downsample(self.width, keep[0]))
-            self.skips.append([self.width] if keep[0] else [])
-            for index in range(1, blocks + 1):
-                self._block(width, level, keep=keep[index])
-                self.skips[level] += [width] if keep[index] else []
-
-    def turn(self) -> None:
-        """Two blocks at the coarsest level."""
-        self._place("middle")
-        for _ in range(2):
-            self._block(self.widths[-1], len(self.widths) - 1)
-
-    def go_up(self, blocks: int) -> None:
-        """Blocks that read the kept maps, the last one first, and upsampling."""
-        for level in reversed(range(len(self.widths))):
-            for index in range(blocks):
-                self._place(f"up{sum(name.startswith('up') for name in self.places)}")
-                skip = self.skips[level].pop() if self.skips[level] else 0
-                last = self.expansion == "output" and index == blocks - 1
-                self._block(self.widths[level], level, skip, "features" if last else None)
-            if level > 0:
-                self.parts.append(Upsample())
-
-    def go_up_again(self, blocks: int, share: float) -> None:
-        """The particles' own way up, of `share` of the widths."""
-        self._place("output")
-        self.parts.append(Restart())
-        self.width = self.widths[-1]
-        for level in reversed(range(len(self.widths))):
-            width = 8 * max(1, round(share * self.widths[level] / 8))  # groups of 8 channels
-            coarsest = level == len(self.widths) - 1
-            for index in range(blocks):
-                reads_trunk = index == 0 and not coarsest
-                self._block(width, level, self.widths[level] if reads_trunk else 0)
-            if level > 0:
-                self.parts.append(Upsample())
-
-    def check_place(self) -> None:
-        if self.split is None:
-            raise ValueError(
-                f"expansion must be one of {', '.join([*self.places, 'output'])}, "
-                f"not {self.expansion!r}"
-            )
-
-    def _place(self, name: str) -> None:
-        self.places.append(name)
-        if name == self.expansion:
-            self.split = len(self.parts)
-
-    def _block(self, width: int, level: int, skip: int = 0, keep: Keep | None = None) -> None:
-        deferred = self.split is not None and self.expansion != "input"
-        heads = width // self.head_channels if level in self.attention_levels else 0
-        while heads and width % heads:
-            heads -= 1
-        block = Block(
-            self.width,
-            width,
-            self.embedding,
-            skip_width=skip,
-            noise_channels=self.latent_channels if deferred else 0,
-            noise_stride=self.patch * 2**level,
-            heads=heads,
-            pointwise=level in self.pointwise_levels,
-            dropout=self.dropout,
-            keep=keep,
-        )
-        self.parts.append(block)
-        self.width = width

@@ -14,11 +14,8 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
-    import torch
-    from diffusers import AutoencoderKL
-
     from autoencoder.images import Preprocessing, open_source
     from autoencoder.models import load_autoencoder
     from autoencoder.store import encode_store
@@ -27,19 +24,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from latentddm.training import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("compare")
-    torch.manual_seed(0)
-    AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(8, 8, 8),
-        layers_per_block=1,
-        norm_num_groups=4,
-        latent_channels=3,
-        mid_block_add_attention=False,
-    ).save_pretrained(folder / "autoencoder")
     encode_store(
         open_source("portraits:24", size=32),
-        load_autoencoder(folder / "autoencoder"),
+        load_autoencoder(tiny_autoencoder),
         folder / "store",
         preprocessing=Preprocessing(size=32),
         workers=0,
