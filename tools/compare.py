@@ -13,11 +13,10 @@ finished cell is not done again. `accelerate launch tools/compare.py ...` uses a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from accelerate.utils import InitProcessGroupKwargs
 from compare_measure import Bench
@@ -25,7 +24,7 @@ from compare_pictures import draw_curves, draw_grids, draw_trends
 from compare_plan import Cell, Sweep, parse_methods, plan_cells, training_record
 from compare_reference import LATENTS, Judgement
 from compare_results import best_findings, read_findings, table
-from preparation import exit_code
+from preparation import exit_code, list_of
 
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import write_json, write_text
@@ -33,7 +32,6 @@ from latentddm.engine.processes import start_processes
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 
-Item = TypeVar("Item")
 LONGEST = timedelta(days=7)  # that a process waits for the others' share of the cells
 
 
@@ -124,19 +122,12 @@ def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
     return asked or known[0]
 
 
-def _list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
-    def read(text: str) -> tuple[Item, ...]:
-        return tuple(kind(part) for part in text.split(","))
-
-    return read
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add, sweep, judgement = parser.add_argument, Sweep(), Judgement(reference="")
-    numbers, words = _list_of(float), _list_of(str)
+    numbers, words = list_of(float), list_of(str)
     method = "NAME=RUN[@IMAGES][:SOLVER,...]; @all every checkpoint, :all every solver; repeat"
     add("--method", action="append", required=True, metavar="METHOD", help=method)
     add("--output", type=Path, required=True, metavar="DIR")
@@ -148,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--features", type=words, default=judgement.features, help="pyramid-v1,inception,latents")
     add("--metrics", type=words, default=judgement.metrics, help="default frechet,energy")
     add("--best-by", metavar="FEATURES/METRIC", help="what decides (default: the first)")
-    add("--evaluations", type=_list_of(int), default=sweep.evaluations, help="default 1,2,...,50")
+    add("--evaluations", type=list_of(int), default=sweep.evaluations, help="default 1,2,...,50")
     add("--churn", type=numbers, default=sweep.churn, help="default 0,0.5,1")
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")

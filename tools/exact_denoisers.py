@@ -16,21 +16,22 @@ import argparse
 from collections.abc import Sequence
 
 import torch
-from preparation import exit_code
+from preparation import exit_code, list_of
 from torch import Tensor
 
 from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
+from latentddm.demo.comparison import REFERENCE_IMAGES, Reference
 from latentddm.engine.devices import default_device
 from latentddm.engine.randomness import torch_generator
-from latentddm.evaluation.distances import energy_distance, frechet_distance, moments
+from latentddm.evaluation.latents import LatentExtractor
+from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.latent_space import LatentSpace
 from latentddm.process import FlowSchedule, expand_time
 from latentddm.sampling import sample, time_grid
 
-REFERENCE = 2000
 BATCH = 100
 
 
@@ -39,23 +40,25 @@ class ExactDenoiser:
 
     def __init__(self, data: Tensor, draws: bool, schedule: FlowSchedule = FlowSchedule()) -> None:
         self.data, self.draws, self.schedule = data, draws, schedule
+        self._points = data.flatten(1).double()  # [N, D]
+        self._half_squares = self._points.square().sum(1) / 2
 
     def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         """x_0 [B, C, H, W]. Of xi one number is used: the quantile of the draw."""
         weights = self.weights(x_t, t)
         if not self.draws:
-            return (weights @ self.data.flatten(1).double()).reshape(x_t.shape).to(x_t.dtype)
+            return (weights @ self._points).reshape(x_t.shape).to(x_t.dtype)
         quantile = torch.special.ndtr(xi.flatten(1)[:, :1].double())
         chosen = torch.searchsorted(weights.cumsum(1), quantile).clamp_max(len(self.data) - 1)
         return self.data[chosen[:, 0]]
 
     def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
         """p(x_0 = y | x_t) of every y of the data, [B, N], in float64."""
-        x, data = x_t.flatten(1).double(), self.data.flatten(1).double()
+        x = x_t.flatten(1).double()
         t = expand_time(t, x)
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         # -|x - alpha y|^2 / 2, less what is the same for every y
-        fit = alpha * (x @ data.T) - alpha**2 / 2 * data.square().sum(1)
+        fit = alpha * (x @ self._points.T) - alpha**2 * self._half_squares
         return torch.softmax(fit / sigma**2, dim=1)
 
 
@@ -64,27 +67,16 @@ class Judge:
 
     def __init__(self, reference: Tensor, space: LatentSpace, autoencoder: Autoencoder) -> None:
         self.space, self.autoencoder = space, autoencoder
-        self.extractor = PyramidExtractor()
-        self.latents, self.pictures = reference.flatten(1), self._describe(reference)
+        self.pictures = Reference.of("pictures ", PyramidExtractor(), self._decode(reference))
+        latents = LatentExtractor(space.shape, space.fingerprint)
+        self.latents = Reference.of("latents ", latents, reference)
 
-    def measure(self, latents: Tensor) -> dict[str, float]:
+    def measure(self, latents: Tensor) -> dict[str, Result]:
         """Fréchet and energy distances of latents in model space, [N, C, H, W]."""
-        sides = {
-            "pictures": (self._describe(latents), self.pictures),
-            "latents": (latents.flatten(1), self.latents),
-        }
-        return {
-            f"{space} {name}": distance
-            for space, (samples, reference) in sides.items()
-            for name, distance in (
-                ("Fréchet", frechet_distance(*moments(samples), *moments(reference))),
-                ("energy", energy_distance(samples, reference)),
-            )
-        }
+        return self.pictures.distances(self._decode(latents)) | self.latents.distances(latents)
 
-    def _describe(self, latents: Tensor) -> Tensor:
-        raw = self.space.restore(latents)
-        return self.extractor(decode_latents(raw, self.autoencoder, batch_size=BATCH))
+    def _decode(self, latents: Tensor) -> Tensor:
+        return decode_latents(self.space.restore(latents), self.autoencoder, batch_size=BATCH)
 
 
 def draw(denoiser: ExactDenoiser, samples: int, steps: int, seed: int) -> Tensor:
@@ -104,18 +96,16 @@ def run(options: argparse.Namespace) -> None:
     count = min(options.images, len(store))
     data = next(store.stream(count, seed=options.seed)).latents
     space = LatentSpace.of_store(store)
-    judge = Judge(data[:REFERENCE], space, space.load_autoencoder(default_device()))
-    print(f"{count} latents; {options.samples} samples against {min(count, REFERENCE)} of them")
-    for draws, name in ((False, "mean"), (True, "draw")):
+    judge = Judge(data[:REFERENCE_IMAGES], space, space.load_autoencoder(default_device()))
+    print(
+        f"{count} latents; {options.samples} samples against {min(count, REFERENCE_IMAGES)} of them"
+    )
+    for draws, kind in ((False, "mean"), (True, "draw")):
         denoiser = ExactDenoiser(data, draws)
         for steps in options.evaluations:
             found = judge.measure(draw(denoiser, options.samples, steps, options.seed))
-            figures = ", ".join(f"{key} {value:.3g}" for key, value in found.items())
-            print(f"{name}, {steps} evaluations: {figures}", flush=True)
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+            figures = ", ".join(f"{name} {result.value:.3g}" for name, result in found.items())
+            print(f"{kind}, {steps} evaluations: {figures}", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -126,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("store", help="folder or URL of a latent store")
     parser.add_argument("--images", type=int, default=4000, help="of the store (default 4000)")
     parser.add_argument("--samples", type=int, default=1000, help="default 1000")
-    parser.add_argument("--evaluations", type=_numbers, default=(1, 2, 4, 8, 50))
+    parser.add_argument("--evaluations", type=list_of(int), default=(1, 2, 4, 8, 50))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     return exit_code(lambda: run(options))

@@ -1,4 +1,4 @@
-"""What the prepare_*.py tools share: their options, the writing, the report, the exit code."""
+"""What tools share: the exit code and lists among the options; and all else of prepare_*.py."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from autoencoder.image_shards import FORMATS, ShardLayout, write_image_shards
 from autoencoder.images import ImageSource, Preprocessing
 from latentddm.engine.errors import RequestError, WorkError
+
+Item = TypeVar("Item")
 
 
 def parser(description: str, file_format: str) -> argparse.ArgumentParser:
@@ -59,3 +62,12 @@ def exit_code(work: Callable[[], None]) -> int:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, RequestError) else 1
     return 0
+
+
+def list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
+    """The type of an option that takes several values with commas between them."""
+
+    def read(text: str) -> tuple[Item, ...]:
+        return tuple(kind(part) for part in text.split(","))
+
+    return read
