@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 from torch import nn
 
 from latentddm.blocks import Block, Downsample, Input, Keep, Restart, Upsample
 
 
+@dataclass(kw_only=True)
 class Plan:
     """Lays the parts of a UNet one behind the other, and knows where the particles split off."""
 
-    def __init__(
-        self,
-        latent_channels: int,
-        widths: list[int],
-        patch: int,
-        attention_levels: tuple[int, ...],
-        pointwise_levels: tuple[int, ...],
-        head_channels: int,
-        embedding: int,
-        dropout: float,
-        expansion: str,
-    ) -> None:
-        self.latent_channels, self.widths, self.patch = latent_channels, widths, patch
-        self.attention_levels, self.head_channels = attention_levels, head_channels
-        self.pointwise_levels = pointwise_levels
-        self.dropout, self.expansion = dropout, expansion
-        self.embedding = embedding
-        self.parts: list[nn.Module] = []
-        self.width = widths[0]  # of the current map
-        self.skips: list[list[int]] = []  # widths of the maps kept at each level
-        self.places: list[str] = []
-        self.split: int | None = None  # the number of parts before the particles split off
+    latent_channels: int
+    widths: list[int]  # of the levels, the finest first
+    patch: int
+    attention_levels: tuple[int, ...]
+    pointwise_levels: tuple[int, ...]
+    head_channels: int
+    embedding: int  # width of the time's embedding
+    dropout: float
+    expansion: str
+    parts: list[nn.Module] = field(default_factory=list, init=False)
+    skips: list[list[int]] = field(default_factory=list, init=False)  # kept widths, by level
+    places: list[str] = field(default_factory=list, init=False)
+    split: int | None = field(default=None, init=False)  # parts before the particles split off
+
+    def __post_init__(self) -> None:
+        self.width = self.widths[0]  # of the current map
 
     def go_down(self, blocks: int, kept: int) -> None:
         """Input, blocks, downsampling; each level keeps its last `kept` maps for the way up."""

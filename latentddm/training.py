@@ -131,8 +131,9 @@ def _check_network(network: dict[str, Any], store: LatentStore, name: str) -> No
             f"{latents}, but the network needs edges divisible by {divisor}: network.patch_size, "
             "doubled for each level after the first in network.multipliers; change one of these."
         )
-    deaf = divisor == network["patch_size"] and 0 in network["pointwise_levels"]
-    if deaf and 0 not in network["attention_levels"] and max(height, width) > divisor:
+    one_level = len(network["multipliers"]) == 1
+    deaf = 0 in network["pointwise_levels"] and 0 not in network["attention_levels"]
+    if one_level and deaf and (height > divisor or width > divisor):
         raise RequestError(
             f"{latents}, and in a pointwise network of one level patches of {divisor} would not "
             f"hear each other; set network.patch_size to {max(height, width)} or "

@@ -64,16 +64,17 @@ class UNet(ModelMixin, ConfigMixin):
         self.gradient_checkpointing = False
         self.one_particle_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
+        embedding = embedding_width or 4 * channels
         plan = Plan(
-            latent_channels,
-            [channels * multiplier for multiplier in multipliers],
-            patch_size,
-            attention_levels,
-            pointwise_levels,
-            head_channels,
-            embedding_width or 4 * channels,
-            dropout,
-            expansion,
+            latent_channels=latent_channels,
+            widths=[channels * multiplier for multiplier in multipliers],
+            patch=patch_size,
+            attention_levels=attention_levels,
+            pointwise_levels=pointwise_levels,
+            head_channels=head_channels,
+            embedding=embedding,
+            dropout=dropout,
+            expansion=expansion,
         )
         ways_up = blocks + 1 if up_blocks is None else up_blocks
         plan.go_down(blocks, kept=ways_up)
@@ -83,7 +84,7 @@ class UNet(ModelMixin, ConfigMixin):
             plan.go_up_again(particle_blocks, particle_width)
         plan.check_place()
 
-        self.time_embedding = TimeEmbedding(plan.embedding, classes)
+        self.time_embedding = TimeEmbedding(embedding, classes)
         self.trunk = nn.ModuleList(plan.parts[: plan.split])
         self.particles = nn.ModuleList(plan.parts[plan.split :])
         self.divisor = patch_size * 2 ** (len(multipliers) - 1)
