@@ -40,7 +40,8 @@ class Bench:
         for space, samples in features.items():
             reference = self.references.features(space, generator.space)
             metrics = self.judgement.metrics_in(space)
-            measured = evaluate_features(samples, reference, metrics, seed=self.judgement.seed)
+            seed, device = self.judgement.seed, self.device
+            measured = evaluate_features(samples, reference, metrics, seed=seed, device=device)
             results |= {f"{space}/{name}": each.to_json() for name, each in measured.items()}
         key = cell.key(protocol)
         save_image(folder / f"{key}.png", image_grid(shown, columns=SHOWN))

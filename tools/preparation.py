@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from autoencoder.image_shards import FORMATS, ShardLayout, write_image_shards
 from autoencoder.images import ImageSource, Preprocessing
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import Interrupted, RequestError, WorkError
 
 Item = TypeVar("Item")
 
@@ -55,9 +55,15 @@ def write(source: ImageSource, options: argparse.Namespace) -> None:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work; 0 done, 1 it failed, 2 the request was wrong, with a sentence on stderr."""
+    """Do the work; 0 done, 1 it failed, 2 the request was wrong, with a sentence on stderr.
+
+    128 + the signal's number if it was stopped, with all that was done saved.
+    """
     try:
         work()
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
     except (RequestError, WorkError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, RequestError) else 1

@@ -146,6 +146,8 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         return _convert(inner[0], value, source, key)
     if origin is Literal and value in arguments:
         return value
+    if origin is Literal and value is False and "no" in arguments:  # YAML's other word for false
+        return "no"
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, source, f"{key}.")  # type: ignore[type-var, arg-type]
     if origin is dict and isinstance(value, Mapping):

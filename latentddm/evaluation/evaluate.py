@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from latentddm.engine.errors import RequestError
@@ -45,15 +46,26 @@ def evaluate_images(
 
 
 def evaluate_features(
-    samples: FeatureSet, reference: FeatureSet, metrics: Sequence[str], *, seed: int = 0
+    samples: FeatureSet,
+    reference: FeatureSet,
+    metrics: Sequence[str],
+    *,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> dict[str, Result]:
-    """The metrics of one set of features against another; prdc gives four results."""
+    """The metrics of one set of features against another; prdc gives four results.
+
+    device: where the distances are computed, in float64; the CPU in the place of one without it.
+    """
     _check_sets(samples, reference)
+    where = torch.device(device)
+    where = torch.device("cpu") if where.type == "mps" else where
+    values, reference_values = samples.values.to(where), reference.values.to(where)
     results = {}
     for name in metrics:
         metric = find_metric(name)
         require_features(name, samples.space.name)
-        for part, estimate in metric.estimate(samples.values, reference.values, seed).items():
+        for part, estimate in metric.estimate(values, reference_values, seed).items():
             results[part] = _result(part, metric.equation, estimate, samples, reference, seed)
     return results
 

@@ -103,7 +103,11 @@ def evaluate_folders(
     results: dict[str, Result] = {}
     for space, metrics in plan.items():
         results |= evaluate_features(
-            sets["images"][space], sets["reference"][space], metrics, seed=options.seed
+            sets["images"][space],
+            sets["reference"][space],
+            metrics,
+            seed=options.seed,
+            device=options.device,
         )
     if network is not None:
         paired = select_at_random(sides["images"], 2 * PAIRS, options.seed)

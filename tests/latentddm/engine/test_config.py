@@ -15,7 +15,7 @@ from latentddm.engine.errors import RequestError
 @dataclass(frozen=True, kw_only=True)
 class Inner:
     rate: float = 1.0
-    kind: Literal["a", "b"] = "a"
+    kind: Literal["a", "b", "no"] = "a"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,12 @@ def test_values_of_every_type_arrive_and_overrides_win(tmp_path: Path) -> None:
     assert config == Outer(
         images=7, widths=(8,), limit=2.0, name="y", flag=True, inner=Inner(rate=2.0, kind="b")
     )
+
+
+@pytest.mark.parametrize("text", ["images: 5\ninner: {kind: no}", "images: 5\ninner: {kind: 'no'}"])
+def test_no_is_a_word_and_not_false(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text).inner.kind == "no"
+    assert read(tmp_path, "images: 5", "inner.kind=no").inner.kind == "no"
 
 
 def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
@@ -78,7 +84,7 @@ def test_a_missing_file_and_a_bad_override_are_refused(tmp_path: Path) -> None:
 
 
 def test_arguments_of_a_function_are_checked_like_a_dataclass() -> None:
-    def function(self: object, width: int = 4, kind: Literal["a", "b"] = "a") -> None: ...
+    def function(self: object, width: int = 4, kind: Literal["a", "b", "no"] = "a") -> None: ...
 
     assert complete_arguments(function, {"width": 8}, "f") == {"width": 8, "kind": "a"}
     with pytest.raises(RequestError, match=r"'network.widht'; did you mean 'width'"):

@@ -1,0 +1,105 @@
+"""The experiment's commands exist and fit together; it stops in time, and says when one fails."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from autoencoder.training import AutoencoderConfig
+from latentddm.cli.arguments import find_config
+from latentddm.cli.parser import build_parser
+from latentddm.distillation import DistillConfig
+from latentddm.engine.config import load_config
+from latentddm.training import TrainConfig
+
+TOOLS = Path(__file__).parents[2] / "tools"
+CONFIGS = {"train-autoencoder": AutoencoderConfig, "train": TrainConfig, "distill": DistillConfig}
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module("experiment")
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Namespace:
+    return Namespace(
+        images="faces",
+        output=tmp_path,
+        minutes=None,
+        scale=0.5,
+        samples=100,
+        evaluations="1,2",
+        churn="0",
+        features="inception",
+        perceptual_file="alexnet.pth",
+    )
+
+
+def test_every_command_is_one_that_latentddm_takes(tool: ModuleType, options: Namespace) -> None:
+    configs = {}
+    for name, command in tool.training_stages(options):
+        assert command[:3] == [sys.executable, "-m", "latentddm"]
+        parsed = build_parser().parse_args(command[3:])
+        if parsed.name in CONFIGS:
+            kind = CONFIGS[parsed.name]
+            configs[name] = load_config(kind, find_config(parsed.config), parsed.overrides)
+    ddm, plain = configs["DDM"], configs["plain diffusion"]
+    assert (ddm.objective.beta, plain.objective.beta, plain.objective.draws) == (1.0, 2.0, 1)
+    assert ddm.network == plain.network
+    assert ddm.loop == plain.loop
+    assert ddm.loop.images == tool.IMAGES_SEEN["generator"] // 2
+    assert configs["student of plain diffusion"].teacher == plain.output
+
+
+def test_the_comparison_is_one_that_compare_takes(tool: ModuleType, options: Namespace) -> None:
+    command = tool.comparison(options).command
+    compare = importlib.import_module("compare")
+    parsed = compare._parser().parse_args(command[2:])
+    assert [text.partition("=")[0] for text in parsed.method] == ["DDM", "plain", "student"]
+    assert parsed.metrics == ("fid", "kid", "energy")
+
+
+def test_it_stops_in_time_with_what_a_stage_has_saved(
+    tool: ModuleType,
+    options: Namespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    saved = options.output / "saved"
+    script = (
+        "import pathlib, signal, sys, time\n"
+        f"def save(*_): pathlib.Path({str(saved)!r}).touch(); sys.exit(143)\n"
+        "signal.signal(signal.SIGTERM, save)\n"
+        f"pathlib.Path({str(options.output / 'ready')!r}).touch()\n"
+        "time.sleep(60)\n"
+    )
+    stage = tool.Stage("patience", [sys.executable, "-c", script])
+    monkeypatch.setattr(tool, "training_stages", lambda _: [stage])
+    code = tool.main(["--images", "faces", "--output", str(options.output), "--minutes", "0.05"])
+    assert code == 128 + signal.SIGTERM
+    assert saved.exists()
+    assert "in the stage patience; run the same command again" in capsys.readouterr().err
+
+
+def test_a_stage_that_fails_is_named(
+    tool: ModuleType,
+    options: Namespace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stage = tool.Stage("autoencoder", [sys.executable, "-c", "raise SystemExit(2)"])
+    monkeypatch.setattr(tool, "training_stages", lambda _: [stage])
+    assert tool.main(["--images", "faces", "--output", str(options.output)]) == 1
+    assert "The stage autoencoder ended with exit code 2" in capsys.readouterr().err
+
+
+def test_a_scale_of_nothing_is_refused(tool: ModuleType, tmp_path: Path) -> None:
+    assert tool.main(["--images", "faces", "--output", str(tmp_path), "--scale", "0"]) == 2

@@ -1,0 +1,145 @@
+"""The experiment on real faces in one command: every stage, DDM beside all that it is held against.
+
+    python tools/experiment.py --images FACES --output experiment [--minutes 10] [--scale 0.01]
+
+An f8 autoencoder, the latents, DDM, plain diffusion (same network, same images seen), a student
+distilled from it, then tools/compare.py over all solvers. Each stage is a command, which is
+printed, and goes on where it stopped; so does the experiment, when its command is run again. With
+--minutes it stops in time, everything saved: a long experiment in pieces. Sized for one GPU and 30
+minutes; --scale makes every training longer or shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from preparation import exit_code
+
+from latentddm.engine.devices import default_device
+from latentddm.engine.errors import Interrupted, RequestError, WorkError
+
+SIZE = 128  # pixels
+IMAGES_SEEN = {"autoencoder": 256_000, "generator": 1_536_000, "student": 256_000}
+FEWEST_SEEN = 128  # to which --scale can bring a training
+SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
+STUDENT_STEPS = 4
+PLAIN_DIFFUSION = ("draws=1", "beta=2", "lam=0", "position_share=0", "time_mean=0", "time_std=1")
+
+
+class Stage(NamedTuple):
+    """One command of the experiment."""
+
+    name: str
+    command: Sequence[str]
+
+
+def run(options: argparse.Namespace) -> None:
+    """All stages, or as many as the time allows; Interrupted if it ended first."""
+    if options.scale <= 0:
+        raise RequestError(f"--scale must be positive, not {options.scale}.")
+    ends = time.monotonic() + 60 * options.minutes if options.minutes else None
+    for stage in (*training_stages(options), comparison(options)):
+        print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
+        _run_until(ends, stage)
+    print(f"The tables and pictures are in {options.output / 'comparison'}.")
+
+
+def training_stages(options: argparse.Namespace) -> list[Stage]:
+    """From images to three trained generators."""
+    out: Path = options.output
+    autoencoder, store, ddm, plain, student = (
+        str(out / name) for name in ("autoencoder", "store", "ddm", "plain", "student")
+    )
+    seen = {
+        name: f"loop.images={max(FEWEST_SEEN, round(options.scale * count))}"
+        for name, count in IMAGES_SEEN.items()
+    }
+    images, file = options.images, options.perceptual_file
+    perceptual = [f"loss.perceptual_file={file}"] if file else []
+    # On CPUs bfloat16 is emulated, many times slower.
+    precision = f"precision={'bf16' if default_device().type == 'cuda' else 'no'}"
+    train = ["train", "faces128.yaml", f"store={store}", seen["generator"], precision]
+    mean_instead = [f"objective.{setting}" for setting in PLAIN_DIFFUSION]
+    commands = {
+        "autoencoder": [
+            *("train-autoencoder", "faces128_autoencoder.yaml", f"images={images}"),
+            *(f"output={autoencoder}", seen["autoencoder"], precision, *perceptual),
+        ],
+        "latents": [
+            *("encode", "--images", images, "--size", str(SIZE), "--flips"),
+            *("--autoencoder", f"{autoencoder}/autoencoder", "--output", store),
+        ],
+        "DDM": [*train, f"output={ddm}"],
+        "plain diffusion": [*train, f"output={plain}", *mean_instead],
+        "student of plain diffusion": [
+            *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
+            *(f"steps={STUDENT_STEPS}", seen["student"], precision),
+        ],
+    }
+    latentddm = [sys.executable, "-m", "latentddm"]
+    return [Stage(name, [*latentddm, *command]) for name, command in commands.items()]
+
+
+def comparison(options: argparse.Namespace) -> Stage:
+    """tools/compare.py over all of them, against what the autoencoder makes of the images."""
+    out: Path = options.output
+    distance = "fid,kid" if options.features == "inception" else "frechet"
+    command = [
+        *(sys.executable, str(Path(__file__).with_name("compare.py"))),
+        *("--method", f"DDM={out / 'ddm'}", "--method", f"plain={out / 'plain'}:{SOLVERS}"),
+        *("--method", f"student={out / 'student'}", "--reference", options.images),
+        *("--reconstructed", "--reference-images", str(options.samples)),
+        *("--samples", str(options.samples), "--batch-size", "500"),
+        *("--features", options.features, "--metrics", f"{distance},energy"),
+        *("--evaluations", options.evaluations, "--churn", options.churn, "--safety", "0"),
+        *("--output", str(out / "comparison")),
+    ]
+    return Stage("comparison", command)
+
+
+def _run_until(ends: float | None, stage: Stage) -> None:
+    """Run a stage to its end, or ask it to save and stop when the time is over."""
+    with subprocess.Popen(stage.command) as process:
+        try:
+            process.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+            message = f"the time was over in the stage {stage.name}"
+            raise Interrupted(signal.SIGTERM, message) from None
+    if process.returncode:
+        raise WorkError(
+            f"The stage {stage.name} ended with exit code {process.returncode}; it says why above. "
+            "Run the same command again to go on there."
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool; 0 done, 1 a stage failed, 2 the request was wrong, 143 more is to be done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--images", required=True, metavar="SRC", help="aligned faces, 128 px or more")
+    add("--output", type=Path, default=Path("experiment"), help="default ./experiment")
+    add("--minutes", type=float, help="stop after these, everything saved (default: never)")
+    add("--scale", type=float, default=1.0, help="of the images seen in training (default 1)")
+    add("--samples", type=int, default=10_000, help="of each setting, and of the reference")
+    add("--evaluations", default="1,2,4,8,10,50", help="default 1,2,4,8,10,50")
+    add("--churn", default="0,0.5,1", help="default 0,0.5,1")
+    add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
+    add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
+    parsed = parser.parse_args(arguments)
+    return exit_code(lambda: run(parsed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
