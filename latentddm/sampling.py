@@ -119,12 +119,12 @@ def normal_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator
     if generator is None:
         return torch.randn_like(x)
     if isinstance(generator, torch.Generator):
-        return _normal(x.shape, generator, x)
+        return _normal(x.shape, generator, x.dtype).to(x.device)
     if len(generator) != len(x):
         raise ValueError(f"{len(generator)} generators were given for a batch of {len(x)}.")
-    return torch.cat([_normal((1, *x.shape[1:]), one, x) for one in generator])
+    rows = [_normal(x.shape[1:], one, x.dtype) for one in generator]
+    return torch.stack(rows).to(x.device)  # at once: a copy to a GPU has a price of its own
 
 
-def _normal(shape: Sequence[int], generator: torch.Generator, like: Tensor) -> Tensor:
-    noise = torch.randn(*shape, generator=generator, device=generator.device, dtype=like.dtype)
-    return noise.to(like.device)
+def _normal(shape: Sequence[int], generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    return torch.randn(*shape, generator=generator, device=generator.device, dtype=dtype)
