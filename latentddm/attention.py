@@ -1,6 +1,6 @@
 """The one switch for attention kernels: xformers on CUDA, torch's own elsewhere.
 
-The choice is probed once per device, said once in the log, and can be forced.
+The choice is probed once per device and number format, said in the log, and can be forced.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ Backend = Literal["xformers", "sdpa"]
 
 _log = logging.getLogger("latentddm")
 _forced: Backend | None = None
-_defaults: dict[str, Backend] = {}  # a dict, as torch.compile looks through functools.cache
+# A dict, as torch.compile looks through functools.cache; by device type and dtype.
+_defaults: dict[tuple[str, torch.dtype], Backend] = {}
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v, exact and memory-efficient. All [B, N, heads, D]."""
-    backend = _forced or default_backend(query.device.type)
+    backend = _forced or default_backend(query.device.type, query.dtype)
     if backend == "xformers":
         from xformers.ops import memory_efficient_attention
 
@@ -36,33 +37,34 @@ def set_attention_backend(backend: Backend | None) -> None:
     _forced = backend
 
 
-def default_backend(device_type: str) -> Backend:
-    """xformers where it is installed and its kernel runs on this CUDA device, else sdpa."""
-    if device_type not in _defaults:
-        _defaults[device_type] = _choose(device_type)
-    return _defaults[device_type]
+def default_backend(device_type: str, dtype: torch.dtype) -> Backend:
+    """xformers where it is installed and has a kernel for this CUDA device and dtype, else sdpa."""
+    if (device_type, dtype) not in _defaults:
+        _defaults[device_type, dtype] = _choose(device_type, dtype)
+    return _defaults[device_type, dtype]
 
 
 @torch.compiler.disable
-def _choose(device_type: str) -> Backend:
+def _choose(device_type: str, dtype: torch.dtype) -> Backend:
     backend: Backend = "sdpa"
     reason = "no CUDA device"
     if device_type == "cuda":
-        reason = _xformers_problem()
+        reason = _xformers_problem(dtype)
         backend = "sdpa" if reason else "xformers"
-    _log.info("attention: %s%s", backend, f" ({reason})" if reason else "")
+    number_format = str(dtype).removeprefix("torch.")
+    _log.info("attention in %s: %s%s", number_format, backend, f" ({reason})" if reason else "")
     return backend
 
 
-def _xformers_problem() -> str:
+def _xformers_problem(dtype: torch.dtype) -> str:
     """Why xformers cannot be used on the CUDA device; empty if it can."""
     try:
         from xformers.ops import memory_efficient_attention
 
-        probe = torch.randn(1, 16, 2, 32, device="cuda", requires_grad=True)
+        probe = torch.randn(1, 16, 2, 32, device="cuda", dtype=dtype, requires_grad=True)
         memory_efficient_attention(probe, probe, probe).sum().backward()
     except (
         Exception
-    ) as error:  # a missing package, a wheel for another torch, no kernel for the GPU
+    ) as error:  # a missing package, a wheel for another torch, no kernel for the GPU or the dtype
         return f"xformers is not usable: {type(error).__name__}"
     return ""

@@ -20,6 +20,9 @@ class PerformanceConfig:
     compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
 
 
+NUMBER_FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of matrix products and attention, by `precision`."""
+
 PERFORMANCE_KEYS_THAT_MAY_CHANGE = tuple(
     f"performance.{field.name}" for field in fields(PerformanceConfig)
 )
@@ -33,7 +36,8 @@ def apply_performance(network: UNet, config: PerformanceConfig, device: torch.de
     # Of feature maps only: weights in that format could be neither sharded nor resumed as they are.
     if _channels_last(config, device):
         network.memory_format = torch.channels_last
-    default_backend(device.type)  # chosen now: a compiled step could not probe
+    for dtype in NUMBER_FORMATS.values():
+        default_backend(device.type, dtype)  # chosen now: a compiled step could not probe
     if config.compile:
         network.compile()
 
@@ -49,7 +53,7 @@ def describe_performance(config: PerformanceConfig, precision: str, device: torc
     }
     on = [name for name, is_on in switches.items() if is_on]
     number_format = {"no": "float32"}.get(precision, f"{precision} autocast")
-    attention = default_backend(device.type)
+    attention = default_backend(device.type, NUMBER_FORMATS[precision])
     return f"{device.type}, {number_format}; attention {attention}; {', '.join(on) or 'plain'}"
 
 

@@ -51,38 +51,39 @@ def main() -> None:
     device = default_device()
     size = SIZES[arguments.size or default_size(device)]
     sections: dict[str, Callable[[], list[Results]]] = {
-        "ours and diffusers": partial(bench_diffusers, size, device),
-        "places and draws": partial(bench_places, size, device),
         "attention": partial(bench_attention, device),
         "sampling": partial(bench_sampling, size, device),
-        "switches": partial(bench_switches, size, device),  # last: compiling takes long
+        "ours and diffusers": partial(bench_diffusers, size, device),
+        "places and draws": partial(bench_places, size, device),
+        "switches": partial(bench_switches, size, device),  # the last two compile: minutes
+        "compiled": partial(bench_diffusers, size, device, compiled=True),
     }
-    results, problems = run_sections(sections, 60 * arguments.minutes)
-    text = report(describe_machine(device), results, problems)
-    print(text)
-    write_text(arguments.output / "gpu_report.md", text)
-    content = {"machine": describe_machine(device), "results": results, "problems": problems}
-    write_json(arguments.output / "gpu_report.json", content)
+    run_sections(sections, 60 * arguments.minutes, describe_machine(device), arguments.output)
 
 
 def run_sections(
-    sections: dict[str, Callable[[], list[Results]]], limit: float
-) -> tuple[dict[str, list[Results]], dict[str, str]]:
-    """The rows of each section, and for those that have none the reason."""
+    sections: dict[str, Callable[[], list[Results]]], limit: float, machine: str, output: Path
+) -> None:
+    """Print each section when it is done, and write all so far: a stop loses one section only."""
     results: dict[str, list[Results]] = {}
     problems: dict[str, str] = {}
+    print(f"# {machine}\n", flush=True)
     start = time.monotonic()
     for name, section in sections.items():
         if time.monotonic() - start > limit:
             problems[name] = "not started: the time was over"
-            continue
-        try:
-            results[name] = section()
-        except Exception as error:  # a report from a foreign machine says all that it can
-            problems[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        else:
+            try:
+                results[name] = section()
+            except Exception as error:  # a report from a foreign machine says all that it can
+                problems[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    return results, problems
+        print(section_text(name, results, problems), flush=True)
+        parts = [section_text(each, results, problems) for each in (*results, *problems)]
+        write_text(output / "gpu_report.md", "\n".join([f"# {machine}\n", *parts]))
+        content = {"machine": machine, "results": results, "problems": problems}
+        write_json(output / "gpu_report.json", content)
 
 
 def bench_switches(size: Size, device: torch.device) -> list[Results]:
@@ -192,14 +193,13 @@ def describe_machine(device: torch.device) -> str:
     return f"{name or device.type}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
-def report(machine: str, results: dict[str, list[Results]], problems: dict[str, str]) -> str:
-    """Everything as markdown: training steps in the table of bench_train, the rest as it is."""
-    parts = [f"# {machine}"]
-    for name, rows in results.items():
-        body = table(rows) if "milliseconds" in rows[0] else plain_table(rows)
-        parts.append(f"## {name}\n\n{body}")
-    parts += [f"## {name}\n\n{reason}\n" for name, reason in problems.items()]
-    return "\n\n".join(parts)
+def section_text(name: str, results: dict[str, list[Results]], problems: dict[str, str]) -> str:
+    """Markdown of a section: training steps in the table of bench_train, the rest as it is."""
+    if name in problems:
+        return f"## {name}\n\n{problems[name]}\n"
+    rows = results[name]
+    body = table(rows) if "milliseconds" in rows[0] else plain_table(rows)
+    return f"## {name}\n\n{body}"
 
 
 def plain_table(rows: list[Results]) -> str:

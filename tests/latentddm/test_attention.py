@@ -26,7 +26,7 @@ def _default_backend() -> Iterator[None]:
 def test_sdpa_equals_the_plain_softmax_forward_and_backward(heads: int) -> None:
     parts = [torch.randn(2, 7, heads, 8, dtype=torch.float64, requires_grad=True) for _ in "qkv"]
     weight = torch.randn(2, 7, heads, 8, dtype=torch.float64)
-    assert default_backend("cpu") == "sdpa"
+    assert default_backend("cpu", torch.float64) == "sdpa"
     ours = attention(*parts)
     gradients = torch.autograd.grad((ours * weight).sum(), parts)
     reference = plain_attention(*parts)
@@ -41,8 +41,8 @@ def test_sdpa_equals_the_plain_softmax_forward_and_backward(heads: int) -> None:
     ("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)]
 )
 def test_xformers_agrees_with_sdpa_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
-    if not torch.cuda.is_available() or default_backend("cuda") != "xformers":
-        pytest.skip("needs a CUDA device on which xformers runs")
+    if not torch.cuda.is_available() or default_backend("cuda", dtype) != "xformers":
+        pytest.skip(f"needs a CUDA device on which xformers runs in {dtype}")
     torch.manual_seed(0)
     parts = [
         torch.randn(2, 256, 4, 32, device="cuda", dtype=dtype, requires_grad=True) for _ in "qkv"
