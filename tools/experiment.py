@@ -27,7 +27,7 @@ from latentddm.engine.devices import default_device
 from latentddm.engine.errors import Interrupted, RequestError, WorkError
 
 SIZE = 128  # pixels
-IMAGES_SEEN = {"autoencoder": 256_000, "generator": 1_536_000, "student": 256_000}
+IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 64_000}
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
 STUDENT_STEPS = 4
