@@ -14,7 +14,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Norm = Literal["global", "position"]
 Kernel = Literal["rbf", "imq", "exponential"]
 
 
@@ -55,37 +54,36 @@ def kernel_score(
         exponential  h (1 - exp(-r / h))                   -> r
     """
     distance = _KERNEL_DISTANCES[kernel]
-    draws, target = _one_position(draws, target)
-    return _score_terms(draws, target, lambda squared: distance(squared, bandwidth)).score(1.0)
+    return _terms(distance(_squared_norms(draws, target).sum(2), bandwidth), draws).score(1.0)
 
 
 def energy_terms(
     draws: Tensor,
     target: Tensor,
     beta: Tensor | float = 1.0,
-    norm: Norm = "global",
+    position_share: float = 0.0,
     mean_square: bool = False,
 ) -> ScoreTerms:
     """Confinement and interaction of the energy score, each [B]; arguments as in `energy_score`.
 
-    norm "global" is one norm over the flattened sample. "position" is a norm over the channels at
-    each spatial position, averaged over the positions; it sees only the marginals at a position.
-    `mean_square` divides each squared norm by its dimension, so that the two agree in scale.
+    position_share: how much of the score is of the per-position norm, over the channels at each
+    spatial position, averaged over the positions: it sees only the marginals at a position. The
+    rest is of the global norm, over the flattened sample. `mean_square` divides each squared norm
+    by its dimension, so that the two agree in scale.
     """
-    beta = torch.as_tensor(beta, dtype=draws.dtype, device=draws.device).reshape(-1, 1, 1)
-    if norm == "global":
-        draws, target = _one_position(draws, target)
-    else:
-        _check_shapes(draws, target)
-        draws, target = draws.flatten(3), target.flatten(2)
-    scale = 1 / target.shape[1] if mean_square else 1.0
-    return _score_terms(draws, target, lambda squared: _power(scale * squared, beta / 2))
-
-
-def _one_position(draws: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Flatten each sample into one position that holds everything: [B, m, D, 1] and [B, D, 1]."""
-    _check_shapes(draws, target)
-    return draws.reshape(*draws.shape[:2], -1, 1), target.reshape(len(target), -1, 1)
+    squared = _squared_norms(draws, target)  # [B, n, P]
+    dimension = target[0].numel() if mean_square else 1
+    channels = dimension // squared.shape[2] if mean_square else 1
+    # A number is much faster than a tensor of exponents.
+    half = beta.to(draws).reshape(-1, 1) / 2 if isinstance(beta, Tensor) else beta / 2
+    distances = torch.zeros_like(squared[..., 0])
+    if position_share < 1:
+        whole = _power(squared.sum(2) / dimension, half)
+        distances = distances + (1 - position_share) * whole
+    if position_share > 0:
+        exponent = half[..., None] if isinstance(half, Tensor) else half
+        distances = distances + position_share * _power(squared / channels, exponent).mean(2)
+    return _terms(distances, draws)
 
 
 def _check_shapes(draws: Tensor, target: Tensor) -> None:
@@ -97,22 +95,29 @@ def _check_shapes(draws: Tensor, target: Tensor) -> None:
         )
 
 
-def _score_terms(draws: Tensor, target: Tensor, distance: Callable[[Tensor], Tensor]) -> ScoreTerms:
-    """Mean distances of draws to target and of draws to each other, each [B].
+def _squared_norms(draws: Tensor, target: Tensor) -> Tensor:
+    """Squared norms over the channels at each of P positions, [B, m + m (m - 1) / 2, P].
 
-    draws: [B, m, D, P]; target: [B, D, P]; squared norms run over D, and P is averaged. Differences
-    are taken directly: the Gram trick loses 1e-4 in bf16 and TF32.
+    First those of each draw less the target, then of each pair of draws. Differences are taken
+    directly: the Gram trick loses 1e-4 in bf16 and TF32.
     """
-    confinement = distance((draws - target[:, None]).square().sum(2)).mean((1, 2))
+    _check_shapes(draws, target)
+    m, channels = draws.shape[1], target.shape[1] if target.ndim > 1 else 1
+    first, second = torch.triu_indices(m, m, offset=1, device=draws.device)
+    apart = torch.cat([draws - target[:, None], draws[:, first] - draws[:, second]], dim=1)
+    return apart.reshape(*apart.shape[:2], channels, -1).square().sum(2)
+
+
+def _terms(distances: Tensor, draws: Tensor) -> ScoreTerms:
+    """Means of the distances to the target and of those of pairs; both are in [B, n]."""
     m = draws.shape[1]
+    confinement = distances[:, :m].mean(1)
     if m == 1:
         return ScoreTerms(confinement, torch.zeros_like(confinement))
-    first, second = torch.triu_indices(m, m, offset=1, device=draws.device)
-    pairs = (draws[:, first] - draws[:, second]).square().sum(2)  # [B, m (m - 1) / 2, P]
-    return ScoreTerms(confinement, distance(pairs).mean((1, 2)))
+    return ScoreTerms(confinement, distances[:, m:].mean(1))
 
 
-def _power(squared: Tensor, exponent: Tensor) -> Tensor:
+def _power(squared: Tensor, exponent: Tensor | float) -> Tensor:
     """squared^exponent with value and gradient zero at zero, where the gradient is undefined.
 
     Zero includes what is too small for a finite gradient: squared^(exponent - 1) overflows there.
@@ -131,8 +136,7 @@ def _imq(squared: Tensor, h: float) -> Tensor:
 
 
 def _exponential(squared: Tensor, h: float) -> Tensor:
-    distance = _power(squared, torch.tensor(0.5, dtype=squared.dtype, device=squared.device))
-    return -h * torch.expm1(-distance / h)
+    return -h * torch.expm1(-_power(squared, 0.5) / h)
 
 
 _KERNEL_DISTANCES: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -137,8 +137,7 @@ def test_beta_and_lambda_run_from_data_to_noise() -> None:
     assert objective.beta_at(t).tolist() == pytest.approx([2.0, 2 - 1.9 * 0.25, 0.1], abs=1e-12)
     assert objective.lam_at(t).tolist() == pytest.approx([0.0, 0.2, 0.8], abs=1e-12)
     constant = Objective(beta=1.3, lam=0.6)
-    assert constant.beta_at(t).tolist() == pytest.approx([1.3] * 3)
-    assert constant.lam_at(t).tolist() == pytest.approx([0.6] * 3)
+    assert (constant.beta_at(t), constant.lam_at(t)) == (1.3, 0.6)
 
 
 def test_time_quantiles_are_those_of_the_named_law() -> None:
@@ -168,6 +167,25 @@ def test_times_never_reach_the_ends() -> None:
         t = Objective(time_sampling=law).times(extreme)
         assert t.tolist() == pytest.approx([TIME_MARGIN, 1 - TIME_MARGIN])
         assert torch.isfinite(FLOW.log_snr(t)).all()
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_a_share_of_the_times_is_on_the_grid_and_the_rest_as_before(share: float) -> None:
+    noise = torch.randn(200_000, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    law = {"time_mean": 0.4, "time_std": 1.3}
+    t = Objective(grid_share=share, grid_steps=4, **law).times(noise)
+    grid = torch.tensor([0.25, 0.5, 0.75, 1 - TIME_MARGIN], dtype=torch.float64)
+    on_grid = (t[:, None] == grid).double()
+    for found in on_grid.mean(0):
+        assert abs(float(found) - share / 4) < 4 * (share / 4 / len(t)) ** 0.5
+    rest = t[on_grid.sum(1) == 0]
+    assert len(rest) == pytest.approx((1 - share) * len(t), rel=0.02)
+    if share < 1:
+        as_before = Objective(**law).times(noise)
+        quantiles = torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)
+        torch.testing.assert_close(
+            rest.quantile(quantiles), as_before.quantile(quantiles), rtol=0.02, atol=0
+        )
 
 
 @pytest.mark.parametrize("beta", [0.1, 1.0, 2.0])
@@ -244,6 +262,8 @@ def test_every_term_is_one_value_per_sample() -> None:
         ({"beta_data": 2.5}, "beta_data must lie"),
         ({"lam": 1.5}, "lam must lie"),
         ({"position_share": -0.1}, "position_share must lie"),
+        ({"grid_share": 1.1}, "grid_share must lie"),
+        ({"grid_steps": 0}, "grid_steps must be"),
         ({"draws": 1}, "needs two or more"),
         ({"draws": 0, "lam": 0.0}, "draws is 0"),
     ],

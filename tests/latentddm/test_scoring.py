@@ -145,9 +145,9 @@ def test_gradients_pass_finite_differences() -> None:
     draws.requires_grad_()
     for beta in BETAS:
         assert torch.autograd.gradcheck(lambda x, b=beta: energy_score(x, target, b, 0.8), draws)
-    for norm in ("global", "position"):
+    for share in (0.0, 0.3, 1.0):
         assert torch.autograd.gradcheck(
-            lambda x, norm=norm: energy_terms(x, target, 1.0, norm, mean_square=True).score(0.5),
+            lambda x, share=share: energy_terms(x, target, 1.0, share, mean_square=True).score(0.5),
             draws,
         )
     for kernel in KERNELS:
@@ -207,7 +207,7 @@ def test_energy_score_is_homogeneous_and_ignores_shift_and_rotation(beta: float)
 def test_the_norm_per_position_is_a_loop_over_positions(mean_square: bool) -> None:
     draws, target = draws_and_target(2, 3, 4, 2, 3)
     beta = torch.tensor([0.6, 1.3], dtype=torch.float64)
-    terms = energy_terms(draws, target, beta, "position", mean_square)
+    terms = energy_terms(draws, target, beta, 1.0, mean_square)
     for i in range(2):
         scores = []
         for row, column in product(range(2), range(3)):
@@ -216,6 +216,16 @@ def test_the_norm_per_position_is_a_loop_over_positions(mean_square: bool) -> No
             here = draws[i, :, :, row, column], target[i, :, row, column]
             scores.append(scale * by_loops(*here, distance, 0.9))
         assert float(terms.score(0.9)[i]) == pytest.approx(sum(scores) / 6, abs=1e-12)
+
+
+def test_a_share_of_each_norm_is_that_share_of_each_score() -> None:
+    draws, target = draws_and_target(2, 3, 4, 2, 3)
+    for beta in (1.3, torch.tensor([0.6, 1.3], dtype=torch.float64)):
+        whole, position, mixed = (
+            energy_terms(draws, target, beta, share, mean_square=True) for share in (0.0, 1.0, 0.3)
+        )
+        for parts in zip(whole, position, mixed, strict=True):
+            torch.testing.assert_close(parts[2], 0.7 * parts[0] + 0.3 * parts[1])
 
 
 def test_the_global_mean_square_norm_divides_by_the_whole_dimension() -> None:
