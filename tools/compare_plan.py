@@ -161,10 +161,5 @@ def actual_evaluations(cell: Cell) -> int:
 
 def training_record(method: Method) -> dict[str, Any]:
     """A method's fields, and the seconds of its training from the run's log."""
-    folder = RunFolder(Path(method.run))
-    seconds, before = 0.0, 0.0
-    for line in folder.read_metrics():
-        if line["images"] <= method.images:
-            seconds += (line["images"] - before) / line["images_per_second"]
-            before = line["images"]
+    seconds = RunFolder(Path(method.run)).training_seconds(method.images)
     return {**asdict(method), "training_seconds": round(seconds, 3)}

@@ -20,13 +20,14 @@ from autoencoder.training import AutoencoderConfig, train_autoencoder
 from latentddm import __version__
 from latentddm.demo.clock import StageClock
 from latentddm.demo.comparison import Comparison, MethodResults
+from latentddm.demo.side_by_side import train_side_by_side
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import RequestError
 from latentddm.engine.run import RunFolder
 from latentddm.objective import Objective
 from latentddm.report import write_report
-from latentddm.training import TrainConfig, train
+from latentddm.training import TrainConfig
 
 FEWEST_IMAGES = 64
 
@@ -95,20 +96,20 @@ def run_demo(config: DemoConfig) -> Path:
         MethodResults("ddm", "DDM (energy score)", config.generator.objective),
         MethodResults("plain", "plain diffusion (DDIM)", config.plain),
     ]
+    configs = {
+        method.key: replace(
+            generator,
+            store=str(store),
+            output=str(folder / method.key),
+            objective=method.objective,
+        )
+        for method in methods
+    }
+    with clock.stage("Train DDM and plain diffusion") as stage:
+        train_side_by_side(configs, folder)
+        stage.detail = f"{config.generator.loop.images:,} images seen by each"
     for method in methods:
-        with clock.stage(f"Train {method.label}") as stage:
-            output = str(folder / method.key)
-            train(
-                replace(
-                    generator,
-                    store=str(store),
-                    output=output,
-                    objective=method.objective,
-                )
-            )
-            seen = config.generator.loop.images
-            stage.detail = f"{seen:,} images seen, {method.objective.draws} draws each"
-        method.training_seconds = stage.seconds
+        method.training_seconds = RunFolder(folder / method.key).training_seconds()
 
     with clock.stage("Sample, decode and evaluate") as stage:
         portraits = isinstance(source, PortraitSource)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,15 @@ class RunFolder:
             return []
         lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    def training_seconds(self, images: float = math.inf) -> float:
+        """How long it took to see `images`, by the log; while it stood still does not count."""
+        seconds, before = 0.0, 0.0
+        for line in self.read_metrics():
+            if line["images"] <= images:
+                seconds += (line["images"] - before) / line["images_per_second"]
+                before = line["images"]
+        return seconds
 
     def rewind_metrics(self, images: int) -> None:
         """Forget what was logged after `images`: a resumed run logs it again."""

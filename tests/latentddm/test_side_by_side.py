@@ -1,0 +1,107 @@
+"""Two trainings at once end as one would: both done, both saved, or the failure named."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from latentddm.demo import side_by_side
+from latentddm.demo.side_by_side import train_side_by_side
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.engine.loop import LoopConfig
+from latentddm.objective import Objective
+from latentddm.training import TrainConfig
+
+WAITS = """
+import pathlib, signal, sys, time
+def save(*_):
+    pathlib.Path({saved!r}).touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path({ready!r}).touch()
+time.sleep(60)
+"""
+
+
+def config(store: Path | str, output: Path, draws: int) -> TrainConfig:
+    objective = Objective(draws=2) if draws > 1 else Objective.plain_diffusion()
+    network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
+    loop = LoopConfig(images=16, batch_size=8)
+    return TrainConfig(
+        store=str(store), output=str(output), network=network, objective=objective, loop=loop
+    )
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> dict[str, TrainConfig]:
+    return {name: config("no store", tmp_path / name, 1) for name in ("first", "second")}
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, scripts: dict[str, str], cores: int = 2
+) -> None:
+    """Let each training be a script instead."""
+
+    def start(path: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
+        code = scripts[path.stem].format(
+            saved=str(folder / f"{path.stem} saved"), ready=str(folder / f"{path.stem} ready")
+        )
+        return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+
+    monkeypatch.setattr(side_by_side, "_start", start)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+
+
+def test_both_are_trained_to_the_end_with_the_cores_between_them(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    configs = {f"m{m}": config(tiny_store, tmp_path / f"run{m}", m) for m in (1, 2)}
+    train_side_by_side(configs, tmp_path)
+    for m in (1, 2):
+        newest = newest_checkpoint(tmp_path / f"run{m}" / "checkpoints")
+        assert newest is not None
+        assert newest.images == 16
+
+
+def test_a_failure_is_named_and_the_other_saves(
+    two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = "import pathlib, time\nwhile not pathlib.Path({ready!r}.replace('first', 'second'))"
+    fails += ".exists(): time.sleep(0.01)\nraise SystemExit(1)"
+    pretend(monkeypatch, tmp_path, {"first": fails, "second": WAITS})
+    with pytest.raises(WorkError, match="The training of first and second did not end well"):
+        train_side_by_side(two, tmp_path)
+    assert (tmp_path / "second saved").exists()
+
+
+def test_what_is_refused_is_a_wrong_request(
+    two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, dict.fromkeys(two, "raise SystemExit(2)"))
+    with pytest.raises(RequestError, match="was refused"):
+        train_side_by_side(two, tmp_path)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_both_save(
+    sent: int, two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, dict.fromkeys(two, WAITS))
+
+    def interrupt() -> None:
+        while not all((tmp_path / f"{name} ready").exists() for name in two):
+            pass
+        os.kill(os.getpid(), sent)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(Interrupted, match="saved first and second; run the same command again"):
+        train_side_by_side(two, tmp_path)
+    assert all((tmp_path / f"{name} saved").exists() for name in two)
