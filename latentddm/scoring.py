@@ -103,9 +103,11 @@ def _squared_norms(draws: Tensor, target: Tensor) -> Tensor:
     """
     _check_shapes(draws, target)
     m, channels = draws.shape[1], target.shape[1] if target.ndim > 1 else 1
+    positions = target[0].numel() // channels
     first, second = torch.triu_indices(m, m, offset=1, device=draws.device)
-    apart = torch.cat([draws - target[:, None], draws[:, first] - draws[:, second]], dim=1)
-    return apart.reshape(*apart.shape[:2], channels, -1).square().sum(2)
+    apart = (draws - target[:, None], draws[:, first] - draws[:, second])
+    parts = [x.reshape(*x.shape[:2], channels, positions).square().sum(2) for x in apart]
+    return torch.cat(parts, dim=1)
 
 
 def _terms(distances: Tensor, draws: Tensor) -> ScoreTerms:

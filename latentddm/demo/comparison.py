@@ -26,6 +26,7 @@ from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
 from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.run import RunFolder
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
@@ -115,6 +116,7 @@ class Comparison:
     def measure(self, method: MethodResults, steps: Sequence[int]) -> None:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
         generator = Generator.load(self.folder / method.key, device=default_device())
+        method.training_seconds = RunFolder(self.folder / method.key).training_seconds()
         method.images_seen = generator.images
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples

@@ -92,33 +92,31 @@ def run_demo(config: DemoConfig) -> Path:
 
     edge = config.size // autoencoder.factor
     generator = replace(config.generator, network={"patch_size": edge, **config.generator.network})
-    methods = [
-        MethodResults("ddm", "DDM (energy score)", config.generator.objective),
-        MethodResults("plain", "plain diffusion (DDIM)", config.plain),
-    ]
+    methods = {
+        "ddm": MethodResults("ddm", "DDM (energy score)", config.generator.objective),
+        "plain": MethodResults("plain", "plain diffusion (DDIM)", config.plain),
+    }
     configs = {
-        method.key: replace(
+        key: replace(
             generator,
             store=str(store),
-            output=str(folder / method.key),
+            output=str(folder / key),
             objective=method.objective,
         )
-        for method in methods
+        for key, method in methods.items()
     }
-    with clock.stage("Train DDM and plain diffusion") as stage:
-        train_side_by_side(configs, folder)
-        stage.detail = f"{config.generator.loop.images:,} images seen by each"
-    for method in methods:
-        method.training_seconds = RunFolder(folder / method.key).training_seconds()
-
-    with clock.stage("Sample, decode and evaluate") as stage:
-        portraits = isinstance(source, PortraitSource)
-        comparison = Comparison(
-            folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
+    with clock.stage("Train and measure DDM and plain diffusion") as stage:
+        with train_side_by_side(configs, folder) as finished:
+            portraits = isinstance(source, PortraitSource)
+            comparison = Comparison(
+                folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
+            )
+            for name in finished:  # the one is measured while the other is still in training
+                comparison.measure(methods[name], config.steps)
+        stage.detail = (
+            f"{config.generator.loop.images:,} images seen by each, {config.samples:,} images for "
+            f"each of {len(methods) * len(config.steps)} settings"
         )
-        for method in methods:
-            comparison.measure(method, config.steps)
-        stage.detail = f"{config.samples:,} images for each of {2 * len(config.steps)} settings"
 
     about = {
         "name": source.name,
@@ -126,7 +124,7 @@ def run_demo(config: DemoConfig) -> Path:
         "size": config.size,
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }
-    measured = comparison.to_json(methods, config.autoencoder.loop.images)
+    measured = comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
     return write_report(folder, _report(config, clock, about) | measured)
 
 

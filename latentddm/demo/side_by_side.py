@@ -1,7 +1,7 @@
 """Trains runs beside each other, each by `latentddm train` in a process of its own.
 
 A small network keeps one core busy and gains little from a second: two trainings at once are done
-sooner than one after the other.
+sooner than one after the other, and when one has ended its core is free for what comes next.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from latentddm.engine.config import to_yaml
 from latentddm.engine.devices import default_device
@@ -22,41 +25,46 @@ from latentddm.training import TrainConfig, train
 
 POLL_SECONDS = 0.2
 REFUSED = 2  # the exit code of a wrong request
+Processes = dict[str, subprocess.Popen[bytes]]
 
 
-def train_side_by_side(configs: Mapping[str, TrainConfig], folder: Path) -> None:
-    """Train or resume each run, by its name; `folder` is for their configs, NAME.yaml.
+@contextmanager
+def train_side_by_side(configs: Mapping[str, TrainConfig], folder: Path) -> Iterator[Iterator[str]]:
+    """Train or resume runs; iterate over what is given for the name of each when it is trained.
 
-    On a GPU, or with fewer cores than runs, they are trained one after the other. WorkError if one
-    fails, RequestError if one is refused; it says why itself, and the others save and stop.
-    Interrupted after a signal, when all have saved.
+        with train_side_by_side({"ddm": ..., "plain": ...}, folder) as finished:
+            for name in finished: ...
+
+    folder: for their configs, NAME.yaml. While others still train, torch has one core here. On a
+    GPU, or with fewer cores than runs, they are trained here, one after the other. If a training
+    fails, or the block is left early, the others save and stop. WorkError or RequestError for one
+    that fails or is refused, which says why itself; Interrupted after a signal, when all saved.
     """
-    threads = (os.cpu_count() or 1) // len(configs)
+    cores = os.cpu_count() or 1
+    threads = cores // len(configs)
     if default_device().type != "cpu" or threads == 0:
-        for config in configs.values():
-            train(config)
+        yield _one_after_the_other(configs)
         return
-    processes: dict[str, subprocess.Popen[bytes]] = {}
+    processes: Processes = {}
+    before = torch.get_num_threads()
     with StopSignals() as signals:
         try:
             for place, (name, config) in enumerate(configs.items()):
                 path = folder / f"{name}.yaml"
                 write_text(path, to_yaml(config))
                 processes[name] = _start(path, threads, place)
-            _wait(processes, signals)
-        finally:  # after an error here, or a second Ctrl-C
-            for process in processes.values():
-                process.kill()
-    if signals.received:
-        raise Interrupted(signals.received, f"saved {' and '.join(configs)}")
-    failed = {name: process.returncode for name, process in processes.items() if process.returncode}
-    if REFUSED in failed.values():
-        raise RequestError("The training was refused, for the reason that stands above.")
-    if failed:
-        raise WorkError(
-            f"The training of {' and '.join(failed)} did not end well and says why above; run the "
-            "same command again to go on."
-        )
+            # More threads than cores that are free wait for each other, many times slower.
+            torch.set_num_threads(1)
+            yield _finished(processes, signals, before)
+        finally:
+            torch.set_num_threads(before)
+            _stop(processes)
+
+
+def _one_after_the_other(configs: Mapping[str, TrainConfig]) -> Iterator[str]:
+    for name, config in configs.items():
+        train(config)
+        yield name
 
 
 def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
@@ -70,13 +78,38 @@ def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _wait(processes: Mapping[str, subprocess.Popen[bytes]], signals: StopSignals) -> None:
-    """Until all have ended; a signal here, or a failure of one, asks all to save and stop."""
-    asked = False
-    while running := [process for process in processes.values() if process.poll() is None]:
-        failed = any(process.returncode for process in processes.values())
-        if not asked and (signals.received or failed):
-            for process in running:
-                process.terminate()
-            asked = True
-        time.sleep(POLL_SECONDS)
+def _finished(processes: Processes, signals: StopSignals, threads: int) -> Iterator[str]:
+    """The names of the processes, each when it has ended well; all `threads` with the last."""
+    waiting = dict(processes)
+    while waiting:
+        if signals.received:
+            _stop(waiting)
+            raise Interrupted(signals.received, f"saved {' and '.join(waiting)}")
+        ended = [name for name, process in waiting.items() if process.poll() is not None]
+        for name in ended:
+            process = waiting.pop(name)
+            if process.returncode:
+                _stop(waiting)
+                raise _failure(name, process.returncode)
+            if not waiting:
+                torch.set_num_threads(threads)
+            yield name
+        if not ended:
+            time.sleep(POLL_SECONDS)
+
+
+def _stop(processes: Processes) -> None:
+    """Ask the processes to save and stop, and wait for it."""
+    for process in processes.values():
+        process.terminate()
+    for process in processes.values():
+        process.wait()
+
+
+def _failure(name: str, code: int) -> WorkError | RequestError:
+    if code == REFUSED:
+        return RequestError(f"The training of {name} was refused, for the reason that is above.")
+    return WorkError(
+        f"The training of {name} did not end well and says why above; run the same command again "
+        "to go on."
+    )

@@ -59,12 +59,19 @@ def pretend(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
 
 
+def finish(configs: dict[str, TrainConfig], folder: Path) -> None:
+    with train_side_by_side(configs, folder) as finished:
+        for _ in finished:
+            pass
+
+
 def test_both_are_trained_to_the_end_with_the_cores_between_them(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     configs = {f"m{m}": config(tiny_store, tmp_path / f"run{m}", m) for m in (1, 2)}
-    train_side_by_side(configs, tmp_path)
+    with train_side_by_side(configs, tmp_path) as finished:
+        assert set(finished) == set(configs)
     for m in (1, 2):
         newest = newest_checkpoint(tmp_path / f"run{m}" / "checkpoints")
         assert newest is not None
@@ -77,8 +84,8 @@ def test_a_failure_is_named_and_the_other_saves(
     fails = "import pathlib, time\nwhile not pathlib.Path({ready!r}.replace('first', 'second'))"
     fails += ".exists(): time.sleep(0.01)\nraise SystemExit(1)"
     pretend(monkeypatch, tmp_path, {"first": fails, "second": WAITS})
-    with pytest.raises(WorkError, match="The training of first and second did not end well"):
-        train_side_by_side(two, tmp_path)
+    with pytest.raises(WorkError, match="The training of first did not end well"):
+        finish(two, tmp_path)
     assert (tmp_path / "second saved").exists()
 
 
@@ -86,8 +93,8 @@ def test_what_is_refused_is_a_wrong_request(
     two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend(monkeypatch, tmp_path, dict.fromkeys(two, "raise SystemExit(2)"))
-    with pytest.raises(RequestError, match="was refused"):
-        train_side_by_side(two, tmp_path)
+    with pytest.raises(RequestError, match=r"The training of \w+ was refused"):
+        finish(two, tmp_path)
 
 
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
@@ -103,5 +110,21 @@ def test_a_signal_lets_both_save(
 
     threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(Interrupted, match="saved first and second; run the same command again"):
-        train_side_by_side(two, tmp_path)
+        finish(two, tmp_path)
+    assert all((tmp_path / f"{name} saved").exists() for name in two)
+
+
+def test_an_error_while_the_others_train_lets_them_save(
+    two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, dict.fromkeys(two, WAITS))
+
+    def fail_while_they_train() -> None:
+        with train_side_by_side(two, tmp_path):
+            while not all((tmp_path / f"{name} ready").exists() for name in two):
+                pass
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_while_they_train()
     assert all((tmp_path / f"{name} saved").exists() for name in two)
