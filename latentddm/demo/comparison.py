@@ -7,7 +7,6 @@ generators; what the autoencoder costs is stated beside them.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,11 +125,9 @@ class Comparison:
                 progress.update(count * self.samples)
 
     def _measure_setting(self, method: MethodResults, generator: Generator, steps: int) -> None:
-        started = time.monotonic()
         config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE)
         latents = generator.draw(self.samples, config)
         pixels = self._decode(latents)
-        seconds = time.monotonic() - started
 
         picture = f"pictures/{method.key}-{steps:02d}.png"
         self._save_grid(picture, pixels)
@@ -141,7 +138,6 @@ class Comparison:
             },
             "attributes": None,
             "picture": picture,
-            "seconds_per_image": seconds / self.samples,
         }
         if self.attributes:
             features = extract_features(pixels, self.attributes.extractor, name="demo")

@@ -66,7 +66,6 @@ def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
     ]
     if result["attributes"] is not None:
         figures.append(f"Attributes <b>{number(result['attributes'])}</b>")
-    figures.append(f"Time <b>{duration(result['seconds_per_image'])}</b> <small>per image</small>")
     description = f"Pictures by {label}, {counted(result['steps'], 'network evaluation')} each"
     items = "".join(f"<li>{figure}</li>" for figure in figures)
     return (

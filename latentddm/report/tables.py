@@ -42,15 +42,6 @@ def numbers(methods: Sequence[dict[str, Any]], floor: dict[str, Any]) -> str:
                 lambda result: number(result["attributes"]),
             )
         )
-    tables.append(
-        _comparison(
-            "Time per image",
-            methods,
-            by_steps,
-            lambda result: result["seconds_per_image"],
-            lambda result: duration(result["seconds_per_image"]),
-        )
-    )
     return f'<div class="pair">{"".join(tables)}</div>'
 
 

@@ -94,7 +94,6 @@ def make_method(key: str, label: str, frechet: float, energy: float, draws: int)
             "latent_energy": measured(0.0007 + 0.8 * energy / steps**1.5),
             "attributes": 0.021 + frechet / 400 / steps,
             "picture": f"pictures/{key}-{steps:02d}.png",
-            "seconds_per_image": 0.00213 * steps * (1.01 if key == "ddm" else 1.03),
         }
         for steps in STEPS
     ]
