@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentddm.evaluation.distances import mmd2
+
 TOOLS = Path(__file__).parents[2] / "tools"
 PICTURES = ("samples.png", "posterior.png", "spread.png")
 
@@ -152,3 +154,13 @@ def test_bad_points_are_refused_in_one_sentence(
     assert toy.main(["--points", "3", "--output", str(tmp_path)]) == 2
     assert "--points" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bandwidth", [1.0, 0.25])
+def test_the_distance_that_keeps_what_is_shared_is_the_biased_mmd(
+    measures: ModuleType, bandwidth: float
+) -> None:
+    truth, points = torch.randn(2, 300, 2, generator=torch.Generator().manual_seed(0))
+    expected = mmd2(points, truth, "rbf", bandwidth, unbiased=False)
+    found = measures.DistanceTo(truth, bandwidth)(points)
+    assert found == pytest.approx(expected, abs=1e-12)
