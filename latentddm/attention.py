@@ -63,9 +63,7 @@ def _xformers_problem(dtype: torch.dtype) -> str:
 
         probe = torch.randn(1, 16, 2, 32, device="cuda", dtype=dtype, requires_grad=True)
         memory_efficient_attention(probe, probe, probe).sum().backward()
-    except (
-        NotImplementedError
-    ):  # xformers' word for it; a wheel of another CUDA has no kernel at all
+    except NotImplementedError:  # its word for it; a build for another CUDA has no kernel at all
         return "this build of xformers has no kernel for it; `python -m xformers.info` says more"
     except Exception as error:  # a missing package, or a broken one
         return f"xformers is not usable: {type(error).__name__}"

@@ -81,8 +81,9 @@ class Objective:
         1 / k, 2 / k, ..., 1 instead, k = grid_steps, each as often: a sampler of 1, 2, ... k steps
         asks for no others.
         """
-        t = self._times_off_grid(noise)
-        if self.grid_share > 0:
+        if self.grid_share == 0:
+            t = self._times_off_grid(noise)
+        else:
             # Phi(z) is uniform: below the share it chooses a time of the grid, and what is above it
             # is stretched over (0, 1) again, so that one number a sample is enough.
             uniform, tiny = torch.special.ndtr(noise), torch.finfo(noise.dtype).eps

@@ -75,14 +75,13 @@ def energy_terms(
     dimension = target[0].numel() if mean_square else 1
     channels = dimension // squared.shape[2] if mean_square else 1
     # A number is much faster than a tensor of exponents.
-    half = beta.to(draws).reshape(-1, 1) / 2 if isinstance(beta, Tensor) else beta / 2
+    half = beta.to(draws).reshape(-1, 1, 1) / 2 if isinstance(beta, Tensor) else beta / 2
     distances = torch.zeros_like(squared[..., 0])
     if position_share < 1:
-        whole = _power(squared.sum(2) / dimension, half)
-        distances = distances + (1 - position_share) * whole
+        whole = _power(squared.sum(2, keepdim=True) / dimension, half)
+        distances = distances + (1 - position_share) * whole.squeeze(2)
     if position_share > 0:
-        exponent = half[..., None] if isinstance(half, Tensor) else half
-        distances = distances + position_share * _power(squared / channels, exponent).mean(2)
+        distances = distances + position_share * _power(squared / channels, half).mean(2)
     return _terms(distances, draws)
 
 

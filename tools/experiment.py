@@ -12,6 +12,7 @@ minutes; --scale makes every training longer or shorter.
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import signal
 import subprocess
@@ -23,15 +24,16 @@ from typing import NamedTuple
 
 from preparation import exit_code
 
+from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.objective import Objective
 
 SIZE = 128  # pixels
 IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 64_000}
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
 STUDENT_STEPS = 4
-PLAIN_DIFFUSION = ("draws=1", "beta=2", "lam=0", "position_share=0", "time_mean=0", "time_std=1")
 
 
 class Stage(NamedTuple):
@@ -67,7 +69,10 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
     # On CPUs bfloat16 is emulated, many times slower.
     precision = f"precision={'bf16' if default_device().type == 'cuda' else 'no'}"
     train = ["train", "faces128.yaml", f"store={store}", seen["generator"], precision]
-    mean_instead = [f"objective.{setting}" for setting in PLAIN_DIFFUSION]
+    plain_diffusion = to_plain(Objective.plain_diffusion())
+    mean_instead = [
+        f"objective.{key}={json.dumps(value)}" for key, value in plain_diffusion.items()
+    ]
     commands = {
         "autoencoder": [
             *("train-autoencoder", "faces128_autoencoder.yaml", f"images={images}"),

@@ -11,7 +11,14 @@ from typing import TypeVar
 
 from autoencoder.image_shards import FORMATS, ShardLayout, write_image_shards
 from autoencoder.images import ImageSource, Preprocessing
-from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.engine.errors import (
+    EXIT_FAILED,
+    EXIT_SIGNAL,
+    EXIT_WRONG_REQUEST,
+    Interrupted,
+    RequestError,
+    WorkError,
+)
 
 Item = TypeVar("Item")
 
@@ -63,10 +70,10 @@ def exit_code(work: Callable[[], None]) -> int:
         work()
     except Interrupted as stop:
         print(stop, file=sys.stderr)
-        return 128 + stop.signal_number
+        return EXIT_SIGNAL + stop.signal_number
     except (RequestError, WorkError) as error:
         print(error, file=sys.stderr)
-        return 2 if isinstance(error, RequestError) else 1
+        return EXIT_WRONG_REQUEST if isinstance(error, RequestError) else EXIT_FAILED
     return 0
 
 

@@ -16,10 +16,16 @@ from collections.abc import Sequence
 
 from latentddm.cli.parser import build_parser
 from latentddm.cli.verb import Verb
-from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.engine.errors import (
+    EXIT_FAILED,
+    EXIT_SIGNAL,
+    EXIT_WRONG_REQUEST,
+    Interrupted,
+    RequestError,
+    WorkError,
+)
 from latentddm.engine.files import disk_error
 
-EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 RED, PLAIN = "\033[31m", "\033[0m"
 

@@ -18,13 +18,12 @@ import torch
 
 from latentddm.engine.config import to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import Interrupted, RequestError, WorkError
+from latentddm.engine.errors import EXIT_WRONG_REQUEST, Interrupted, RequestError, WorkError
 from latentddm.engine.files import write_text
 from latentddm.engine.signals import StopSignals
 from latentddm.training import TrainConfig, train
 
 POLL_SECONDS = 0.2
-REFUSED = 2  # the exit code of a wrong request
 Processes = dict[str, subprocess.Popen[bytes]]
 
 
@@ -107,7 +106,7 @@ def _stop(processes: Processes) -> None:
 
 
 def _failure(name: str, code: int) -> WorkError | RequestError:
-    if code == REFUSED:
+    if code == EXIT_WRONG_REQUEST:
         return RequestError(f"The training of {name} was refused, for the reason that is above.")
     return WorkError(
         f"The training of {name} did not end well and says why above; run the same command again "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
+
 
 class RequestError(Exception):
     """What was asked for is wrong (a path, a key, a value). Exit code 2.
