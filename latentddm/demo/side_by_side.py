@@ -18,9 +18,9 @@ import torch
 
 from latentddm.engine.config import to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import EXIT_WRONG_REQUEST, Interrupted, RequestError, WorkError
+from latentddm.engine.errors import EXIT_WRONG_REQUEST, RequestError, WorkError
 from latentddm.engine.files import write_text
-from latentddm.engine.signals import StopSignals
+from latentddm.engine.signals import RaisedSignals
 from latentddm.training import TrainConfig, train
 
 POLL_SECONDS = 0.2
@@ -46,7 +46,7 @@ def train_side_by_side(configs: Mapping[str, TrainConfig], folder: Path) -> Iter
         return
     processes: Processes = {}
     before = torch.get_num_threads()
-    with StopSignals() as signals:
+    with RaisedSignals(f"saved {' and '.join(configs)}"):
         try:
             for place, (name, config) in enumerate(configs.items()):
                 path = folder / f"{name}.yaml"
@@ -54,7 +54,7 @@ def train_side_by_side(configs: Mapping[str, TrainConfig], folder: Path) -> Iter
                 processes[name] = _start(path, threads, place)
             # More threads than cores that are free wait for each other, many times slower.
             torch.set_num_threads(1)
-            yield _finished(processes, signals, before)
+            yield _finished(processes, before)
         finally:
             torch.set_num_threads(before)
             _stop(processes)
@@ -77,18 +77,14 @@ def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _finished(processes: Processes, signals: StopSignals, threads: int) -> Iterator[str]:
+def _finished(processes: Processes, threads: int) -> Iterator[str]:
     """The names of the processes, each when it has ended well; all `threads` with the last."""
     waiting = dict(processes)
     while waiting:
-        if signals.received:
-            _stop(waiting)
-            raise Interrupted(signals.received, f"saved {' and '.join(waiting)}")
         ended = [name for name, process in waiting.items() if process.poll() is not None]
         for name in ended:
             process = waiting.pop(name)
             if process.returncode:
-                _stop(waiting)
                 raise _failure(name, process.returncode)
             if not waiting:
                 torch.set_num_threads(threads)

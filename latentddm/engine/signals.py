@@ -9,6 +9,7 @@ from types import FrameType, TracebackType
 import torch
 from accelerate import Accelerator
 
+from latentddm.engine.errors import Interrupted
 from latentddm.engine.guard import LateReader
 from latentddm.engine.processes import collect
 
@@ -47,6 +48,20 @@ class StopSignals:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
+
+
+class RaisedSignals(StopSignals):
+    """Raises Interrupted at once, wherever the program is: for work that others save.
+
+    saved: what will have been saved when the exception has left the block.
+    """
+
+    def __init__(self, saved: str) -> None:
+        super().__init__()
+        self.saved = saved
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, self.saved)
 
 
 class Agreement:

@@ -114,6 +114,24 @@ def test_a_signal_lets_both_save(
     assert all((tmp_path / f"{name} saved").exists() for name in two)
 
 
+def test_a_signal_is_heard_while_what_has_ended_is_measured(
+    two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends = "import pathlib\npathlib.Path({ready!r}).touch()"
+    pretend(monkeypatch, tmp_path, {"first": ends, "second": WAITS})
+
+    def measure_and_be_told_to_stop() -> None:
+        with train_side_by_side(two, tmp_path) as finished:
+            for _ in finished:
+                while not (tmp_path / "second ready").exists():
+                    pass
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted, match="run the same command again"):
+        measure_and_be_told_to_stop()
+    assert (tmp_path / "second saved").exists()
+
+
 def test_an_error_while_the_others_train_lets_them_save(
     two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
