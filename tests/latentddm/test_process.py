@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentddm.process import FlowSchedule, Prediction, bridge_step, corrupt, from_x0, to_x0
+from latentddm.process import (
+    FlowSchedule,
+    Prediction,
+    bridge_step,
+    corrupt,
+    edm_coefficients,
+    from_x0,
+    to_x0,
+)
 
 
 @dataclass(frozen=True)
@@ -226,19 +234,21 @@ def test_corrupt_has_the_schedules_mean_and_noise() -> None:
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("prediction", ["x0", "eps", "v", "edm"])
+@pytest.mark.parametrize(
+    ("prediction", "sigma_data"), [("x0", 1), ("eps", 1), ("v", 1), ("edm", 1), ("edm", 0.1)]
+)
 def test_predictions_return_after_a_round_trip(
-    prediction: Prediction, schedule: FlowSchedule
+    prediction: Prediction, sigma_data: float, schedule: FlowSchedule
 ) -> None:
     generator = torch.Generator().manual_seed(0)
     x_t, value = torch.randn(2, 6, 3, 2, 2, generator=generator, dtype=torch.float64)
     t = torch.tensor([0.05, 0.2, 0.4, 0.6, 0.8, 0.95], dtype=torch.float64)
     for time in (t, 0.3):
-        as_x0 = to_x0(value, x_t, time, prediction, schedule)
-        back = from_x0(as_x0, x_t, time, prediction, schedule)
+        as_x0 = to_x0(value, x_t, time, prediction, schedule, sigma_data)
+        back = from_x0(as_x0, x_t, time, prediction, schedule, sigma_data)
         torch.testing.assert_close(back, value, rtol=0, atol=1e-12)
-        as_output = from_x0(value, x_t, time, prediction, schedule)
-        back = to_x0(as_output, x_t, time, prediction, schedule)
+        as_output = from_x0(value, x_t, time, prediction, schedule, sigma_data)
+        back = to_x0(as_output, x_t, time, prediction, schedule, sigma_data)
         torch.testing.assert_close(back, value, rtol=0, atol=1e-12)
 
 
@@ -255,6 +265,27 @@ def test_predictions_mean_what_their_names_say(schedule: FlowSchedule) -> None:
         torch.testing.assert_close(found, output, rtol=0, atol=1e-12)
         found = to_x0(output, x_t, t, prediction, schedule)
         torch.testing.assert_close(found, x0, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("sigma_data", [0.05, 0.3, 1.0])
+def test_edm_asks_for_an_output_of_unit_variance(sigma_data: float, schedule: FlowSchedule) -> None:
+    """For independent x_0 and noise of unit variance: each enters the output linearly."""
+    x0, noise = torch.eye(2, dtype=torch.float64)
+    for t in (0.01, 0.1, 0.5, 0.9, 1.0):
+        x_t = corrupt(x0, t, noise, schedule)
+        output = from_x0(x0, x_t, t, "edm", schedule, sigma_data)
+        assert float(output.square().sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_edm_takes_x_t_as_it_is_only_where_the_noise_is_below_the_finest_detail() -> None:
+    t = torch.tensor([0.0, 0.01, 0.5, 1.0], dtype=torch.float64)
+    skip, out = edm_coefficients(t, FLOW, sigma_data=0.1)
+    # by hand: .99 * .01 / (.99^2 * .01 + .0001), and .5 * .01 / (.25 * .01 + .25)
+    assert skip.tolist() == pytest.approx([1, 0.0099 / 0.009901, 0.005 / 0.2525, 0], abs=1e-12)
+    assert out[[0, 3]].tolist() == pytest.approx([0, 1], abs=1e-12)
+    assert out[1] < 0.02
+    assert out[2] > 0.99
 
 
 @pytest.mark.parametrize("t", [0.0, 1.0])

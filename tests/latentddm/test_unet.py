@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_at_t_zero_the_v_prediction_gives_back_x_t() -> None:
 
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v", "edm"])
 def test_save_and_load_give_the_same_network(tmp_path: Path, prediction: str) -> None:
-    network, (x_t, t, xi) = small(prediction=prediction), inputs()
+    network, (x_t, t, xi) = small(prediction=prediction, sigma_data=0.3), inputs()
     network.save_pretrained(tmp_path)
     assert (tmp_path / "diffusion_pytorch_model.safetensors").is_file()
     loaded = UNet.from_pretrained(tmp_path)
@@ -100,9 +101,16 @@ def test_a_pointwise_convolution_is_the_same_on_one_position_and_on_many(edge: i
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_patch_of_no_positions_is_refused() -> None:
-    with pytest.raises(ValueError, match="patch_size must be at least 1, not 0"):
-        UNet(**SMALL, patch_size=0)
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ({"patch_size": 0}, "patch_size must be at least 1, not 0"),
+        ({"sigma_data": 0.0}, "sigma_data must be above 0, not 0.0"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(argument: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        UNet(**SMALL, **argument)
 
 
 def test_sizes_that_are_not_square_work() -> None:
