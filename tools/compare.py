@@ -4,7 +4,8 @@
         --reference portraits:4000 --reconstructed --samples 600 --output comparison
 
 Every method is tried with every setting (churn and safety of DDIM, grid and safety of the other
-solvers) at every number of evaluations, and its best setting counts. Written are table.md,
+solvers) at every number of evaluations, and its best setting counts; several runs of a method
+(RUN,RUN,...: trainings of other seeds) are averaged. Written are table.md,
 results.json (all settings, with their protocols), curves.png, trend.png where a run is given at
 several checkpoints (RUN@all), and grids/. Run the same command again to go on after a stop: a
 finished cell is not done again. `accelerate launch tools/compare.py ...` uses all processes.
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
         safety=options.safety,
         seeds=tuple(range(options.seeds)),
     )
-    judgement = _judgement(options, methods[0].run)
+    judgement = _judgement(options, methods[0].runs[0].run)
     metric = _deciding_metric(options.best_by, judgement)
     cells = plan_cells(methods, sweep, options.batch_size)
     folder: Path = options.output / "cells"
@@ -128,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     add, sweep, judgement = parser.add_argument, Sweep(), Judgement(reference="")
     numbers, words = list_of(float), list_of(str)
-    method = "NAME=RUN[@IMAGES][:SOLVER,...]; @all every checkpoint, :all every solver; repeat"
+    method = (
+        "NAME=RUN[,RUN...][@IMAGES][:SOLVER,...]; several runs are averaged, @all every "
+        "checkpoint, :all every solver; repeat"
+    )
     add("--method", action="append", required=True, metavar="METHOD", help=method)
     add("--output", type=Path, required=True, metavar="DIR")
     add("--reference", metavar="SRC", help="images to compare with")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from compare_plan import Cell, Method
+from compare_plan import Cell
 from compare_reference import LATENTS, Judgement, Kept, References
 
 from autoencoder.decode import decode_latents
@@ -32,7 +32,7 @@ class Bench:
 
     def measure(self, cell: Cell, folder: Path) -> None:
         """Write a cell's first images and then its numbers into `folder`, under its key."""
-        protocol, generator = self.judgement.to_plain(), self._generator(cell.method)
+        protocol, generator = self.judgement.to_plain(), self._generator(cell)
         started = time.monotonic()
         features, shown = self._draw_and_describe(cell, generator)
         seconds = time.monotonic() - started
@@ -72,8 +72,6 @@ class Bench:
                 collector.add(range(start, start + count), images)
         return {name: collector.features() for name, collector in collectors.items()}, shown
 
-    def _generator(self, method: Method) -> Generator:
-        return self._generators.get(
-            (method.run, method.images),
-            lambda: Generator.load(method.run, self.device, method.images),
-        )
+    def _generator(self, cell: Cell) -> Generator:
+        run, images = cell.trained.run, cell.method.images
+        return self._generators.get((run, images), lambda: Generator.load(run, self.device, images))

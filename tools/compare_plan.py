@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any, get_args
 
 from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
@@ -24,14 +25,21 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A run at the number of images of its method. weights: sha256 of the averaged weights."""
+
+    run: str
+    weights: str
+
+
+@dataclass(frozen=True)
 class Method:
-    """A checkpoint of a run with a solver. weights: sha256 of the averaged weights."""
+    """A solver with a run at a number of images, or with several that differ in their seed."""
 
     name: str
-    run: str
     images: int
-    weights: str
     solver: str
+    runs: tuple[Trained, ...]
 
     @property
     def series(self) -> str:
@@ -69,17 +77,18 @@ class Cell:
     """One setting of one method: drawn, decoded and measured as a whole, and not done again."""
 
     method: Method
+    trained: Trained
     sampling: SamplingConfig
 
     @property
     def setting(self) -> tuple[Any, ...]:
-        """All that is swept over but the seed, and the number of evaluations."""
+        """All that is swept over but the seeds, and the number of evaluations."""
         return self.sampling.churn, self.sampling.safety, self.sampling.grid
 
     def describe(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """All that the numbers depend on, as plain JSON values."""
         sampling = {k: v for k, v in to_plain(self.sampling).items() if k != "batch_size"}
-        weights = {"weights": self.method.weights, "images": self.method.images}
+        weights = {"weights": self.trained.weights, "images": self.method.images}
         return {**weights, "sampling": sampling, "protocol": protocol}
 
     def key(self, protocol: dict[str, Any]) -> str:
@@ -89,9 +98,10 @@ class Cell:
 
 
 def parse_methods(texts: Sequence[str]) -> list[Method]:
-    """Methods from NAME=RUN[@IMAGES][:SOLVER,...]; @all: every checkpoint, :all: every solver.
+    """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER,...]; @all: every checkpoint, :all: solver.
 
-    RequestError for another form, a run without such a checkpoint, or a name that stands twice.
+    Several runs are one method, to be averaged: trainings of other seeds. RequestError for another
+    form, a run without such a checkpoint, or a name that stands twice.
     """
     methods = [method for text in texts for method in _parse(text)]
     found = [(method.series, method.images) for method in methods]
@@ -106,23 +116,39 @@ def _parse(text: str) -> Iterator[Method]:
     if not equals or not name or not rest:
         raise RequestError(f"{text!r} is no method; write NAME=RUN[@IMAGES][:SOLVER,...].")
     rest, _, solvers = rest.partition(":")
-    run, _, images = rest.partition("@")
+    runs, _, images = rest.partition("@")
     chosen = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
     for solver in chosen:
         if solver not in SOLVERS:
             raise RequestError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
-    for checkpoint in _checkpoints(RunFolder.open(run, RUN_KIND), images):
-        described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
+    for seen, trained in _checkpoints(runs.split(","), images).items():
         for solver in chosen:
-            yield Method(name, run, checkpoint.images, described["sha256"], solver)
+            yield Method(name, seen, solver, trained)
 
 
-def _checkpoints(folder: RunFolder, images: str) -> list[Checkpoint]:
+def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, ...]]:
+    """By the number of images: each of the runs then."""
+    if images and images != ALL and not images.isdigit():
+        raise RequestError(f"@{images}: write the number of images seen, or all.")
+    found: dict[int, list[Trained]] = {}
+    for run in runs:
+        for checkpoint in _checkpoints_of(RunFolder.open(run, RUN_KIND), images):
+            described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
+            found.setdefault(checkpoint.images, []).append(Trained(run, described["sha256"]))
+    for seen, trained in found.items():
+        if len(trained) < len(runs):
+            missing = next(run for run in runs if run not in [each.run for each in trained])
+            raise RequestError(
+                f"{missing} has no checkpoint at {seen:,} images, as {trained[0].run} has; runs "
+                "that are averaged must have seen as many."
+            )
+    return {seen: tuple(trained) for seen, trained in found.items()}
+
+
+def _checkpoints_of(folder: RunFolder, images: str) -> list[Checkpoint]:
     if images == ALL:
         found = sorted(valid_checkpoints(folder.checkpoints), key=lambda each: each.images)
         return found or [checkpoint_at(folder)]  # which refuses a run that has none
-    if images and not images.isdigit():
-        raise RequestError(f"@{images}: write the number of images seen, or all.")
     return [checkpoint_at(folder, int(images) if images else None)]
 
 
@@ -139,7 +165,8 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
         grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else get_args(GridKind)
         if steps == 1:
             churns, grids = churns[:1], grids[:1]
-        for churn, grid, safety, seed in product(churns, grids, sweep.safety, sweep.seeds):
+        settings = product(churns, grids, sweep.safety, sweep.seeds, method.runs)
+        for churn, grid, safety, seed, trained in settings:
             sampling = SamplingConfig(
                 steps=evaluations,
                 churn=churn,
@@ -149,7 +176,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
                 grid=grid,
                 batch_size=batch_size,
             )
-            cells.append(Cell(method, sampling))
+            cells.append(Cell(method, trained, sampling))
     return sorted(cells, key=lambda cell: cell.sampling.steps)
 
 
@@ -160,6 +187,7 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields, and the seconds of its training from the run's log."""
-    seconds = RunFolder(Path(method.run)).training_seconds(method.images)
+    """A method's fields, and the seconds of its training from the log, the mean over its runs."""
+    logs = [RunFolder(Path(trained.run)) for trained in method.runs]
+    seconds = fmean(log.training_seconds(method.images) for log in logs)
     return {**asdict(method), "training_seconds": round(seconds, 3)}

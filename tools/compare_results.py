@@ -17,10 +17,10 @@ from latentddm.evaluation.protocol import Result, require_same_protocol
 
 @dataclass(frozen=True)
 class Finding:
-    """One setting of one method at one number of evaluations, averaged over the seeds.
+    """One setting of one method at one number of evaluations, averaged over runs and seeds.
 
-    values: by "features/metric", the mean over seeds; low, high: the means of the intervals' ends;
-    spread: the standard deviation over seeds, None for one seed.
+    values: by "features/metric", the mean; low, high: the means of the intervals' ends; spread:
+    the standard deviation over runs and seeds, None for one of them.
     """
 
     method: Method
@@ -31,7 +31,7 @@ class Finding:
     high: dict[str, float]
     spread: dict[str, float | None]
     seconds_per_image: float
-    picture: str  # the first seed's
+    picture: str  # the first run's and seed's
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "method": str(self.method)}

@@ -53,7 +53,7 @@ class InceptionExtractor:
         features = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
         self.hash = weights_hash(features)
         # On a CPU this format is twice as fast as the default one.
-        self._network = _with_pooling_of_2015(network).to(device, memory_format=FORMAT)
+        self._network = _with_pooling_of_2015(network).to(device).to(memory_format=FORMAT)
         self._device = torch.device(device)
 
     @torch.inference_mode()

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -121,6 +122,35 @@ def test_other_weights_or_another_protocol_are_other_cells(
     # The size of a batch changes nothing, so it is not part of the key.
     larger = plan.plan_cells(methods, plan.Sweep(evaluations=(2,), churn=(0.0,)), batch_size=9)
     assert keys == {cell.key(judgement.to_plain()) for cell in larger}
+
+
+def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:
+    def measure(method: str, output: Path) -> Any:
+        request = ["--method", f"x={method}", "--features", "latents", "--samples", "12"]
+        request += ["--reference-images", "20", "--evaluations", "2", "--churn", "0"]
+        assert compare.main([*request, "--safety", "0", "--output", str(output)]) == 0
+        (best,) = json.loads((output / "results.json").read_text())["best"]
+        return best
+
+    ddm, plain = f"{runs / 'ddm'}", f"{runs / 'plain'}"
+    one, other = measure(ddm, tmp_path / "one"), measure(plain, tmp_path / "other")
+    both = measure(f"{ddm},{plain}", tmp_path / "both")
+    values = [each["values"]["latents/energy"] for each in (one, other)]
+    assert both["values"]["latents/energy"] == pytest.approx(sum(values) / 2)
+    assert both["spread"]["latents/energy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert one["spread"]["latents/energy"] is None
+
+
+def test_runs_that_have_not_seen_as_many_images_are_not_averaged(
+    runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shorter = tmp_path / "shorter"
+    shutil.copytree(runs / "ddm", shorter)
+    newest = sorted((shorter / "checkpoints").iterdir())[-1]
+    shutil.rmtree(newest)
+    request = ["--method", f"x={runs / 'ddm'},{shorter}", "--features", "latents"]
+    assert compare.main([*request, "--output", str(tmp_path / "out")]) == 2
+    assert f"{shorter} has no checkpoint at 16 images" in capsys.readouterr().err
 
 
 def test_pictures_are_judged_against_reconstructions(
