@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from latentddm.process import FlowSchedule
+from latentddm.process import FlowSchedule, posterior_weights
 from latentddm.scoring import energy_terms
 
 
@@ -21,6 +21,7 @@ class Objective:
     """The numbers that make a loss. Plain diffusion is `Objective.plain_diffusion()`."""
 
     draws: int = 4  # m, the draws of x_0 for each x_t
+    targets: int = 1  # what they are held against: x_0 alone, or so many of `draw_targets`
     beta: float = 1.0  # the exponent at pure noise
     beta_data: float | None = None  # the exponent at data; None: the same at every time
     lam: float = 1.0  # lambda at pure noise
@@ -48,6 +49,8 @@ class Objective:
         for name, value in shares.items():
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {value}")
+        if self.targets < 1:
+            raise ValueError(f"targets must be at least 1, not {self.targets}")
         if self.grid_steps < 1:
             raise ValueError(f"grid_steps must be at least 1, not {self.grid_steps}")
         if self.draws < 1 or (self.draws == 1 and (self.lam > 0 or self.lam_data)):
@@ -114,13 +117,30 @@ class ObjectiveTerms(NamedTuple):
     spread: Tensor  # standard deviation of the draws, root mean square over the sample
 
 
+def draw_targets(
+    x_t: Tensor, t: Tensor, batch: Tensor, uniform: Tensor, schedule: FlowSchedule
+) -> Tensor:
+    """Other x_0 that may be behind each x_t, [B, n, C, H, W], drawn from the batch that it is of.
+
+    batch: the x_0 of all x_t of the step, [N, C, H, W], independent draws of the data; uniform: in
+    [0, 1), [B, n]. Given x_t and the batch in any order, the chance that x_t was made from y_k is
+    the weight p(x_0 = y_k | x_t) among the batch; so y_k drawn by it has, given x_t, exactly the
+    law of x_0 (a Gibbs step), and the loss keeps its mean. Its noise falls where many x_0 may be
+    behind an x_t, near t = 1. Elsewhere all n are the x_0 that x_t was made from.
+    """
+    weights = posterior_weights(x_t, t, batch, schedule)  # [B, N]
+    chosen = torch.searchsorted(weights.cumsum(1), uniform.to(weights))
+    return batch[chosen.clamp_max(len(batch) - 1)]
+
+
 def objective_terms(
     draws: Tensor, x0: Tensor, t: Tensor, objective: Objective, schedule: FlowSchedule
 ) -> ObjectiveTerms:
     """The weighted score of the draws against the data (eq. 14 of the paper), [B].
 
-    draws: [B, m, C, H, W]; x0: [B, C, H, W]; t: [B]. Norms are divided by their dimension, so that
-    the loss has one scale for every size; the score is computed in float32 or better.
+    draws: [B, m, C, H, W]; x0: [B, C, H, W], or targets in its place, [B, n, C, H, W]; t: [B].
+    Norms are divided by their dimension, so that the loss has one scale for every size; the score
+    is computed in float32 or better.
     """
     dtype = torch.promote_types(draws.dtype, torch.float32)
     draws, x0, t = draws.to(dtype), x0.to(dtype), t.to(dtype)

@@ -51,6 +51,21 @@ def corrupt(x0: Tensor, t: Tensor | float, noise: Tensor, schedule: FlowSchedule
     return schedule.alpha(t) * x0 + schedule.sigma(t) * noise
 
 
+def posterior_weights(
+    x_t: Tensor, t: Tensor | float, data: Tensor, schedule: FlowSchedule = FlowSchedule()
+) -> Tensor:
+    """p(x_0 = y_k | x_t) if x_0 is any of `data` [N, ...] with equal chance; [B, N], float64.
+
+    softmax_k(-|x_t - alpha_t y_k|^2 / (2 sigma_t^2)), for t > 0.
+    """
+    x, y = x_t.flatten(1).double(), data.flatten(1).double()
+    t = expand_time(t, x)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    # less what is the same for every y
+    fit = alpha * (x @ y.T) - alpha**2 * y.square().sum(1) / 2
+    return torch.softmax(fit / sigma**2, dim=1)
+
+
 def bridge_step(
     x_t: Tensor,
     x0: Tensor,

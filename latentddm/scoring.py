@@ -66,13 +66,14 @@ def energy_terms(
 ) -> ScoreTerms:
     """Confinement and interaction of the energy score, each [B]; arguments as in `energy_score`.
 
+    target: [B, ...], or several of each, [B, n, ...], over which the confinement is averaged.
     position_share: how much of the score is of the per-position norm, over the channels at each
     spatial position, averaged over the positions: it sees only the marginals at a position. The
     rest is of the global norm, over the flattened sample. `mean_square` divides each squared norm
     by its dimension, so that the two agree in scale.
     """
-    squared = _squared_norms(draws, target)  # [B, n, P]
-    dimension = target[0].numel() if mean_square else 1
+    squared = _squared_norms(draws, target)  # [B, m n + m (m - 1) / 2, P]
+    dimension = draws[0, 0].numel() if mean_square else 1
     channels = dimension // squared.shape[2] if mean_square else 1
     # A number is much faster than a tensor of exponents.
     half = beta.to(draws).reshape(-1, 1, 1) / 2 if isinstance(beta, Tensor) else beta / 2
@@ -87,35 +88,40 @@ def energy_terms(
 
 def _check_shapes(draws: Tensor, target: Tensor) -> None:
     """Refuse what would broadcast to a wrong score without a word."""
-    if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != target.shape:
+    several = target.ndim == draws.ndim
+    one = target.shape[:1] + target.shape[2:] if several else target.shape
+    if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != one:
         raise ValueError(
-            f"draws must be [B, m, ...] and target [B, ...], the same but for m; "
-            f"they are {list(draws.shape)} and {list(target.shape)}."
+            f"draws must be [B, m, ...] and target [B, ...] or [B, n, ...], the same but for m and "
+            f"n; they are {list(draws.shape)} and {list(target.shape)}."
         )
 
 
 def _squared_norms(draws: Tensor, target: Tensor) -> Tensor:
-    """Squared norms over the channels at each of P positions, [B, m + m (m - 1) / 2, P].
+    """Squared norms over the channels at each of P positions, [B, m n + m (m - 1) / 2, P].
 
-    First those of each draw less the target, then of each pair of draws. Differences are taken
+    First those of each draw less each target, then of each pair of draws. Differences are taken
     directly: the Gram trick loses 1e-4 in bf16 and TF32.
     """
     _check_shapes(draws, target)
-    m, channels = draws.shape[1], target.shape[1] if target.ndim > 1 else 1
-    positions = target[0].numel() // channels
+    m, channels = draws.shape[1], draws.shape[2] if draws.ndim > 2 else 1
+    positions = draws[0, 0].numel() // channels
+    targets = target if target.ndim == draws.ndim else target[:, None]
     first, second = torch.triu_indices(m, m, offset=1, device=draws.device)
-    apart = (draws - target[:, None], draws[:, first] - draws[:, second])
+    to_targets = (draws[:, :, None] - targets[:, None]).flatten(1, 2)
+    apart = (to_targets, draws[:, first] - draws[:, second])
     parts = [x.reshape(*x.shape[:2], channels, positions).square().sum(2) for x in apart]
     return torch.cat(parts, dim=1)
 
 
 def _terms(distances: Tensor, draws: Tensor) -> ScoreTerms:
-    """Means of the distances to the target and of those of pairs; both are in [B, n]."""
+    """Means of the distances to targets and of those of pairs; both are in [B, n]."""
     m = draws.shape[1]
-    confinement = distances[:, :m].mean(1)
+    pairs = m * (m - 1) // 2
+    confinement = distances[:, : distances.shape[1] - pairs].mean(1)
     if m == 1:
         return ScoreTerms(confinement, torch.zeros_like(confinement))
-    return ScoreTerms(confinement, distances[:, m:].mean(1))
+    return ScoreTerms(confinement, distances[:, -pairs:].mean(1))
 
 
 def _power(squared: Tensor, exponent: Tensor | float) -> Tensor:

@@ -38,7 +38,7 @@ from latentddm.engine.run import RunFolder
 from latentddm.guidance import drop_labels
 from latentddm.latent_space import LatentSpace
 from latentddm.layers import place_rows
-from latentddm.objective import Objective, ObjectiveTerms, objective_terms
+from latentddm.objective import Objective, ObjectiveTerms, draw_targets, objective_terms
 from latentddm.performance import (
     PERFORMANCE_KEYS_THAT_MAY_CHANGE,
     PerformanceConfig,
@@ -114,6 +114,11 @@ def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
             f"network.classes is {network['classes']}, but the store {config.store} holds no "
             "labels; encode images that have some, or leave network.classes out."
         )
+    if network["classes"] and config.objective.targets > 1:
+        raise RequestError(
+            "objective.targets takes what is behind an x_t from the whole batch, whatever its "
+            "label; set it to 1 with network.classes."
+        )
     return TrainConfig(**{**vars(config), "network": network})
 
 
@@ -182,8 +187,9 @@ class GeneratorTask:
     def step(self, batch: LatentBatch, images: int, means: Means) -> None:
         config = self.config
         x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
-        t, noise, xi = self._random_draws(images, x0)
+        t, noise, xi, uniform = self._random_draws(images, x0)
         labels = self._labels(batch, images)
+        everyone = self.accelerator.gather(x0) if config.objective.targets > 1 else x0
 
         for part in self.learner.micro_batches(len(x0)):
             self._seed_dropout(images, part, len(x0))
@@ -192,7 +198,10 @@ class GeneratorTask:
             with self.accelerator.autocast():
                 given = labels[part] if labels is not None else None
                 draws = self.learner.wrapped(x_t, t[part], xi[part], given)  # [B, m, C, H, W]
-            terms = objective_terms(draws, x0[part], t[part], config.objective, self.schedule)
+            targets = x0[part]
+            if config.objective.targets > 1:
+                targets = draw_targets(x_t, t[part], everyone, uniform[part], self.schedule)
+            terms = objective_terms(draws, targets, t[part], config.objective, self.schedule)
             self.learner.backward(terms.loss.mean())
             _report(means, terms, t[part])
         means.add("gradient_norm", self.learner.step(images))
@@ -201,12 +210,17 @@ class GeneratorTask:
         """A grid drawn in a few evaluations."""
         self._preview.write(self.averages.first, path)
 
-    def _random_draws(self, images: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """t [B], noise [B, ...] and xi [B, m, ...] of the images after the first `images`."""
+    def _random_draws(self, images: int, x0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """t [B], noise [B, ...], xi [B, m, ...] and the choice of n targets, uniform [B, n].
+
+        They are for the images after the first `images`.
+        """
+        objective = self.config.objective
         draws = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
-        t = self.config.objective.times(draws.normal())
+        t = objective.times(draws.normal())
         noise = draws.normal(*x0.shape[1:])
-        return t, noise, draws.normal(self.config.objective.draws, *x0.shape[1:])
+        xi = draws.normal(objective.draws, *x0.shape[1:])
+        return t, noise, xi, draws.uniform(objective.targets)
 
     def _seed_dropout(self, images: int, part: slice, share: int) -> None:
         """Every part of the global batch, on whatever process, takes its rows of the same masks."""

@@ -29,7 +29,7 @@ from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.latent_space import LatentSpace
-from latentddm.process import FlowSchedule, expand_time
+from latentddm.process import posterior_weights
 from latentddm.sampling import sample, time_grid
 
 BATCH = 100
@@ -38,28 +38,17 @@ BATCH = 100
 class ExactDenoiser:
     """The posterior of x_0 when x_0 is uniform on `data`, [N, C, H, W]: its mean, or a draw."""
 
-    def __init__(self, data: Tensor, draws: bool, schedule: FlowSchedule = FlowSchedule()) -> None:
-        self.data, self.draws, self.schedule = data, draws, schedule
-        self._points = data.flatten(1).double()  # [N, D]
-        self._half_squares = self._points.square().sum(1) / 2
+    def __init__(self, data: Tensor, draws: bool) -> None:
+        self.data, self.draws = data, draws
 
     def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         """x_0 [B, C, H, W]. Of xi one number is used: the quantile of the draw."""
-        weights = self.weights(x_t, t)
+        weights = posterior_weights(x_t, t, self.data)
         if not self.draws:
-            return (weights @ self._points).reshape(x_t.shape).to(x_t.dtype)
+            return (weights @ self.data.flatten(1).double()).reshape(x_t.shape).to(x_t.dtype)
         quantile = torch.special.ndtr(xi.flatten(1)[:, :1].double())
         chosen = torch.searchsorted(weights.cumsum(1), quantile).clamp_max(len(self.data) - 1)
         return self.data[chosen[:, 0]]
-
-    def weights(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """p(x_0 = y | x_t) of every y of the data, [B, N], in float64."""
-        x = x_t.flatten(1).double()
-        t = expand_time(t, x)
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        # -|x - alpha y|^2 / 2, less what is the same for every y
-        fit = alpha * (x @ self._points.T) - alpha**2 * self._half_squares
-        return torch.softmax(fit / sigma**2, dim=1)
 
 
 class Judge:

@@ -44,7 +44,7 @@ from latentddm.engine.files import write_json
 from latentddm.engine.optimisation import OptimizerConfig, learning_rate, make_optimizer
 from latentddm.engine.progress import Progress
 from latentddm.engine.randomness import derive_seed, torch_generator
-from latentddm.objective import Objective, objective_terms
+from latentddm.objective import Objective, draw_targets, objective_terms
 from latentddm.process import corrupt, to_x0
 
 TARGETS: dict[str, Target] = {"mixture": GaussianMixture(), "checkerboard": Checkerboard()}
@@ -62,17 +62,19 @@ PUBLISHED = {
 }
 
 # Only the score differs. The DDM takes m = 8 draws of x_0 for each point, and beta 1/2: the smaller
-# beta is, the more the score is of what is near. The times lean to the data, where the board has
-# its edges, and still reach pure noise, where one-step sampling starts.
-TIME_SAMPLING: dict[str, Any] = {
+# beta is, the more the score is of what is near. Both models see 8 of the batch's x_0 that may be
+# behind an x_t. The times lean to the data, where the board has its edges, and still reach pure
+# noise, where one-step sampling starts.
+SHARED: dict[str, Any] = {
+    "targets": 8,
     "time_sampling": "logit_normal",
     "time_mean": -0.5,
     "time_std": 1.4,
     "weighting_bias": None,
 }
 MODELS = {
-    "diffusion": Objective.plain_diffusion(**TIME_SAMPLING),
-    "DDM": Objective(draws=8, beta=0.5, lam=1.0, position_share=0.0, **TIME_SAMPLING),
+    "diffusion": Objective.plain_diffusion(**SHARED),
+    "DDM": Objective(draws=8, beta=0.5, lam=1.0, position_share=0.0, **SHARED),
 }
 
 
@@ -164,7 +166,9 @@ def train(
             x_t = corrupt(x0, t, torch.randn(x0.shape, generator=random), SCHEDULE)
             xi = torch.randn(batch, objective.draws, 2, generator=random)
             draws = network(x_t, t, xi)
-            objective_terms(draws, x0, t, objective, SCHEDULE).loss.mean().backward()
+            uniform = torch.rand(batch, objective.targets, generator=random)
+            targets = draw_targets(x_t, t, x0, uniform, SCHEDULE)
+            objective_terms(draws, targets, t, objective, SCHEDULE).loss.mean().backward()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, seen - batch, training.points)
             optimizer.step()

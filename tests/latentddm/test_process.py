@@ -17,6 +17,7 @@ from latentddm.process import (
     corrupt,
     edm_coefficients,
     from_x0,
+    posterior_weights,
     to_x0,
 )
 
@@ -231,6 +232,18 @@ def test_corrupt_has_the_schedules_mean_and_noise() -> None:
     assert corrupt(x0, 0.3, noise, FLOW).tolist() == pytest.approx([0.7, 0.3], abs=1e-15)
     assert corrupt(x0, 0.0, noise, FLOW).tolist() == [1.0, 0.0]
     assert corrupt(x0, 1.0, noise, FLOW).tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_posterior_weights_are_those_of_bayes(schedule: FlowSchedule) -> None:
+    generator = torch.Generator().manual_seed(0)
+    data, x_t = (torch.randn(n, 2, 3, generator=generator, dtype=torch.float64) for n in (5, 4))
+    t = torch.tensor([0.3, 0.5, 0.9, 1.0], dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    gaps = (x_t[:, None] - alpha[:, None, None, None] * data).square().sum((2, 3))
+    likelihood = torch.exp(-gaps / (2 * sigma[:, None] ** 2))
+    expected = likelihood / likelihood.sum(1, keepdim=True)
+    torch.testing.assert_close(posterior_weights(x_t, t, data, schedule), expected)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 STEPS, BATCH = 40, 8
 CONFIG = f"""
 network: {{channels: 16, multipliers: [1, 2], blocks: 1, attention_levels: [1], head_channels: 16}}
-objective: {{draws: 2}}
+objective: {{draws: 2, targets: 3}}
 optimizer: {{learning_rate: 1.0e-3, warmup_images: 16, decay: cosine}}
 loop: {{images: {STEPS * BATCH}, batch_size: {BATCH}, log_every: {BATCH}, checkpoint_every: 64}}
 ema: {{snapshots: 4}}
