@@ -82,7 +82,7 @@ MODELS = {
 class Training:
     """How long to train each model, counted in points seen."""
 
-    points: int = 2_500_000
+    points: int = 1_500_000
     batch: int = 512
     learning_rate: float = 1e-2  # of AdamW, after a warm-up, with cosine decay
     warmup_points: int = 50_000
