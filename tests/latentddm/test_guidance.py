@@ -114,3 +114,10 @@ def test_a_run_without_classes_refuses_a_label(tiny_store: Path, tmp_path: Path)
     run = train(config(tiny_store, tmp_path / "run", classes=0))
     with pytest.raises(RequestError, match="trained without labels"):
         Generator.load(run.path).draw(1, SamplingConfig(label=0))
+
+
+def test_targets_of_other_labels_are_refused(labelled_store: Path, tmp_path: Path) -> None:
+    wanted = config(labelled_store, tmp_path / "run", classes=2)
+    wanted = replace(wanted, objective=replace(wanted.objective, targets=4))
+    with pytest.raises(RequestError, match=r"objective.targets takes .* whatever its label"):
+        train(wanted)

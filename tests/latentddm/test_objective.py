@@ -309,6 +309,7 @@ def test_every_term_is_one_value_per_sample() -> None:
         ({"position_share": -0.1}, "position_share must lie"),
         ({"grid_share": 1.1}, "grid_share must lie"),
         ({"grid_steps": 0}, "grid_steps must be"),
+        ({"targets": 0}, "targets must be at least 1"),
         ({"draws": 1}, "needs two or more"),
         ({"draws": 0, "lam": 0.0}, "draws is 0"),
     ],
