@@ -98,10 +98,11 @@ class Cell:
 
 
 def parse_methods(texts: Sequence[str]) -> list[Method]:
-    """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER,...]; @all: every checkpoint, :all: solver.
+    """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].
 
-    Several runs are one method, to be averaged: trainings of other seeds. RequestError for another
-    form, a run without such a checkpoint, or a name that stands twice.
+    Several runs are one method, to be averaged: trainings of other seeds. @all: a method for every
+    checkpoint, :all: for every solver. RequestError for another form, a run without such a
+    checkpoint, or a name that stands twice.
     """
     methods = [method for text in texts for method in _parse(text)]
     found = [(method.series, method.images) for method in methods]
@@ -114,7 +115,7 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
 def _parse(text: str) -> Iterator[Method]:
     name, equals, rest = text.partition("=")
     if not equals or not name or not rest:
-        raise RequestError(f"{text!r} is no method; write NAME=RUN[@IMAGES][:SOLVER,...].")
+        raise RequestError(f"{text!r} is no method; write NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].")
     rest, _, solvers = rest.partition(":")
     runs, _, images = rest.partition("@")
     chosen = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")

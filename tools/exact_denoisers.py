@@ -29,7 +29,8 @@ from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.latent_space import LatentSpace
-from latentddm.process import posterior_weights
+from latentddm.objective import draw_targets
+from latentddm.process import FlowSchedule, posterior_weights
 from latentddm.sampling import sample, time_grid
 
 BATCH = 100
@@ -43,12 +44,11 @@ class ExactDenoiser:
 
     def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         """x_0 [B, C, H, W]. Of xi one number is used: the quantile of the draw."""
+        if self.draws:
+            quantile = torch.special.ndtr(xi.flatten(1)[:, :1].double())
+            return draw_targets(x_t, t, self.data, quantile, FlowSchedule())[:, 0]
         weights = posterior_weights(x_t, t, self.data)
-        if not self.draws:
-            return (weights @ self.data.flatten(1).double()).reshape(x_t.shape).to(x_t.dtype)
-        quantile = torch.special.ndtr(xi.flatten(1)[:, :1].double())
-        chosen = torch.searchsorted(weights.cumsum(1), quantile).clamp_max(len(self.data) - 1)
-        return self.data[chosen[:, 0]]
+        return (weights @ self.data.flatten(1).double()).reshape(x_t.shape).to(x_t.dtype)
 
 
 class Judge:
