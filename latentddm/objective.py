@@ -21,6 +21,7 @@ class Objective:
     """The numbers that make a loss. Plain diffusion is `Objective.plain_diffusion()`."""
 
     draws: int = 4  # m, the draws of x_0 for each x_t
+    antithetic: bool = False  # half of them from xi, half from -xi: less noise, same mean
     targets: int = 1  # what they are held against: x_0 alone, or so many of `draw_targets`
     beta: float = 1.0  # the exponent at pure noise
     beta_data: float | None = None  # the exponent at data; None: the same at every time
@@ -56,6 +57,10 @@ class Objective:
         if self.draws < 1 or (self.draws == 1 and (self.lam > 0 or self.lam_data)):
             raise ValueError(
                 f"draws is {self.draws}; an interaction (lam > 0) needs two or more, none needs one"
+            )
+        if self.antithetic and (self.draws < 4 or self.draws % 2):
+            raise ValueError(
+                f"draws is {self.draws}; antithetic pairs need an even number of 4 or more"
             )
 
     @staticmethod
@@ -145,14 +150,20 @@ def objective_terms(
     dtype = torch.promote_types(draws.dtype, torch.float32)
     draws, x0, t = draws.to(dtype), x0.to(dtype), t.to(dtype)
     terms = energy_terms(
-        draws, x0, objective.beta_at(t), objective.position_share, mean_square=True
+        draws,
+        x0,
+        objective.beta_at(t),
+        objective.position_share,
+        mean_square=True,
+        antithetic=objective.antithetic,
     )
     score = terms.score(objective.lam_at(t))
+    independent = draws[:, : draws.shape[1] // 2] if objective.antithetic else draws
     return ObjectiveTerms(
         objective.weight(t, schedule) * score,
         terms.confinement.detach(),
         terms.interaction.detach(),
-        _spread(draws.detach()),
+        _spread(independent.detach()),
     )
 
 

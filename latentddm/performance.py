@@ -7,6 +7,8 @@ from dataclasses import dataclass, fields
 import torch
 
 from latentddm.attention import default_backend
+from latentddm.engine.errors import RequestError
+from latentddm.engine.learner import Learner
 from latentddm.unet import UNet
 
 
@@ -18,6 +20,7 @@ class PerformanceConfig:
     checkpointing: bool = False  # compute feature maps again in the backward pass: less memory
     channels_last: bool | None = None  # None: on CUDA
     compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
+    cuda_graphs: bool = False  # launch the network's kernels at once: many times faster if small
 
 
 NUMBER_FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -42,6 +45,40 @@ def apply_performance(network: UNet, config: PerformanceConfig, device: torch.de
         network.compile()
 
 
+def record_cuda_graphs(learner: Learner, draws: int, shape: tuple[int, int, int]) -> None:
+    """Record a network's passes in training, of latents of `shape`, as two CUDA graphs.
+
+    A step of a small network is the time in which Python launches its kernels one by one; a graph
+    is launched as a whole. It repeats the kernels that were recorded, with the weights where they
+    lie, on numbers of the same shapes; a network that evaluates runs as before. RequestError where
+    a step is more than that.
+    """
+    network, accelerator = learner.network, learner.accelerator
+    assert isinstance(network, UNet)
+    if accelerator.device.type != "cuda":
+        raise RequestError("performance.cuda_graphs needs a CUDA device and there is none here.")
+    unrepeated = {
+        "several processes": accelerator.num_processes > 1,
+        "loop.micro_batches": learner.loop.micro_batches > 1,
+        "network.dropout": network.config["dropout"] > 0,
+        "performance.two_pass": network.one_particle_at_a_time,
+        "performance.checkpointing": network.gradient_checkpointing,
+    }
+    for what, asked in unrepeated.items():
+        if asked:
+            raise RequestError(
+                f"performance.cuda_graphs does not go with {what}; leave one of the two out."
+            )
+    batch = learner.loop.batch_size
+    arguments = [
+        torch.zeros(*size, device=accelerator.device)
+        for size in ((batch, *shape), (batch,), (batch, draws, *shape))  # x_t, t, xi
+    ]
+    if network.config["classes"]:
+        arguments.append(arguments[1].long())
+    torch.cuda.make_graphed_callables(network, tuple(arguments))
+
+
 def describe_performance(config: PerformanceConfig, precision: str, device: torch.device) -> str:
     """One line for the log: what is on."""
     switches = {
@@ -49,6 +86,7 @@ def describe_performance(config: PerformanceConfig, precision: str, device: torc
         "gradient checkpointing": config.checkpointing,
         "channels_last": _channels_last(config, device),
         "torch.compile": config.compile,
+        "CUDA graphs": config.cuda_graphs,
         "TF32": device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
     }
     on = [name for name, is_on in switches.items() if is_on]

@@ -44,9 +44,11 @@ from latentddm.performance import (
     PerformanceConfig,
     apply_performance,
     describe_performance,
+    record_cuda_graphs,
 )
 from latentddm.preview import Preview
 from latentddm.process import FlowSchedule, corrupt
+from latentddm.scoring import antithetic_pairs
 from latentddm.symptoms import Symptoms
 from latentddm.unet import UNet
 
@@ -170,6 +172,8 @@ class GeneratorTask:
         apply_performance(network, config.performance, accelerator.device)
         self.learner = Learner(network, config.optimizer, config.loop, accelerator, config.ema)
         self.averages = self.learner.averages
+        if config.performance.cuda_graphs:
+            record_cuda_graphs(self.learner, config.objective.draws, store.shape)
         self._preview = Preview(store, config.seed, accelerator)
 
     @property
@@ -196,8 +200,8 @@ class GeneratorTask:
             # Corrupt the data, draw m guesses of what it was, and score them.
             x_t = corrupt(x0[part], t[part], noise[part], self.schedule)
             with self.accelerator.autocast():
-                given = labels[part] if labels is not None else None
-                draws = self.learner.wrapped(x_t, t[part], xi[part], given)  # [B, m, C, H, W]
+                given = () if labels is None else (labels[part],)
+                draws = self.learner.wrapped(x_t, t[part], xi[part], *given)  # [B, m, C, H, W]
             targets = x0[part]
             if config.objective.targets > 1:
                 targets = draw_targets(x_t, t[part], everyone, uniform[part], self.schedule)
@@ -219,7 +223,10 @@ class GeneratorTask:
         draws = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
         t = objective.times(draws.normal())
         noise = draws.normal(*x0.shape[1:])
-        xi = draws.normal(objective.draws, *x0.shape[1:])
+        if objective.antithetic:
+            xi = antithetic_pairs(draws.normal(objective.draws // 2, *x0.shape[1:]))
+        else:
+            xi = draws.normal(objective.draws, *x0.shape[1:])
         return t, noise, xi, draws.uniform(objective.targets)
 
     def _seed_dropout(self, images: int, part: slice, share: int) -> None:

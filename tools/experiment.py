@@ -3,10 +3,10 @@
     python tools/experiment.py --images FACES --output experiment [--minutes 10] [--scale 0.01]
 
 An f8 autoencoder, the latents, DDM, plain diffusion (same network, same images seen), a student
-distilled from it, then tools/compare.py over all solvers. Each stage is a command, which is
-printed, and goes on where it stopped; so does the experiment, when its command is run again. With
---minutes it stops in time, everything saved: a long experiment in pieces. Sized for one GPU and 30
-minutes; --scale makes every training longer or shorter.
+distilled from it, then tools/compare.py: everything in few evaluations, DDM and DDIM in many. Each
+stage is a command, which is printed, and goes on where it stopped; so does the experiment, when its
+command is run again. With --minutes it stops in time, everything saved: a long experiment in
+pieces. Sized for one GPU and 30 minutes; --scale makes every training longer or shorter.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ from latentddm.engine.errors import Interrupted, RequestError, WorkError
 from latentddm.objective import Objective
 
 SIZE = 128  # pixels
-IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 64_000}
+IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 128_000}
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
+OF_DRAWS = "ddim,dpmsolver++,unipc"  # solvers that DDM is tried with
 STUDENT_STEPS = 4
 
 
@@ -48,10 +49,12 @@ def run(options: argparse.Namespace) -> None:
     if options.scale <= 0:
         raise RequestError(f"--scale must be positive, not {options.scale}.")
     ends = time.monotonic() + 60 * options.minutes if options.minutes else None
-    for stage in (*training_stages(options), comparison(options)):
+    for stage in (*training_stages(options), *comparisons(options)):
         print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
+        started = time.monotonic()
         _run_until(ends, stage)
-    print(f"The tables and pictures are in {options.output / 'comparison'}.")
+        print(f"== {stage.name}: {time.monotonic() - started:.0f} s", flush=True)
+    print(f"The tables and pictures are in {options.output}/comparison*.")
 
 
 def training_stages(options: argparse.Namespace) -> list[Stage]:
@@ -86,28 +89,41 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
         "plain diffusion": [*train, f"output={plain}", *mean_instead],
         "student of plain diffusion": [
             *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
-            *(f"steps={STUDENT_STEPS}", seen["student"], precision),
+            *(f"steps={STUDENT_STEPS}", seen["student"], precision, "loop.batch_size=256"),
+            *("optimizer.learning_rate=3e-4", "optimizer.decay=cosine"),
         ],
     }
     latentddm = [sys.executable, "-m", "latentddm"]
     return [Stage(name, [*latentddm, *command]) for name, command in commands.items()]
 
 
-def comparison(options: argparse.Namespace) -> Stage:
-    """tools/compare.py over all of them, against what the autoencoder makes of the images."""
+def comparisons(options: argparse.Namespace) -> list[Stage]:
+    """tools/compare.py in few evaluations over all of them, and in many over DDM and DDIM."""
     out: Path = options.output
+    ddm, plain, student = (str(out / name) for name in ("ddm", "plain", "student"))
+    few = [f"DDM={ddm}:{OF_DRAWS}", f"plain={plain}:{SOLVERS}", f"student={student}"]
+    many = [f"DDM={ddm}", f"plain={plain}"]
+    return [
+        _comparison("comparison", few, options.evaluations, options),
+        _comparison("comparison-many", many, options.many, options),
+    ]
+
+
+def _comparison(
+    name: str, methods: Sequence[str], evaluations: str, options: argparse.Namespace
+) -> Stage:
+    """Methods against what the autoencoder makes of the images."""
     distance = "fid,kid" if options.features == "inception" else "frechet"
     command = [
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),
-        *("--method", f"DDM={out / 'ddm'}", "--method", f"plain={out / 'plain'}:{SOLVERS}"),
-        *("--method", f"student={out / 'student'}", "--reference", options.images),
-        *("--reconstructed", "--reference-images", str(options.samples)),
-        *("--samples", str(options.samples), "--batch-size", "500"),
+        *(part for method in methods for part in ("--method", method)),
+        *("--reference", options.images, "--reconstructed"),
+        *("--reference-images", str(options.samples), "--samples", str(options.samples)),
         *("--features", options.features, "--metrics", f"{distance},energy"),
-        *("--evaluations", options.evaluations, "--churn", options.churn, "--safety", "0"),
-        *("--output", str(out / "comparison")),
+        *("--evaluations", evaluations, "--churn", options.churn, "--safety", "0"),
+        *("--batch-size", "500", "--output", str(options.output / name)),
     ]
-    return Stage("comparison", command)
+    return Stage(name, command)
 
 
 def _run_until(ends: float | None, stage: Stage) -> None:
@@ -138,8 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--minutes", type=float, help="stop after these, everything saved (default: never)")
     add("--scale", type=float, default=1.0, help="of the images seen in training (default 1)")
     add("--samples", type=int, default=10_000, help="of each setting, and of the reference")
-    add("--evaluations", default="1,2,4,8,10,50", help="default 1,2,4,8,10,50")
-    add("--churn", default="0,0.5,1", help="default 0,0.5,1")
+    add("--evaluations", default="1,2,4,8,10", help="few, of all methods (default 1,2,4,8,10)")
+    add("--many", default="50", help="many, of DDM and DDIM (default 50)")
+    add("--churn", default="0,0.5", help="default 0,0.5")
     add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
     add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
     parsed = parser.parse_args(arguments)

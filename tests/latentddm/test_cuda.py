@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 
+from latentddm.engine.errors import RequestError
+from latentddm.engine.loop import LoopConfig
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
+from latentddm.generation import Generator
+from latentddm.objective import Objective
 from latentddm.performance import PerformanceConfig, apply_performance
 from latentddm.sampling import sample, time_grid
+from latentddm.training import TrainConfig, train
 from latentddm.unet import UNet
 
 pytestmark = [
@@ -71,3 +77,30 @@ def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
         expected, found = estimate(first, second), estimate(first.cuda(), second.cuda())
         assert found.value == pytest.approx(expected.value, rel=1e-9, abs=1e-12)
         torch.testing.assert_close(found.influence.cpu(), expected.influence, rtol=1e-6, atol=1e-9)
+
+
+def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1) -> torch.Tensor:
+    """The averaged weights after six steps."""
+    network = {"channels": 32, "multipliers": [1], "blocks": 1, "attention_levels": [0]}
+    config = TrainConfig(
+        store=str(store),
+        output=str(output),
+        network={**network, "expansion": "up0"},
+        objective=Objective(draws=2),
+        loop=LoopConfig(images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
+        precision="bf16",
+        performance=PerformanceConfig(cuda_graphs=cuda_graphs),
+    )
+    parameters = Generator.load(train(config).path).network.parameters()
+    return torch.cat([parameter.flatten() for parameter in parameters])
+
+
+def test_a_run_learns_the_same_with_cuda_graphs(tiny_store: Path, tmp_path: Path) -> None:
+    plain = trained(tiny_store, tmp_path / "plain", cuda_graphs=False)
+    recorded = trained(tiny_store, tmp_path / "recorded", cuda_graphs=True)
+    torch.testing.assert_close(recorded, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_graph_repeats_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"does not go with loop\.micro_batches"):
+        trained(tiny_store, tmp_path / "run", cuda_graphs=True, micro_batches=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -101,6 +102,18 @@ def test_plain_diffusion_is_an_objective_with_other_numbers() -> None:
     three = objective_terms(draws, x0, T, objective, FLOW).loss
     ones = [objective_terms(draws[:, j : j + 1], x0, T, plain, FLOW).loss for j in range(3)]
     torch.testing.assert_close(three, torch.stack(ones).mean(0))
+
+
+def test_of_antithetic_draws_only_independent_ones_interact() -> None:
+    draws, x0 = latents(4)
+    objective = Objective(draws=4, beta=0.1, beta_data=1.0, antithetic=True)
+    found = objective_terms(draws, x0, T, objective, FLOW)
+    pairs = [draws[:, [j, k]] for j, k in ((0, 1), (1, 2), (2, 3), (3, 0))]
+    two = replace(objective, draws=2, antithetic=False)
+    apart = [objective_terms(pair, x0, T, two, FLOW).interaction for pair in pairs]
+    torch.testing.assert_close(found.interaction, torch.stack(apart).mean(0))
+    spread = objective_terms(draws[:, :2], x0, T, two, FLOW).spread
+    torch.testing.assert_close(found.spread, spread)
 
 
 def test_with_several_targets_the_confinement_is_their_mean() -> None:
@@ -311,6 +324,8 @@ def test_every_term_is_one_value_per_sample() -> None:
         ({"grid_steps": 0}, "grid_steps must be"),
         ({"targets": 0}, "targets must be at least 1"),
         ({"draws": 1}, "needs two or more"),
+        ({"draws": 2, "antithetic": True}, "antithetic pairs need an even number of 4 or more"),
+        ({"draws": 5, "antithetic": True}, "antithetic pairs need an even number of 4 or more"),
         ({"draws": 0, "lam": 0.0}, "draws is 0"),
     ],
 )

@@ -65,6 +65,12 @@ def test_a_run_with_dropout_resumes_to_the_same_weights_and_may_change_a_switch(
     train(config(tiny_store, tmp_path / "stopped", images=24, two_pass=True))
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
+def test_cuda_graphs_without_cuda_are_refused(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="cuda_graphs needs a CUDA device"):
+        train(config(tiny_store, tmp_path / "run", cuda_graphs=True))
+
+
 def test_a_place_that_the_network_lacks_is_one_sentence(tiny_store: Path, tmp_path: Path) -> None:
     wrong = replace(config(tiny_store, tmp_path / "run"), network={**NETWORK, "expansion": "end"})
     with pytest.raises(RequestError, match="network: expansion must be one of input, middle"):

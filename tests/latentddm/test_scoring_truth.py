@@ -13,7 +13,7 @@ from oracles import Mixture, energy_distance, expected_energy_score, paper_targe
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from latentddm.scoring import Kernel, energy_score, kernel_score
+from latentddm.scoring import Kernel, antithetic_pairs, energy_score, energy_terms, kernel_score
 
 POINTS = torch.tensor([[0.0, 0.0], [1.0, 0.5], [-0.5, 2.0]], dtype=torch.float64)
 P = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
@@ -49,6 +49,44 @@ def test_energy_score_is_unbiased(beta: float, m: int) -> None:
         score = partial(energy_score, beta=beta, lam=lam)
         found = expectation_over_draws(score, P, target, m)
         assert found == pytest.approx(confinement - lam / 2 * interaction, abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+@pytest.mark.parametrize("beta", [0.3, 1.0, 2.0])
+def test_antithetic_draws_leave_the_score_unbiased(beta: float, groups: int) -> None:
+    """Exact means over all xi in {-1, 0, 1}^groups; -xi has the law of xi, (.3, .4, .3)."""
+    law = torch.tensor([0.3, 0.4, 0.3], dtype=torch.float64)
+    target = POINTS[1] + 0.3
+    confinement = float(law @ (POINTS - target).norm(dim=1) ** beta)
+    interaction = float(law @ torch.cdist(POINTS, POINTS) ** beta @ law)
+
+    places = torch.tensor(list(product(range(3), repeat=groups)))  # xi + 1
+    xi = antithetic_pairs(places[..., None] - 1)[..., 0]
+    terms = energy_terms(
+        POINTS[xi + 1], target.expand(len(xi), -1), beta, mean_square=False, antithetic=True
+    )
+    chances = law[places].prod(1)
+    assert float(chances @ terms.confinement) == pytest.approx(confinement, abs=1e-12)
+    assert float(chances @ terms.interaction) == pytest.approx(interaction, abs=1e-12)
+
+
+def test_antithetic_draws_make_a_gradient_of_less_noise() -> None:
+    """With respect to the mean of a Gaussian: four of them make less than eight independent ones."""
+    random = torch.Generator().manual_seed(0)
+    target = torch.randn(20_000, 8, generator=random)
+
+    def gradient(xi: Tensor, antithetic: bool = False) -> Tensor:
+        mean = torch.zeros(len(xi), 8, requires_grad=True)
+        score = energy_terms(mean[:, None] + xi, target, antithetic=antithetic).score(1.0)
+        return torch.autograd.grad(score.sum(), mean)[0]
+
+    def draw(m: int) -> Tensor:
+        return torch.randn(20_000, m, 8, generator=random)
+
+    without_noise = gradient(draw(64))
+    four = gradient(antithetic_pairs(draw(2)), antithetic=True) - without_noise
+    eight = gradient(draw(8)) - without_noise
+    assert four.square().mean() < eight.square().mean()
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 1.7])

@@ -38,6 +38,7 @@ def options(tmp_path: Path) -> Namespace:
         scale=0.5,
         samples=100,
         evaluations="1,2",
+        many="20",
         churn="0",
         features="inception",
         perceptual_file="alexnet.pth",
@@ -54,19 +55,21 @@ def test_every_command_is_one_that_latentddm_takes(tool: ModuleType, options: Na
             configs[name] = load_config(kind, find_config(parsed.config), parsed.overrides)
     ddm, plain = configs["DDM"], configs["plain diffusion"]
     assert plain.objective == Objective.plain_diffusion()  # nothing of the DDM's schedules is left
-    assert ddm.objective.draws == 4
+    assert ddm.objective.draws == 8
     assert ddm.network == plain.network
     assert ddm.loop == plain.loop
     assert ddm.loop.images == tool.IMAGES_SEEN["generator"] // 2
     assert configs["student of plain diffusion"].teacher == plain.output
 
 
-def test_the_comparison_is_one_that_compare_takes(tool: ModuleType, options: Namespace) -> None:
-    command = tool.comparison(options).command
+def test_the_comparisons_are_ones_that_compare_takes(tool: ModuleType, options: Namespace) -> None:
     compare = importlib.import_module("compare")
-    parsed = compare._parser().parse_args(command[2:])
-    assert [text.partition("=")[0] for text in parsed.method] == ["DDM", "plain", "student"]
-    assert parsed.metrics == ("fid", "kid", "energy")
+    few, many = (compare._parser().parse_args(c.command[2:]) for c in tool.comparisons(options))
+    assert [text.partition("=")[0] for text in few.method] == ["DDM", "plain", "student"]
+    assert few.metrics == ("fid", "kid", "energy")
+    assert [text.partition("=")[0] for text in many.method] == ["DDM", "plain"]
+    assert (few.evaluations, many.evaluations) == ((1, 2), (20,))
+    assert few.output != many.output
 
 
 def test_it_stops_in_time_with_what_a_stage_has_saved(
