@@ -71,7 +71,7 @@ def test_antithetic_draws_leave_the_score_unbiased(beta: float, groups: int) -> 
 
 
 def test_antithetic_draws_make_a_gradient_of_less_noise() -> None:
-    """With respect to the mean of a Gaussian: four of them make less than eight independent ones."""
+    """For the mean of a Gaussian: four of them make less than eight independent ones."""
     random = torch.Generator().manual_seed(0)
     target = torch.randn(20_000, 8, generator=random)
 
