@@ -1,13 +1,14 @@
 """What few evaluations cost a perfect model: exact denoisers of the latents in a store.
 
-    python tools/exact_denoisers.py STORE [--images 4000] [--samples 1000] [--evaluations 1,2]
+    python tools/exact_denoisers.py STORE [--samples 1000] [--evaluations 1,2] [--solver unipc]
 
 For the latents of a store as the whole distribution, p(x_0 | x_t) is known: each latent y has the
 weight softmax(-|x_t - alpha y|^2 / (2 sigma^2)). Its mean is what plain diffusion would be after
 endless training, a draw from it what a distributional model would be. Sampled with DDIM on a
 uniform grid, they bound what training can reach: the first row is what the steps alone cost
-plain diffusion, the second is the floor of the estimators. Distances are to 2,000 of the latents,
-and in the features of pictures to what the autoencoder makes of them.
+plain diffusion, the second is the floor of the estimators. Other solvers are for the mean: what
+they do to draws is error. Distances are to 2,000 of the latents, and in the features of pictures to
+what the autoencoder makes of them.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.latent_space import LatentSpace
 from latentddm.objective import draw_targets
 from latentddm.process import FlowSchedule, posterior_weights
-from latentddm.sampling import sample, time_grid
+from latentddm.solvers import SOLVERS, solve, solver_grid
 
 BATCH = 100
 
@@ -68,14 +69,14 @@ class Judge:
         return decode_latents(self.space.restore(latents), self.autoencoder, batch_size=BATCH)
 
 
-def draw(denoiser: ExactDenoiser, samples: int, steps: int, seed: int) -> Tensor:
-    """Samples in model space, [samples, C, H, W], by DDIM on a uniform grid."""
+def draw(denoiser: ExactDenoiser, samples: int, times: Tensor, solver: str, seed: int) -> Tensor:
+    """Samples in model space, [samples, C, H, W]."""
     parts = []
     for start in range(0, samples, BATCH):
         random = torch_generator(seed, "exact denoisers", start)
         shape = (min(BATCH, samples - start), *denoiser.data.shape[1:])
         noise = torch.randn(shape, generator=random)
-        parts.append(sample(denoiser, noise, time_grid(steps), generator=random))
+        parts.append(solve(denoiser, noise, times, solver, generator=random))
     return torch.cat(parts)
 
 
@@ -92,7 +93,9 @@ def run(options: argparse.Namespace) -> None:
     for draws, kind in ((False, "mean"), (True, "draw")):
         denoiser = ExactDenoiser(data, draws)
         for steps in options.evaluations:
-            found = judge.measure(draw(denoiser, options.samples, steps, options.seed))
+            times = solver_grid(options.solver, steps, "uniform")
+            drawn = draw(denoiser, options.samples, times, options.solver, options.seed)
+            found = judge.measure(drawn)
             figures = ", ".join(f"{name} {result.value:.3g}" for name, result in found.items())
             print(f"{kind}, {steps} evaluations: {figures}", flush=True)
 
@@ -106,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=4000, help="of the store (default 4000)")
     parser.add_argument("--samples", type=int, default=1000, help="default 1000")
     parser.add_argument("--evaluations", type=list_of(int), default=(1, 2, 4, 8, 50))
+    parser.add_argument("--solver", choices=SOLVERS, default="ddim", help="default ddim")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     return exit_code(lambda: run(options))

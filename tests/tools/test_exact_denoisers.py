@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from latentddm.process import posterior_weights
+from latentddm.sampling import time_grid
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -47,7 +48,8 @@ def test_draws_have_the_frequencies_of_the_weights(tool: ModuleType) -> None:
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_draws_bring_back_the_data_in_any_number_of_steps(tool: ModuleType, steps: int) -> None:
-    drawn = tool.draw(tool.ExactDenoiser(two_points(), draws=True), 4000, steps, seed=1)
+    times = time_grid(steps)
+    drawn = tool.draw(tool.ExactDenoiser(two_points(), draws=True), 4000, times, "ddim", seed=1)
     first = (drawn == two_points()[0]).flatten(1).all(1)
     second = (drawn == two_points()[1]).flatten(1).all(1)
     assert bool((first | second).all())
