@@ -1,7 +1,9 @@
 """Solvers for a mean denoiser: what a user of plain diffusion would pick for few evaluations.
 
 Higher-order solvers extrapolate E[x_0 | x_t] along the trajectory, which a mean has and a draw from
-the posterior has not: for a denoiser that draws, use `latentddm.sampling.sample`.
+the posterior has not: for a denoiser that draws, `latentddm.sampling.sample` is exact and these are
+not. Yet a trained network has errors of its own, and on a uniform grid extrapolation can outweigh
+them: README.md of this folder says by how much.
 
 The solvers are diffusers' schedulers, driven here and nowhere else. What had to be known of them:
 `use_flow_sigmas` means sigma = t and alpha = 1 - t, as in FlowSchedule; the grid is assigned, since

@@ -69,9 +69,10 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
     }
     images, file = options.images, options.perceptual_file
     perceptual = [f"loss.perceptual_file={file}"] if file else []
-    # On CPUs bfloat16 is emulated, many times slower.
-    precision = f"precision={'bf16' if default_device().type == 'cuda' else 'no'}"
-    train = ["train", "faces128.yaml", f"store={store}", seen["generator"], precision]
+    on_cuda = default_device().type == "cuda"
+    precision = f"precision={'bf16' if on_cuda else 'no'}"  # which CPUs emulate, many times slower
+    graphs = f"performance.cuda_graphs={str(on_cuda).lower()}"
+    train = ["train", "faces128.yaml", f"store={store}", seen["generator"], precision, graphs]
     plain_diffusion = to_plain(Objective.plain_diffusion())
     mean_instead = [
         f"objective.{key}={json.dumps(value)}" for key, value in plain_diffusion.items()

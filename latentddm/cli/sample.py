@@ -8,7 +8,8 @@ from pathlib import Path
 from latentddm.cli.verb import Outcome, Verb
 
 SOLVER_HELP = (
-    "ddim (default), or for plain diffusion dpmsolver++, sde-dpmsolver++, deis, unipc, heun"
+    "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
+    "for a DDM try dpmsolver++ with --grid uniform"
 )
 
 
@@ -20,6 +21,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument("--churn", type=float, default=0.0, help="0 DDIM ... 1 DDPM")
     parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
+    parser.add_argument(
+        "--grid", choices=("uniform", "log_snr"), help="of times (default: the solver's own)"
+    )
     parser.add_argument("--label", type=int, help="the class to draw (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
     parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
@@ -37,6 +41,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         label=arguments.label,
         guidance=arguments.guidance,
         solver=arguments.solver,
+        grid=arguments.grid,
         safety=arguments.safety,
         seed=arguments.seed,
         ema=arguments.ema,
@@ -59,6 +64,7 @@ VERB = Verb(
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
         "latentddm sample run --steps 8 --churn 0.5 --seed 1 --output samples",
+        "latentddm sample run --steps 4 --solver dpmsolver++ --grid uniform --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),
 )
