@@ -20,7 +20,7 @@ class PerformanceConfig:
     checkpointing: bool = False  # compute feature maps again in the backward pass: less memory
     channels_last: bool | None = None  # None: on CUDA
     compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
-    cuda_graphs: bool = False  # launch the network's kernels at once: many times faster if small
+    cuda_graphs: bool = False  # launch a pass at once, not kernel by kernel: for small networks
 
 
 NUMBER_FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

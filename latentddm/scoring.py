@@ -53,9 +53,9 @@ def kernel_score(
         imq          2 h^3 (1 / h - (h^2 + r^2)^(-1/2))    -> r^2
         exponential  h (1 - exp(-r / h))                   -> r
     """
-    distance, apart = _KERNEL_DISTANCES[kernel], _pair_differences(draws)
-    squared = _squared_norms(draws, target, apart).sum(2)
-    return _terms(distance(squared, bandwidth), apart.shape[1]).score(1.0)
+    squared, pairs = _squared_norms(draws, target)
+    distances = _KERNEL_DISTANCES[kernel](squared.sum(2), bandwidth)
+    return _terms(distances, pairs).score(1.0)
 
 
 def energy_terms(
@@ -77,8 +77,7 @@ def energy_terms(
     law of all the others, but the two are not independent: the interaction leaves such pairs out,
     and has the same mean.
     """
-    apart = _pair_differences(draws, antithetic)
-    squared = _squared_norms(draws, target, apart)  # [B, m n + pairs, P]
+    squared, pairs = _squared_norms(draws, target, antithetic)
     dimension = draws[0, 0].numel() if mean_square else 1
     channels = dimension // squared.shape[2] if mean_square else 1
     # A number is much faster than a tensor of exponents.
@@ -89,7 +88,7 @@ def energy_terms(
         distances = distances + (1 - position_share) * whole.squeeze(2)
     if position_share > 0:
         distances = distances + position_share * _power(squared / channels, half).mean(2)
-    return _terms(distances, apart.shape[1])
+    return _terms(distances, pairs)
 
 
 def antithetic_pairs(xi: Tensor) -> Tensor:
@@ -108,7 +107,7 @@ def _check_shapes(draws: Tensor, target: Tensor) -> None:
         )
 
 
-def _pair_differences(draws: Tensor, antithetic: bool = False) -> Tensor:
+def _pair_differences(draws: Tensor, antithetic: bool) -> Tensor:
     """d_j - d_k of every pair of independent draws, [B, pairs, ...].
 
     A pair lies some places apart in the circle of the m draws, at most m / 2; antithetic pairs are
@@ -122,19 +121,20 @@ def _pair_differences(draws: Tensor, antithetic: bool = False) -> Tensor:
     return torch.cat(apart, dim=1)
 
 
-def _squared_norms(draws: Tensor, target: Tensor, apart: Tensor) -> Tensor:
-    """Squared norms over the channels at each of P positions, [B, m n + pairs, P].
+def _squared_norms(draws: Tensor, target: Tensor, antithetic: bool = False) -> tuple[Tensor, int]:
+    """Squared norms over the channels at each of P positions, [B, m n + pairs, P], and `pairs`.
 
-    First those of each draw less each target, then of `_pair_differences`. Differences are taken
-    directly: the Gram trick loses 1e-4 in bf16 and TF32.
+    First those of each draw less each target, then of each pair of independent draws. Differences
+    are taken directly: the Gram trick loses 1e-4 in bf16 and TF32.
     """
     _check_shapes(draws, target)
+    apart = _pair_differences(draws, antithetic)
     channels = draws.shape[2] if draws.ndim > 2 else 1
     positions = draws[0, 0].numel() // channels
     targets = target if target.ndim == draws.ndim else target[:, None]
     to_targets = (draws[:, :, None] - targets[:, None]).flatten(1, 2)
     parts = [x.reshape(*x.shape[:2], channels, positions) for x in (to_targets, apart)]
-    return torch.cat([x.square().sum(2) for x in parts], dim=1)
+    return torch.cat([x.square().sum(2) for x in parts], dim=1), apart.shape[1]
 
 
 def _terms(distances: Tensor, pairs: int) -> ScoreTerms:
