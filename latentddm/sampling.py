@@ -15,8 +15,9 @@ from torch import Tensor
 
 from latentddm.process import FlowSchedule, bridge_step
 
-GridKind = Literal["uniform", "log_snr"]
+GridKind = Literal["uniform", "log_snr", "power"]
 
+POWER = 2 / 3  # of the power grid: 4 evaluations end at t = .40, 10 at .22 (uniform: .25, .10)
 LOG_SNR_LIMIT = 14.0  # |log SNR| at the ends of a log-SNR grid; t = 1e-3 and 1 - 1e-3
 
 
@@ -81,7 +82,9 @@ def time_grid(
     """steps + 1 decreasing times in float64, from 1 - safety to safety.
 
     uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of log SNR, for
-    DPM-Solver++. `safety` keeps the network away from the ends (0 <= safety < 1/2).
+    DPM-Solver++; power: t = u^(2/3) for equal steps of u, which asks little of the network near
+    data, where a draw of an earlier time is as sharp. `safety` keeps the network away from the ends
+    (0 <= safety < 1/2).
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
@@ -93,6 +96,9 @@ def time_grid(
     uniform = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     if kind == "uniform":
         return uniform
+    if kind == "power":
+        shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** POWER
+        return last + (first - last) * shares
     limits = schedule.log_snr(uniform[[0, -1]]).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
     times = schedule.time_at(torch.linspace(limits[0], limits[1], steps + 1, dtype=torch.float64))
     times[0], times[-1] = first, last

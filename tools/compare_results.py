@@ -117,7 +117,7 @@ def _cell(finding: Finding, metric: str) -> str:
     setting = finding.setting
     parts = [f"c {setting['churn']:g}"] if setting["churn"] else []
     parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
-    parts += ["log"] if setting["grid"] == "log_snr" else []
+    parts += [setting["grid"]] if setting["grid"] not in (None, "uniform") else []
     spread = finding.spread[metric]
     value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
     return f"{value} ({', '.join(parts)})" if parts else value

@@ -22,7 +22,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--churn", type=float, default=0.0, help="0 DDIM ... 1 DDPM")
     parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
     parser.add_argument(
-        "--grid", choices=("uniform", "log_snr"), help="of times (default: the solver's own)"
+        "--grid",
+        choices=("uniform", "log_snr", "power"),
+        help="of times (default: the solver's own)",
     )
     parser.add_argument("--label", type=int, help="the class to draw (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")

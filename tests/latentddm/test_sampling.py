@@ -137,6 +137,15 @@ def test_the_uniform_grid_has_equal_steps_of_time() -> None:
             torch.testing.assert_close(gaps, torch.full_like(gaps, 1 - 2 * safety))
 
 
+def test_the_power_grid_stays_away_from_data() -> None:
+    for steps in (1, 4, 10):
+        for safety in (0.0, 0.05):
+            times = time_grid(steps, "power", safety)
+            assert (float(times[0]), float(times[-1])) == (1 - safety, safety)
+            gaps = -((times - safety) / (1 - 2 * safety)).pow(1.5).diff() * steps
+            torch.testing.assert_close(gaps, torch.ones_like(gaps))
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 1000])
 @pytest.mark.parametrize("safety", [0.0, 1e-6, 1e-3, 0.1])
 def test_the_log_snr_grid_has_equal_steps_of_log_snr(steps: int, safety: float) -> None:
@@ -161,7 +170,7 @@ def test_the_log_snr_grid_has_equal_steps_of_log_snr(steps: int, safety: float) 
         ({"steps": 4, "safety": -0.1}, "safety"),
         ({"steps": 4, "safety": 0.5}, "safety"),
         ({"steps": 4, "safety": math.nan}, "safety"),
-        ({"steps": 4, "kind": "cosine"}, "uniform, log_snr"),
+        ({"steps": 4, "kind": "cosine"}, "uniform, log_snr, power"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(arguments: dict, said: str) -> None:

@@ -274,7 +274,7 @@ def test_evaluations_are_counted_exactly(solver: str, evaluations: int) -> None:
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("kind", ["uniform", "log_snr"])
+@pytest.mark.parametrize("kind", ["uniform", "log_snr", "power"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 200])
 def test_the_whole_interval_gives_finite_images_in_single_precision(
     solver: str, kind: str, steps: int
