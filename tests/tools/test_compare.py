@@ -72,7 +72,7 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     assert compare.main(arguments(runs, output)) == 0
     report = json.loads((output / "results.json").read_text())
     # DDIM: 1 cell at one evaluation, 2 churns at three; Heun: 1 and 3 grids.
-    assert len(report["settings"]) == 2 * (1 + 2) + 2 * (1 + 3)
+    assert len(report["settings"]) == 3 * (1 + 2) + (1 + 3)
     assert len(report["best"]) == 4 * 2
     metric = report["best_by"]
     assert metric == "latents/frechet"
@@ -93,7 +93,7 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     assert len(list((output / "grids").glob("*.png"))) == 4
 
     cells = sorted((output / "cells").glob("*.json"))
-    assert len(cells) == 14
+    assert len(cells) == 13
     entry = json.loads(cells[0].read_text())
     protocol = entry["results"]["latents/energy"]["protocol"]
     assert (protocol["n"], protocol["n_reference"]) == (12, 20)
