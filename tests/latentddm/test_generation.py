@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from latentddm.cli import main
 from latentddm.engine.errors import RequestError
@@ -60,6 +61,17 @@ def test_sample_with_decode_writes_latents_settings_and_images(run: Path, tmp_pa
     assert [Image.open(path).tobytes() for path in sorted(again.glob("*.png"))] == [
         Image.open(path).tobytes() for path in pictures
     ]
+
+
+def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
+    run: Path, tmp_path: Path
+) -> None:
+    arguments = ["sample", str(run), "--steps", "3", "--num", "2", "--solver", "dpmsolver++"]
+    for grid in ("uniform", "power"):
+        assert main([*arguments, "--grid", grid, "--output", str(tmp_path / grid)]) == 0
+        asked = SamplingConfig(steps=3, solver="dpmsolver++", grid=grid)
+        latents = load_file(tmp_path / grid / "latents.safetensors")["latents"]
+        assert torch.equal(latents, Generator.load(run).draw(2, asked))
 
 
 @pytest.mark.parametrize(
