@@ -9,7 +9,7 @@ from latentddm.cli.verb import Outcome, Verb
 
 SOLVER_HELP = (
     "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
-    "for a DDM try dpmsolver++ with --grid uniform"
+    "for a DDM try dpmsolver++ with --grid power"
 )
 
 
@@ -66,7 +66,7 @@ VERB = Verb(
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
         "latentddm sample run --steps 8 --churn 0.5 --seed 1 --output samples",
-        "latentddm sample run --steps 4 --solver dpmsolver++ --grid uniform --output samples",
+        "latentddm sample run --steps 4 --solver dpmsolver++ --grid power --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),
 )
