@@ -58,6 +58,7 @@ PUBLISHED = {
         10: (2.10e-3, 1.96e-4),
         50: (2.70e-4, 1.55e-4),
         100: (1.96e-4, 2.00e-4),
+        1000: (1.71e-4, 1.83e-4),
     }
 }
 
@@ -91,7 +92,7 @@ class Training:
 
 QUICK = (
     Training(points=250_000, warmup_points=25_000),
-    Sizes(samples=1024, repetitions=1, conditions=32, draws=64),
+    Sizes(evaluations=(1, 2, 5, 10, 50, 100), samples=1024, repetitions=1, conditions=32, draws=64),
 )
 
 

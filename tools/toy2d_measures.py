@@ -15,7 +15,6 @@ from latentddm.evaluation.pairs import row_means, row_means_without_self, square
 from latentddm.process import corrupt
 from latentddm.sampling import Denoiser, sample, time_grid
 
-STEPS = (1, 2, 5, 10, 50, 100)  # network evaluations (NFE) of the table
 TIMES = (0.2, 0.5, 0.8)  # at which posteriors are compared
 BANDWIDTHS = (1.0, 0.25)  # of the MMD: the paper's, and one that sees the squares' edges
 FLOOR = "target"  # the column of the target against itself
@@ -25,6 +24,7 @@ FLOOR = "target"  # the column of the target against itself
 class Sizes:
     """How exactly to measure."""
 
+    evaluations: tuple[int, ...] = (1, 2, 5, 10, 50, 100, 1000)  # of the network (NFE)
     samples: int = 4096  # points of each set in one MMD
     repetitions: int = 4  # MMDs that are averaged
     conditions: int = 256  # values of x_t for each posterior figure
@@ -49,7 +49,7 @@ def squared_mmds(
         noise = torch.randn(sizes.samples, 2, generator=random)
         distances = {h: DistanceTo(truth, h) for h in BANDWIDTHS}
         floors = {h: distance(other_truth) for h, distance in distances.items()}
-        for steps in STEPS:
+        for steps in sizes.evaluations:
             for h, floor in floors.items():
                 key = (h, steps, FLOOR)
                 totals[key] = totals.get(key, 0.0) + floor / sizes.repetitions
@@ -64,7 +64,7 @@ def squared_mmds(
         {"bandwidth": h, "nfe": steps}
         | {name: totals[h, steps, name] for name in (*denoisers, FLOOR)}
         for h in BANDWIDTHS
-        for steps in STEPS
+        for steps in sizes.evaluations
     ]
     return rows, points
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
-from toy2d_measures import STEPS, TIMES, noised, posterior_draws
+from toy2d_measures import TIMES, noised, posterior_draws
 from toy2d_targets import Target
 
 from latentddm.engine.files import atomic_path
@@ -30,16 +30,17 @@ def draw_samples(
 ) -> None:
     """Samples of each model (rows) at each NFE (columns), with the target in the last column."""
     rows = [(target, model) for target in points for model in ("DDM", "diffusion")]
-    figure, axes = _panels(len(rows), len(STEPS) + 1)
+    evaluations = sorted({steps for drawn in points.values() for _, steps in drawn})
+    figure, axes = _panels(len(rows), len(evaluations) + 1)
     for line, (name, model) in zip(axes, rows, strict=True):
         target = targets[name]
-        shown = [points[name][model, steps] for steps in STEPS]
+        shown = [points[name][model, steps] for steps in evaluations]
         truth = target.sample(len(shown[0]), torch_generator(seed, "picture", name))
         for axis, values in zip(line, [*shown, truth], strict=True):
             colour = COLOURS["target" if values is truth else model]
             _scatter(axis, values, target, colour)
         line[0].set_ylabel(f"{name}\n{LABELS[model]}")
-    for axis, title in zip(axes[0], [*(f"NFE {n}" for n in STEPS), "target"], strict=True):
+    for axis, title in zip(axes[0], [*(f"NFE {n}" for n in evaluations), "target"], strict=True):
         axis.set_title(title)
     _save(figure, path)
 

@@ -76,10 +76,12 @@ def test_checkerboard_posterior_never_leaves_the_squares(
 
 @pytest.mark.parametrize("name", ["mixture", "checkerboard"])
 def test_measures_tell_a_perfect_sampler_from_a_mean(
-    name: str, toy: ModuleType, measures: ModuleType, monkeypatch: pytest.MonkeyPatch
+    name: str, toy: ModuleType, measures: ModuleType
 ) -> None:
     target = toy.TARGETS[name]
-    sizes = measures.Sizes(samples=1000, repetitions=2, conditions=40, draws=200)
+    sizes = measures.Sizes(
+        evaluations=(1, 2, 5), samples=1000, repetitions=2, conditions=40, draws=200
+    )
 
     def perfect(x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         seed = int(xi[0, 0].abs() * 1e6)
@@ -95,7 +97,6 @@ def test_measures_tell_a_perfect_sampler_from_a_mean(
     for row in measures.posterior_spread(target, perfect, sizes, seed=0):
         assert row["DDM"] == pytest.approx(row["exact"], rel=0.1)
 
-    monkeypatch.setattr(measures, "STEPS", (1, 2, 5))
     rows, points = measures.squared_mmds(target, {"A": perfect, "B": mean}, sizes, seed=0)
     assert set(points) == {(model, steps) for model in "AB" for steps in (1, 2, 5)}
     for row in rows:
