@@ -21,7 +21,8 @@ from latentddm.evaluation.metrics import find_metric
 from latentddm.latent_space import LatentSpace
 
 LATENTS = "latents"  # the space of the generator itself: nothing is decoded for it
-CHUNK = 100  # images that are encoded, decoded or described at once
+CHUNK = 100  # images that are described at once
+RECONSTRUCTED_AT_ONCE = 16  # maps of more leave a processor's caches, which costs up to half
 Made = TypeVar("Made")
 
 
@@ -137,7 +138,8 @@ class References:
             if not judgement.reconstructed:
                 return pixels
             autoencoder = self.autoencoder(space)
-            return torch.cat([autoencoder.reconstruct(p).cpu() for p in pixels.split(CHUNK)])
+            parts = pixels.split(RECONSTRUCTED_AT_ONCE)
+            return torch.cat([autoencoder.reconstruct(part).cpu() for part in parts])
 
         return self._kept.get(key, read)
 

@@ -38,7 +38,8 @@ from latentddm.objective import Objective
 METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
 GRID_COLUMNS, GRID_IMAGES = 8, 32
-BATCH_SIZE = 100
+BATCH_SIZE = 100  # of the generator
+IMAGES_AT_ONCE = 16  # of the autoencoder: maps of more leave the caches, which costs up to half
 REFERENCE_IMAGES = 2000
 
 
@@ -189,11 +190,11 @@ class Comparison:
         return {**values, "what": f"{len(images):,} other images of the same source"}, protocols
 
     def _encode(self, pixels: np.ndarray) -> Tensor:
-        parts = torch.from_numpy(pixels).split(BATCH_SIZE)
+        parts = torch.from_numpy(pixels).split(IMAGES_AT_ONCE)
         return torch.cat([self.autoencoder.encode(part).cpu() for part in parts])
 
     def _decode(self, latents: Tensor) -> np.ndarray:
-        return decode_latents(latents, self.autoencoder, batch_size=BATCH_SIZE).numpy()
+        return decode_latents(latents, self.autoencoder, IMAGES_AT_ONCE).numpy()
 
     def _distances(self, latents: Tensor, pixels: np.ndarray) -> dict[str, Result]:
         in_latents = self.latents.distances(self.store.standardise(latents))
