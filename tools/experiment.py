@@ -33,7 +33,7 @@ SIZE = 128  # pixels
 IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 128_000}
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
-OF_DRAWS = "ddim,dpmsolver++,unipc"  # solvers that DDM is tried with
+OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
 STUDENT_STEPS = 4
 
 
@@ -121,7 +121,7 @@ def _comparison(
         *("--reference", options.images, "--reconstructed"),
         *("--reference-images", str(options.samples), "--samples", str(options.samples)),
         *("--features", options.features, "--metrics", f"{distance},energy"),
-        *("--evaluations", evaluations, "--churn", options.churn, "--safety", "0"),
+        *("--evaluations", evaluations, "--churn", options.churn, "--safety", options.safety),
         *("--batch-size", "500", "--output", str(options.output / name)),
     ]
     return Stage(name, command)
@@ -154,10 +154,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--output", type=Path, default=Path("experiment"), help="default ./experiment")
     add("--minutes", type=float, help="stop after these, everything saved (default: never)")
     add("--scale", type=float, default=1.0, help="of the images seen in training (default 1)")
-    add("--samples", type=int, default=10_000, help="of each setting, and of the reference")
+    add("--samples", type=int, default=3000, help="of each setting, and of the reference")
     add("--evaluations", default="1,2,4,8,10", help="few, of all methods (default 1,2,4,8,10)")
     add("--many", default="50", help="many, of DDM and DDIM (default 50)")
-    add("--churn", default="0,0.5", help="default 0,0.5")
+    add("--churn", default="0,1", help="of ddim; a student's is 1 (default 0,1)")
+    add("--safety", default="0,0.02", help="of all (default 0,0.02)")
     add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
     add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
     parsed = parser.parse_args(arguments)

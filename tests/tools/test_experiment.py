@@ -39,7 +39,8 @@ def options(tmp_path: Path) -> Namespace:
         samples=100,
         evaluations="1,2",
         many="20",
-        churn="0",
+        churn="0,1",
+        safety="0,0.02",
         features="inception",
         perceptual_file="alexnet.pth",
     )
@@ -70,6 +71,7 @@ def test_the_comparisons_are_ones_that_compare_takes(tool: ModuleType, options: 
     assert [text.partition("=")[0] for text in many.method] == ["DDM", "plain"]
     assert (few.evaluations, many.evaluations) == ((1, 2), (20,))
     assert few.output != many.output
+    assert 1.0 in few.churn  # what a distilled student is to be sampled with
 
 
 def test_it_stops_in_time_with_what_a_stage_has_saved(
