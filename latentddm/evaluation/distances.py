@@ -116,7 +116,7 @@ def mmd2_estimate(
     return _pair_estimate(
         *centred(a, b),
         lambda x, y: shape(squared_distances(x, y) / bandwidth**2).neg_(),
-        unbiased,
+        with_itself=None if unbiased else -1.0,
     )
 
 
@@ -160,15 +160,22 @@ def kid_estimate(
     return _estimate(value, totals[seen > 0] / seen[seen > 0])
 
 
-def _pair_estimate(x: Tensor, y: Tensor, pair: PairFunction, unbiased: bool = True) -> Estimate:
-    """2 E pair(X, Y) - E pair(X, X') - E pair(Y, Y')."""
+def _pair_estimate(
+    x: Tensor, y: Tensor, pair: PairFunction, with_itself: float | None = None
+) -> Estimate:
+    """2 E pair(X, Y) - E pair(X, X') - E pair(Y, Y').
+
+    with_itself: the value of a row's pair with itself, which then counts (the biased estimate). It
+    is given and not computed: the distance of a row to itself need not round to zero.
+    """
     _need(x, 2)
     _need(y, 2)
     across = row_means(x, y, pair)
-    if unbiased:
-        within, reference = row_means_without_self(x, pair), row_means_without_self(y, pair)
-    else:
-        within, reference = row_means(x, x, pair), row_means(y, y, pair)
+    within, reference = row_means_without_self(x, pair), row_means_without_self(y, pair)
+    if with_itself is not None:
+        within, reference = (
+            (means * (len(means) - 1) + with_itself) / len(means) for means in (within, reference)
+        )
     value = 2 * across.mean() - within.mean() - reference.mean()
     return _estimate(float(value), 2 * (across - within))
 
