@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from autoencoder.decode import IMAGES_AT_ONCE
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
@@ -22,7 +23,6 @@ from latentddm.latent_space import LatentSpace
 
 LATENTS = "latents"  # the space of the generator itself: nothing is decoded for it
 CHUNK = 100  # images that are described at once
-RECONSTRUCTED_AT_ONCE = 16  # maps of more leave a processor's caches, which costs up to half
 Made = TypeVar("Made")
 
 
@@ -138,7 +138,7 @@ class References:
             if not judgement.reconstructed:
                 return pixels
             autoencoder = self.autoencoder(space)
-            parts = pixels.split(RECONSTRUCTED_AT_ONCE)
+            parts = pixels.split(IMAGES_AT_ONCE)
             return torch.cat([autoencoder.reconstruct(part).cpu() for part in parts])
 
         return self._kept.get(key, read)

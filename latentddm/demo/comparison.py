@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoencoder.decode import decode_latents
+from autoencoder.decode import IMAGES_AT_ONCE, decode_latents
 from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
 from autoencoder.pictures import image_grid, save_image
@@ -39,7 +39,6 @@ METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
 GRID_COLUMNS, GRID_IMAGES = 8, 32
 BATCH_SIZE = 100  # of the generator
-IMAGES_AT_ONCE = 16  # of the autoencoder: maps of more leave the caches, which costs up to half
 REFERENCE_IMAGES = 2000
 
 
@@ -194,7 +193,7 @@ class Comparison:
         return torch.cat([self.autoencoder.encode(part).cpu() for part in parts])
 
     def _decode(self, latents: Tensor) -> np.ndarray:
-        return decode_latents(latents, self.autoencoder, IMAGES_AT_ONCE).numpy()
+        return decode_latents(latents, self.autoencoder).numpy()
 
     def _distances(self, latents: Tensor, pixels: np.ndarray) -> dict[str, Result]:
         in_latents = self.latents.distances(self.store.standardise(latents))
