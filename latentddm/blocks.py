@@ -151,23 +151,25 @@ class Entrance(nn.Module):
 
 
 class NoiseEntrance(nn.Module):
-    """What a block reads of xi: channels behind a gate that depends on t (iDDM, arXiv 2609.37147).
+    """What a block reads of xi: numbers behind gates that depend on t (iDDM, arXiv 2609.37147).
 
-    A patch of xi becomes one position. The weights start small but not at zero, where their
-    gradient would vanish.
+    A patch of xi becomes one position, and each of its numbers has a gate of its own: coarse and
+    fine detail of x_0 are open at different times. The weights start small but not at zero, where
+    their gradient would vanish.
     """
 
     def __init__(self, channels: int, width: int, stride: int, embedding: int) -> None:
         super().__init__()
         self.stride = stride
-        self.gate = nn.Linear(embedding, channels)
+        numbers = channels * stride**2  # of a patch
+        self.gate = nn.Linear(embedding, numbers)
         nn.init.ones_(self.gate.bias)
-        self.convolution = Convolution(channels * stride**2, 2 * width, pointwise=True)
+        self.convolution = Convolution(numbers, 2 * width, pointwise=True)
 
     def forward(self, xi: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         gate = repeat_rows(self.gate(embedding), len(xi))[:, :, None, None]
-        patches = functional.pixel_unshuffle(gate * xi, self.stride)
-        residual, shortcut = self.convolution(patches).chunk(2, dim=1)
+        patches = functional.pixel_unshuffle(xi, self.stride)
+        residual, shortcut = self.convolution(gate * patches).chunk(2, dim=1)
         return residual, shortcut
 
 

@@ -98,7 +98,7 @@ class Plan:
             self.split = len(self.parts)
 
     def _block(self, width: int, level: int, skip: int = 0, keep: Keep | None = None) -> None:
-        deferred = self.split is not None and self.expansion != "input"
+        hears_noise = self.split is not None
         heads = width // self.head_channels if level in self.attention_levels else 0
         while heads and width % heads:
             heads -= 1
@@ -107,7 +107,7 @@ class Plan:
             width,
             self.embedding,
             skip_width=skip,
-            noise_channels=self.latent_channels if deferred else 0,
+            noise_channels=self.latent_channels if hears_noise else 0,
             noise_stride=self.patch * 2**level,
             heads=heads,
             pointwise=level in self.pointwise_levels,

@@ -24,10 +24,10 @@ from latentddm.process import FlowSchedule, Prediction, to_x0
 class UNet(ModelMixin, ConfigMixin):
     """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); with xi ignored, a mean denoiser.
 
-    expansion: where the particles split off and xi enters. "input": at once, xi concatenated to
-    x_t (the paper's form). "middle", "up0", "up1", ...: before the middle, or before a block of
-    the way up (counted from the coarsest); xi enters every block from there on. "output": after
-    the whole UNet; each particle then goes up a second, narrow path of `particle_blocks` blocks a
+    expansion: where the particles split off; xi enters every block from there on. "input": at
+    once, and xi is concatenated to x_t too (the paper's form). "middle", "up0", "up1", ...: before
+    the middle, or before a block of the way up (counted from the coarsest). "output": after the
+    whole UNet; each particle then goes up a second, narrow path of `particle_blocks` blocks a
     level, which reads what the trunk has made at that level. ValueError for another place.
 
     patch_size: so many positions, an edge, are one to the network; a level whose maps then have

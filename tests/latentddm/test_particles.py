@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentddm.blocks import NoiseEntrance
 from latentddm.layers import place_rows
 from latentddm.unet import UNet
 
@@ -98,13 +99,24 @@ def test_a_new_network_draws_different_samples_everywhere_in_the_picture(place: 
     assert made(x_t, t, xi).var(dim=1).mean((0, 1)).min() > 1e-4
 
 
-@pytest.mark.parametrize("place", ["middle", "up0", "output"])
+@pytest.mark.parametrize("place", ["input", "middle", "up0", "output"])
 def test_xi_of_one_corner_reaches_the_other(place: str) -> None:
     made, (x_t, t, xi) = network(expansion=place).eval(), inputs()
     changed = xi.clone()
     changed[..., :2, :2] += 3
     difference = (made(x_t, t, changed) - made(x_t, t, xi)).abs()
     assert difference[..., -2:, -2:].mean() > 1e-5
+
+
+def test_each_number_of_a_patch_of_xi_can_be_shut_out_alone() -> None:
+    entrance, embedding = NoiseEntrance(3, width=8, stride=2, embedding=4), torch.zeros(1, 4)
+    with torch.no_grad():
+        entrance.gate.bias.zero_()
+        entrance.gate.bias[5] = 1  # numbers 4 ... 7 are the patch's of channel 1
+    xi = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    residual, _ = entrance(xi, embedding)
+    (heard,) = torch.autograd.grad(residual.square().sum(), xi)
+    assert heard.nonzero().tolist() == [[0, 1, 0, 1]]
 
 
 @pytest.mark.parametrize("place", PLACES)
