@@ -86,9 +86,12 @@ class Plan:
                 self.parts.append(Upsample())
 
     def check_place(self) -> None:
+        """ValueError for a place that is not there; "none" is none, and all parts are the trunk."""
+        if self.expansion == "none":
+            self.split = len(self.parts)
         if self.split is None:
             raise ValueError(
-                f"expansion must be one of {', '.join([*self.places, 'output'])}, "
+                f"expansion must be one of {', '.join([*self.places, 'output', 'none'])}, "
                 f"not {self.expansion!r}"
             )
 

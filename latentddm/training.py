@@ -111,6 +111,12 @@ def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
     given = {**config.network, "latent_channels": store.shape[0]}
     network = complete_arguments(UNet.__init__, given, config.output, "network.")
     _check_network(network, store, config.store)
+    if network["expansion"] == "none" and config.objective.draws > 1:
+        raise RequestError(
+            f"network.expansion is none, so all of the {config.objective.draws} draws would be the "
+            "same; choose a place where xi enters, or set objective.draws to 1 and objective.lam "
+            "to 0 (plain diffusion)."
+        )
     if network["classes"] and not store.manifest.labelled:
         raise RequestError(
             f"network.classes is {network['classes']}, but the store {config.store} holds no "

@@ -16,19 +16,20 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from latentddm.blocks import Output, State
-from latentddm.layers import TimeEmbedding
+from latentddm.layers import TimeEmbedding, repeat_rows
 from latentddm.plan import Plan
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
 
 class UNet(ModelMixin, ConfigMixin):
-    """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); with xi ignored, a mean denoiser.
+    """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); without xi, a mean denoiser.
 
     expansion: where the particles split off; xi enters every block from there on. "input": at
     once, and xi is concatenated to x_t too (the paper's form). "middle", "up0", "up1", ...: before
     the middle, or before a block of the way up (counted from the coarsest). "output": after the
     whole UNet; each particle then goes up a second, narrow path of `particle_blocks` blocks a
-    level, which reads what the trunk has made at that level. ValueError for another place.
+    level, which reads what the trunk has made at that level. "none": nowhere; xi is not read, and
+    the network is a mean denoiser, for plain diffusion. ValueError for another place.
 
     patch_size: so many positions, an edge, are one to the network; a level whose maps then have
     one position wants to be in `pointwise_levels`: all of it is matrix products, and each sees
@@ -116,7 +117,8 @@ class UNet(ModelMixin, ConfigMixin):
     def _draw(self, state: State, embedding: Tensor, xi: Tensor) -> Tensor:
         """The network's outputs [B m, C, H, W] for the trunk's state and xi [B m, C, H, W]."""
         xi = xi.contiguous(memory_format=self.memory_format)
-        return self.last(self._run(self.particles, state, embedding, xi).x)
+        x = self.last(self._run(self.particles, state, embedding, xi).x)
+        return repeat_rows(x, len(xi))  # of a mean denoiser the draws are all the same
 
     def _draw_one_by_one(self, state: State, embedding: Tensor, xi: Tensor) -> Tensor:
         """The outputs [B, m, C, H, W], keeping nothing of a particle but its output.

@@ -87,7 +87,7 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
             *("--autoencoder", f"{autoencoder}/autoencoder", "--output", store),
         ],
         "DDM": [*train, f"output={ddm}"],
-        "plain diffusion": [*train, f"output={plain}", *mean_instead],
+        "plain diffusion": [*train, f"output={plain}", "network.expansion=none", *mean_instead],
         "student of plain diffusion": [
             *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
             *(f"steps={STUDENT_STEPS}", seen["student"], precision, "loop.batch_size=256"),

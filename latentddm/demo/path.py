@@ -42,9 +42,9 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    generator: TrainConfig  # of DDM; plain diffusion differs in its objective alone. Its network's
-    # patch_size is the edge of the latents, if none is given: one patch of all of them
-    plain: Objective = field(default_factory=Objective.plain_diffusion)
+    generator: TrainConfig  # of DDM. Its network's patch_size is the edge of the latents, if none is
+    # given: one patch of all of them
+    plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
 
@@ -91,16 +91,18 @@ def run_demo(config: DemoConfig) -> Path:
         stage.detail = f"{len(pixels):,} latents"
 
     edge = config.size // autoencoder.factor
-    generator = replace(config.generator, network={"patch_size": edge, **config.generator.network})
+    network = {"patch_size": edge, **config.generator.network}
+    networks = {"ddm": network, "plain": network | {"expansion": "none"}}
     methods = {
         "ddm": MethodResults("ddm", "DDM (energy score)", config.generator.objective),
         "plain": MethodResults("plain", "plain diffusion (DDIM)", config.plain),
     }
     configs = {
         key: replace(
-            generator,
+            config.generator,
             store=str(store),
             output=str(folder / key),
+            network=networks[key],
             objective=method.objective,
         )
         for key, method in methods.items()

@@ -35,7 +35,8 @@ def _header(report: dict[str, Any], album: Album) -> str:
     return (
         f"<header><h1>{text(report['title'])}</h1>"
         f'<p class="lead">These pictures were drawn from noise by two generators that differ in '
-        f"their training objective alone; with {counted(steps, 'network evaluation')} per image, "
+        f"their training objective, and in nothing else but the noise that only the first one "
+        f"reads; with {counted(steps, 'network evaluation')} per image, "
         f'<b class="method-0">{text(first["label"])}</b> ends at a Fréchet distance of '
         f"<b>{number(ours)}</b> from the reference and "
         f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '

@@ -176,8 +176,19 @@ def test_parts_of_a_batch_see_the_dropout_masks_of_the_whole_batch(place: str) -
     torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
 
 
+def test_without_a_place_the_network_is_a_mean_denoiser_of_fewer_parameters() -> None:
+    made, (x_t, t, xi) = network(expansion="none").eval(), inputs()
+    draws = made(x_t, t, xi)
+    assert draws.shape == xi.shape
+    assert torch.equal(draws, draws[:, :1].expand_as(draws))
+    assert torch.equal(made(x_t, t, xi[:, 0]), made(x_t, t, xi[:, 1]))
+    found = gradients(made)
+    assert len(found) == len(list(made.parameters()))
+    assert made.num_parameters() < network(expansion="middle").num_parameters()
+
+
 def test_a_place_that_does_not_exist_is_refused_naming_those_that_do() -> None:
-    with pytest.raises(ValueError, match="input, middle, up0, up1, up2, up3, output, not 'up4'"):
+    with pytest.raises(ValueError, match="input, middle, up0, up1, up2, up3, output, none, not 'up4'"):
         UNet(**{**SIZES, "expansion": "up4"})
 
 

@@ -132,6 +132,15 @@ def test_an_unknown_network_argument_is_named(tiny_store: Path, tmp_path: Path) 
         train(wrong)
 
 
+def test_draws_of_a_network_without_xi_are_refused(tiny_store: Path, tmp_path: Path) -> None:
+    network = {**NETWORK, "expansion": "none"}
+    wrong = replace(config(tiny_store, tmp_path / "run"), network=network)
+    with pytest.raises(RequestError, match="expansion is none, so all of the 2 draws .* the same"):
+        train(wrong)
+    mean = replace(wrong, objective=Objective.plain_diffusion())
+    assert train(mean).read_metrics()[-1]["spread"] == 0
+
+
 def test_a_dry_run_says_the_size_and_touches_nothing(tiny_store: Path, tmp_path: Path) -> None:
     text = describe(config(tiny_store, tmp_path / "run"))
     assert "parameters" in text
