@@ -27,7 +27,7 @@ from latentddm.engine.optimisation import OptimizerConfig
 from latentddm.engine.processes import on_main, start_run
 from latentddm.engine.randomness import BatchDraws
 from latentddm.engine.run import RunFolder
-from latentddm.generation import Generator
+from latentddm.generation import RUN_KIND, Generator
 from latentddm.latent_space import LatentSpace
 from latentddm.moment_matching import (
     auxiliary_loss,
@@ -38,7 +38,7 @@ from latentddm.moment_matching import (
 )
 from latentddm.preview import Preview
 from latentddm.process import FlowSchedule, corrupt
-from latentddm.training import RUN_KIND, process_batches
+from latentddm.training import process_batches
 from latentddm.unet import UNet
 
 

@@ -13,11 +13,10 @@ from autoencoder.pictures import image_grid, save_image
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.files import atomic_path, read_json
 from latentddm.engine.run import RunFolder, require_new_folder
-from latentddm.generation import Generator
+from latentddm.generation import RUN_KIND, Generator
 from latentddm.model_card import GRID_NAME, Card, write_card
 from latentddm.pipeline import LatentDDMPipeline
 from latentddm.scheduler import DistributionalScheduler
-from latentddm.training import RUN_KIND
 
 # What DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR) runs where nothing is imported.
 LOADER = '''"""Lets DiffusionPipeline find the class of latentddm, which must be installed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_che
 from latentddm.engine.config import complete_arguments, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import RequestError
-from latentddm.engine.files import write_json
+from latentddm.engine.files import read_json, write_json
 from latentddm.engine.posthoc import load_average
 from latentddm.engine.progress import Progress
 from latentddm.engine.randomness import torch_generator
@@ -23,10 +24,11 @@ from latentddm.guidance import GuidedDenoiser
 from latentddm.latent_space import LatentSpace
 from latentddm.sampling import Denoiser, GridKind
 from latentddm.solvers import solve, solver_grid, steps_within
-from latentddm.training import RUN_KIND
 from latentddm.unet import UNet
 
+RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
 LATENTS_NAME = "latents.safetensors"
+START_NAME = "start.json"  # in a run that started from another: what had gone into that one
 SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
 
 
@@ -156,6 +158,31 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
         f"{', '.join(others) or 'none at all'}; "
         "train with a larger loop.keep_checkpoints to keep more."
     )
+
+
+class History(NamedTuple):
+    """What went into a run, and into those that it started from."""
+
+    images: int  # seen
+    seconds: float  # of training, by the log
+
+
+def history(run: RunFolder, images: int | None = None) -> History:
+    """What went into a run until its newest checkpoint, or until it had seen `images` itself."""
+    seen = checkpoint_at(run, images).images
+    seconds = run.training_seconds(seen)
+    path = run.path / START_NAME
+    if not path.is_file():
+        return History(seen, seconds)
+    before = read_json(path)
+    return History(seen + before["images"], seconds + before["seconds"])
+
+
+def record_start(run: RunFolder, start: str) -> None:
+    """Write what had gone into the run that `run` starts from, which may be gone one day."""
+    path = run.path / START_NAME
+    if not path.is_file():
+        write_json(path, history(RunFolder.open(start, RUN_KIND))._asdict())
 
 
 def write_samples(

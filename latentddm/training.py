@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from autoencoder.store import LatentBatch, LatentStore
+from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import (
     MISSING,
     complete_arguments,
@@ -35,6 +37,7 @@ from latentddm.engine.processes import (
 from latentddm.engine.randomness import BatchDraws, derive_seed
 from latentddm.engine.rehearsal import rehearse
 from latentddm.engine.run import RunFolder
+from latentddm.generation import RUN_KIND, Generator, record_start
 from latentddm.guidance import drop_labels
 from latentddm.latent_space import LatentSpace
 from latentddm.layers import place_rows
@@ -52,7 +55,6 @@ from latentddm.scoring import antithetic_pairs
 from latentddm.symptoms import Symptoms
 from latentddm.unet import UNet
 
-RUN_KIND = "generator"
 TIME_BINS = 4  # of t, for the logged interaction and spread
 
 _log = logging.getLogger("latentddm")
@@ -65,6 +67,7 @@ class TrainConfig:
     store: str = MISSING
     output: str = MISSING
     seed: int = 0
+    start: str | None = None  # a run whose averaged weights it begins with, as plain diffusion
     network: dict[str, Any] = field(default_factory=dict)  # arguments of UNet
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -80,12 +83,15 @@ def train(config: TrainConfig) -> RunFolder:
     require_values(config, "store", "output")
     store = LatentStore(config.store)
     config = _resolve(config, store)
+    network = _first_network(config, store)
     may_change = (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE)
     run, accelerator = start_run(config.output, RUN_KIND, config, config.precision, may_change)
     on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
+    if config.start is not None:
+        on_main(accelerator, partial(record_start, run, config.start))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
-    task = GeneratorTask(config, store, accelerator)
+    task = GeneratorTask(config, network, store, accelerator)
     run_loop(task, run, config.loop, accelerator, Symptoms(config.objective, config.loop.images))
     accelerator.end_training()
     return run
@@ -97,7 +103,7 @@ def describe(config: TrainConfig) -> str:
     store = LatentStore(config.store)
     config = _resolve(config, store)
     accelerator = start_processes(config.precision)
-    task = GeneratorTask(config, store, accelerator)
+    task = GeneratorTask(config, _first_network(config, store), store, accelerator)
     parameters = sum(parameter.numel() for parameter in task.learner.network.parameters())
     return (
         f"{to_yaml(config)}\n{parameters:,} parameters; latents {list(store.shape)}; "
@@ -154,6 +160,31 @@ def _check_network(network: dict[str, Any], store: LatentStore, name: str) -> No
         )
 
 
+def _first_network(config: TrainConfig, store: LatentStore) -> UNet:
+    """The network that training begins with: of the seed or, with `start`, of another run.
+
+    A mean is learnt fast, with one draw; a DDM that starts from it has only the rest of the
+    posterior to learn.
+    """
+    torch.manual_seed(config.seed)  # every later draw is derived
+    network = UNet(**config.network)
+    resumed = newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is not None
+    if config.start is None or resumed:
+        return network
+    start = Generator.load(config.start)
+    if start.space != LatentSpace.of_store(store):
+        raise RequestError(
+            f"start is {config.start}, which was trained on other latents than those in "
+            f"{config.store}: their shape, statistics or autoencoder differ; give a run of that "
+            "store."
+        )
+    try:
+        network.start_from(start.network)
+    except ValueError as error:
+        raise RequestError(f"start is {config.start}: {error}.") from None
+    return network
+
+
 def process_batches(
     store: LatentStore, seed: int, loop: LoopConfig, accelerator: Accelerator, start: int
 ) -> Iterator[LatentBatch]:
@@ -170,11 +201,11 @@ def process_batches(
 class GeneratorTask:
     """The generator's part of the training loop."""
 
-    def __init__(self, config: TrainConfig, store: LatentStore, accelerator: Accelerator) -> None:
+    def __init__(
+        self, config: TrainConfig, network: UNet, store: LatentStore, accelerator: Accelerator
+    ) -> None:
         self.config, self.store, self.accelerator = config, store, accelerator
         self.schedule = FlowSchedule()
-        torch.manual_seed(config.seed)  # the initial weights; every later draw is derived
-        network = UNet(**config.network)
         apply_performance(network, config.performance, accelerator.device)
         self.learner = Learner(network, config.optimizer, config.loop, accelerator, config.ema)
         self.averages = self.learner.averages

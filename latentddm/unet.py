@@ -20,6 +20,9 @@ from latentddm.layers import TimeEmbedding, repeat_rows
 from latentddm.plan import Plan
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
+FIRST_CONVOLUTION = "0.convolution.weight"
+_MAY_DIFFER = {"expansion", "particle_blocks", "particle_width", "dropout"}  # in `start_from`
+
 
 class UNet(ModelMixin, ConfigMixin):
     """Draws x_0 ~ p(x_0 | x_t) for xi ~ N(0, I); without xi, a mean denoiser.
@@ -96,6 +99,42 @@ class UNet(ModelMixin, ConfigMixin):
             plan.width, latent_channels, patch=patch_size, pointwise=0 in pointwise_levels
         )
 
+    @torch.no_grad()
+    def start_from(self, other: UNet) -> None:
+        """Take over the weights of a network that differs in its expansion, and dropout, alone.
+
+        What reads xi in one of the two only, and the particles' own way up, stay as they are here.
+        ValueError names what else differs.
+        """
+        differing = [
+            f"{key} {other.config[key]}, not {value}"
+            for key, value in self.config.items()
+            if not key.startswith("_")
+            and key not in _MAY_DIFFER
+            and _as_list(other.config[key]) != _as_list(value)
+        ]
+        if differing:
+            raise ValueError(f"its network has {' and '.join(differing)}")
+        theirs = other._weights_by_part()
+        for name, mine in self._weights_by_part().items():
+            if name not in theirs:
+                continue
+            if mine.shape == theirs[name].shape:
+                mine.copy_(theirs[name])
+            elif name == FIRST_CONVOLUTION:  # it reads xi, if at all, behind x_t
+                shared = min(mine.shape[1], theirs[name].shape[1])
+                mine[:, :shared] = theirs[name][:, :shared]
+
+    def _weights_by_part(self) -> dict[str, Tensor]:
+        """The weights by the place of their part, be it of the trunk or of the particles."""
+        parts = dict(enumerate([*self.trunk, *self.particles]))
+        others = {"time": self.time_embedding, "last": self.last}
+        return {
+            f"{place}.{name}": weights
+            for place, part in (parts | others).items()
+            for name, weights in part.named_parameters()
+        }
+
     def forward(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor | None = None) -> Tensor:
         """Draws of x_0 for x_t [B, C, H, W] at t [B]; H, W divisible by `divisor`.
 
@@ -146,3 +185,8 @@ class UNet(ModelMixin, ConfigMixin):
             else:
                 state = part(state, embedding, xi)
         return state
+
+
+def _as_list(value: object) -> object:
+    """A config that was read from a file has lists in the place of tuples."""
+    return list(value) if isinstance(value, tuple) else value

@@ -16,10 +16,9 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.errors import RequestError
 from latentddm.engine.files import read_json
 from latentddm.engine.run import RunFolder
-from latentddm.generation import SamplingConfig, checkpoint_at
+from latentddm.generation import RUN_KIND, SamplingConfig, checkpoint_at, history
 from latentddm.sampling import GridKind
 from latentddm.solvers import SOLVERS, evaluations_of, steps_within
-from latentddm.training import RUN_KIND
 
 ALL = "all"
 
@@ -188,7 +187,13 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields, and the seconds of its training from the log, the mean over its runs."""
-    logs = [RunFolder(Path(trained.run)) for trained in method.runs]
-    seconds = fmean(log.training_seconds(method.images) for log in logs)
-    return {**asdict(method), "training_seconds": round(seconds, 3)}
+    """A method's fields; images seen and seconds of training, with those of the runs' starts.
+
+    The seconds are the mean over the method's runs.
+    """
+    before = [history(RunFolder(Path(trained.run)), method.images) for trained in method.runs]
+    return {
+        **asdict(method),
+        "images_in_all": before[0].images,
+        "training_seconds": round(fmean(each.seconds for each in before), 3),
+    }

@@ -103,12 +103,10 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
         "|---" * (len(across) + 3) + "|",
     ]
     for method in methods:
-        seconds = records[method]["training_seconds"]
+        images, seconds = (records[method][key] for key in ("images_in_all", "training_seconds"))
         cells = [_cell(at[method, n], metric) if (method, n) in at else "" for n in across]
         lines.append(
-            f"| {method.series} | {method.images:,} | {seconds:,.0f} s | "
-            + " | ".join(cells)
-            + " |"
+            f"| {method.series} | {images:,} | {seconds:,.0f} s | " + " | ".join(cells) + " |"
         )
     return "\n".join(lines) + "\n"
 

@@ -19,7 +19,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.posthoc import reconstruct
     from latentddm.engine.run import RunFolder
-    from latentddm.training import RUN_KIND
+    from latentddm.generation import RUN_KIND
 
     run = RunFolder.open(arguments.run, RUN_KIND)
     output = Path(arguments.output) if arguments.output else None

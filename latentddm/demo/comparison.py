@@ -32,7 +32,7 @@ from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.generation import Generator, SamplingConfig
+from latentddm.generation import Generator, SamplingConfig, history
 from latentddm.objective import Objective
 
 METRICS = ("frechet", "energy")
@@ -80,6 +80,8 @@ class MethodResults:
             "key": self.key,
             "label": self.label,
             "training_seconds": self.training_seconds,
+            "images_seen": self.images_seen,
+            "parameters": self.parameters,
             "draws": self.objective.draws,
             "results": self.results,
         }
@@ -115,8 +117,7 @@ class Comparison:
     def measure(self, method: MethodResults, steps: Sequence[int]) -> None:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
         generator = Generator.load(self.folder / method.key, device=default_device())
-        method.training_seconds = RunFolder(self.folder / method.key).training_seconds()
-        method.images_seen = generator.images
+        method.images_seen, method.training_seconds = history(RunFolder(self.folder / method.key))
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:
@@ -152,7 +153,6 @@ class Comparison:
 
     def to_json(self, methods: Sequence[MethodResults], autoencoder_images: int) -> dict[str, Any]:
         """The report's entries about models, methods and numbers."""
-        first = methods[0]
         return {
             "autoencoder": {
                 "parameters": sum(part.numel() for part in self.autoencoder.parameters()),
@@ -161,7 +161,6 @@ class Comparison:
                 "images_seen": autoencoder_images,
                 **self.autoencoder_results,
             },
-            "generator": {"parameters": first.parameters, "images_seen": first.images_seen},
             "methods": [method.to_json() for method in methods],
             "floor": self.floor,
             "attributes": self._attribute_table(methods),

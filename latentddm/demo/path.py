@@ -42,9 +42,12 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    generator: TrainConfig  # of DDM. Its network's patch_size is the edge of the latents, if none is
+    generator: (
+        TrainConfig  # of DDM. Its network's patch_size is the edge of the latents, if none is
+    )
     # given: one patch of all of them
     plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
+    start_images: int = 0  # so many of DDM's images it sees as plain diffusion, the first ones
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
 
@@ -91,24 +94,13 @@ def run_demo(config: DemoConfig) -> Path:
         stage.detail = f"{len(pixels):,} latents"
 
     edge = config.size // autoencoder.factor
-    network = {"patch_size": edge, **config.generator.network}
-    networks = {"ddm": network, "plain": network | {"expansion": "none"}}
     methods = {
         "ddm": MethodResults("ddm", "DDM (energy score)", config.generator.objective),
         "plain": MethodResults("plain", "plain diffusion (DDIM)", config.plain),
     }
-    configs = {
-        key: replace(
-            config.generator,
-            store=str(store),
-            output=str(folder / key),
-            network=networks[key],
-            objective=method.objective,
-        )
-        for key, method in methods.items()
-    }
+    chains = _trainings(config, store, edge)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:
-        with train_side_by_side(configs, folder) as finished:
+        with train_side_by_side(chains, folder) as finished:
             portraits = isinstance(source, PortraitSource)
             comparison = Comparison(
                 folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
@@ -128,6 +120,24 @@ def run_demo(config: DemoConfig) -> Path:
     }
     measured = comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
     return write_report(folder, _report(config, clock, about) | measured)
+
+
+def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, list[TrainConfig]]:
+    """The runs behind each method: DDM, from a start as plain diffusion, and plain diffusion."""
+    network = {"patch_size": edge, **config.generator.network}
+    ddm = replace(config.generator, store=str(store), network=network)
+    plain = replace(ddm, network=network | {"expansion": "none"}, objective=config.plain)
+
+    def run(name: str, training: TrainConfig, images: int, start: str | None = None) -> TrainConfig:
+        output, loop = str(store.parent / name), replace(training.loop, images=images)
+        return replace(training, output=output, loop=loop, start=start)
+
+    images, first = config.generator.loop.images, config.start_images
+    only = [run("plain", plain, images)]
+    if first == 0:
+        return {"ddm": [run("ddm", ddm, images)], "plain": only}
+    start = run("start", plain, first)
+    return {"ddm": [start, run("ddm", ddm, images - first, start.output)], "plain": only}
 
 
 def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> dict[str, Any]:

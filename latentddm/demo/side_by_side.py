@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,46 +25,86 @@ from latentddm.engine.signals import RaisedSignals
 from latentddm.training import TrainConfig, train
 
 POLL_SECONDS = 0.2
-Processes = dict[str, subprocess.Popen[bytes]]
 
 
 @contextmanager
-def train_side_by_side(configs: Mapping[str, TrainConfig], folder: Path) -> Iterator[Iterator[str]]:
-    """Train or resume runs; iterate over what is given for the name of each when it is trained.
+def train_side_by_side(
+    chains: Mapping[str, Sequence[TrainConfig]], folder: Path
+) -> Iterator[Iterator[str]]:
+    """Train or resume chains of runs, a core each; iterate over the names of those that are done.
 
-        with train_side_by_side({"ddm": ..., "plain": ...}, folder) as finished:
+        with train_side_by_side({"ddm": [first, then], "plain": [only]}, folder) as finished:
             for name in finished: ...
 
-    folder: for their configs, NAME.yaml. While others still train, torch has one core here. On a
-    GPU, or with fewer cores than runs, they are trained here, one after the other. If a training
-    fails, or the block is left early, the others save and stop. WorkError or RequestError for one
-    that fails or is refused, which says why itself; Interrupted after a signal, when all saved.
+    The runs of a chain are trained one after the other: a later one may start from an earlier.
+    folder: for their configs, called as their outputs. While others still train, torch has one core
+    here. On a GPU, or with fewer cores than chains, they are trained here, one after the other. If
+    a training fails, or the block is left early, the others save and stop. WorkError or
+    RequestError for one that fails or is refused, which says why itself; Interrupted after a
+    signal, when all saved.
     """
     cores = os.cpu_count() or 1
-    threads = cores // len(configs)
+    threads = cores // len(chains)
     if default_device().type != "cpu" or threads == 0:
-        yield _one_after_the_other(configs)
+        yield _one_after_the_other(chains)
         return
-    processes: Processes = {}
     before = torch.get_num_threads()
-    with RaisedSignals(f"saved {' and '.join(configs)}"):
+    running = {
+        name: _Chain(list(configs), folder, threads, place)
+        for place, (name, configs) in enumerate(chains.items())
+    }
+    with RaisedSignals(f"saved {' and '.join(chains)}"):
         try:
-            for place, (name, config) in enumerate(configs.items()):
-                path = folder / f"{name}.yaml"
-                write_text(path, to_yaml(config))
-                processes[name] = _start(path, threads, place)
+            for chain in running.values():
+                chain.start_next()
             # More threads than cores that are free wait for each other, many times slower.
             torch.set_num_threads(1)
-            yield _finished(processes, before)
+            yield _finished(running, before)
         finally:
             torch.set_num_threads(before)
-            _stop(processes)
+            _stop(running.values())
 
 
-def _one_after_the_other(configs: Mapping[str, TrainConfig]) -> Iterator[str]:
-    for name, config in configs.items():
-        train(config)
+def _one_after_the_other(chains: Mapping[str, Sequence[TrainConfig]]) -> Iterator[str]:
+    for name, configs in chains.items():
+        for config in configs:
+            train(config)
         yield name
+
+
+@dataclass
+class _Chain:
+    """Runs that one share of the cores trains, and the process of the present one."""
+
+    waiting: list[TrainConfig]
+    folder: Path
+    threads: int
+    place: int  # the line of its progress bars
+    name: str = ""  # of the present run
+    process: subprocess.Popen[bytes] | None = None
+
+    def start_next(self) -> None:
+        config = self.waiting.pop(0)
+        self.name = Path(config.output).name
+        path = self.folder / f"{self.name}.yaml"
+        write_text(path, to_yaml(config))
+        self.process = _start(path, self.threads, self.place)
+
+    def is_done(self) -> bool:
+        """Whether the last run has ended well; starts the next one where one has.
+
+        WorkError or RequestError for a run that ended otherwise.
+        """
+        assert self.process is not None
+        code = self.process.poll()
+        if code is None:
+            return False
+        if code:
+            raise _failure(self.name, code)
+        if not self.waiting:
+            return True
+        self.start_next()
+        return False
 
 
 def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
@@ -77,15 +118,13 @@ def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _finished(processes: Processes, threads: int) -> Iterator[str]:
-    """The names of the processes, each when it has ended well; all `threads` with the last."""
-    waiting = dict(processes)
+def _finished(running: Mapping[str, _Chain], threads: int) -> Iterator[str]:
+    """The names of the chains, each when it has ended well; all `threads` with the last."""
+    waiting = dict(running)
     while waiting:
-        ended = [name for name, process in waiting.items() if process.poll() is not None]
+        ended = [name for name, chain in waiting.items() if chain.is_done()]
         for name in ended:
-            process = waiting.pop(name)
-            if process.returncode:
-                raise _failure(name, process.returncode)
+            del waiting[name]
             if not waiting:
                 torch.set_num_threads(threads)
             yield name
@@ -93,11 +132,12 @@ def _finished(processes: Processes, threads: int) -> Iterator[str]:
             time.sleep(POLL_SECONDS)
 
 
-def _stop(processes: Processes) -> None:
+def _stop(chains: Iterable[_Chain]) -> None:
     """Ask the processes to save and stop, and wait for it."""
-    for process in processes.values():
+    processes = [chain.process for chain in chains if chain.process is not None]
+    for process in processes:
         process.terminate()
-    for process in processes.values():
+    for process in processes:
         process.wait()
 
 

@@ -136,17 +136,17 @@ def _attributes(report: dict[str, Any], album: Album) -> str:
 
 
 def _time(report: dict[str, Any], album: Album) -> str:
-    model = report["generator"]
     runs = "; ".join(
-        f"{method['label']} in {duration(method['training_seconds'])} "
-        f"with {counted(method['draws'], 'draw')} per image"
+        f"{method['label']} in {duration(method['training_seconds'])} on "
+        f"{counted(method['images_seen'], 'image')} with {counted(method['draws'], 'draw')} "
+        f"per image and {counted(method['parameters'], 'parameter')}"
         for method in report["methods"]
     )
+    first = report["settings"].get("start_images")
+    start = f" DDM saw the first {first:,} as plain diffusion, one draw each." if first else ""
     return _section(
         "Where the time went",
-        f"{stages(report['stages'], report['seconds'])}<p>Each generator has "
-        f"{counted(model['parameters'], 'parameter')} and was trained on "
-        f"{counted(model['images_seen'], 'image')}: {text(runs)}.</p>",
+        f"{stages(report['stages'], report['seconds'])}<p>{text(runs)}.{start}</p>",
     )
 
 

@@ -188,7 +188,9 @@ def test_without_a_place_the_network_is_a_mean_denoiser_of_fewer_parameters() ->
 
 
 def test_a_place_that_does_not_exist_is_refused_naming_those_that_do() -> None:
-    with pytest.raises(ValueError, match="input, middle, up0, up1, up2, up3, output, none, not 'up4'"):
+    with pytest.raises(
+        ValueError, match="input, middle, up0, up1, up2, up3, output, none, not 'up4'"
+    ):
         UNet(**{**SIZES, "expansion": "up4"})
 
 

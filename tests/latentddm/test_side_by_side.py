@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,8 +60,12 @@ def pretend(
     monkeypatch.setattr(os, "cpu_count", lambda: cores)
 
 
+def alone(configs: dict[str, TrainConfig]) -> dict[str, list[TrainConfig]]:
+    return {name: [config] for name, config in configs.items()}
+
+
 def finish(configs: dict[str, TrainConfig], folder: Path) -> None:
-    with train_side_by_side(configs, folder) as finished:
+    with train_side_by_side(alone(configs), folder) as finished:
         for _ in finished:
             pass
 
@@ -70,12 +75,28 @@ def test_both_are_trained_to_the_end_with_the_cores_between_them(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     configs = {f"m{m}": config(tiny_store, tmp_path / f"run{m}", m) for m in (1, 2)}
-    with train_side_by_side(configs, tmp_path) as finished:
+    with train_side_by_side(alone(configs), tmp_path) as finished:
         assert set(finished) == set(configs)
     for m in (1, 2):
         newest = newest_checkpoint(tmp_path / f"run{m}" / "checkpoints")
         assert newest is not None
         assert newest.images == 16
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_a_run_of_a_chain_starts_from_the_one_before(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    first = config(tiny_store, tmp_path / "first", 1)
+    then = replace(config(tiny_store, tmp_path / "then", 2), start=first.output)
+    with train_side_by_side(
+        {"a": [first, then], "b": [replace(first, output=str(tmp_path / "b"))]}, tmp_path
+    ) as finished:
+        assert set(finished) == {"a", "b"}
+    newest = newest_checkpoint(tmp_path / "then" / "checkpoints")
+    assert newest is not None
+    assert newest.images == 16
 
 
 def test_a_failure_is_named_and_the_other_saves(
@@ -121,7 +142,7 @@ def test_a_signal_is_heard_while_what_has_ended_is_measured(
     pretend(monkeypatch, tmp_path, {"first": ends, "second": WAITS})
 
     def measure_and_be_told_to_stop() -> None:
-        with train_side_by_side(two, tmp_path) as finished:
+        with train_side_by_side(alone(two), tmp_path) as finished:
             for _ in finished:
                 while not (tmp_path / "second ready").exists():
                     pass
@@ -138,7 +159,7 @@ def test_an_error_while_the_others_train_lets_them_save(
     pretend(monkeypatch, tmp_path, dict.fromkeys(two, WAITS))
 
     def fail_while_they_train() -> None:
-        with train_side_by_side(two, tmp_path):
+        with train_side_by_side(alone(two), tmp_path):
             while not all((tmp_path / f"{name} ready").exists() for name in two):
                 pass
             raise ZeroDivisionError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimisation import OptimizerConfig
 from latentddm.engine.run import RunFolder
+from latentddm.generation import Generator, history
 from latentddm.objective import Objective
 from latentddm.training import TrainConfig, describe, train
+from latentddm.unet import UNet
 
 NETWORK = {
     "channels": 16,
@@ -132,10 +135,63 @@ def test_an_unknown_network_argument_is_named(tiny_store: Path, tmp_path: Path) 
         train(wrong)
 
 
+def mean_run(store: Path, output: Path, **network: object) -> TrainConfig:
+    mean = {**NETWORK, "expansion": "none", **network}
+    return replace(config(store, output), network=mean, objective=Objective.plain_diffusion())
+
+
+@pytest.mark.parametrize("expansion", ["input", "middle", "output"])
+def test_a_training_starts_from_the_mean_of_another(
+    tiny_store: Path, tmp_path: Path, expansion: str
+) -> None:
+    mean = train(mean_run(tiny_store, tmp_path / "mean"))
+    started = replace(
+        config(tiny_store, tmp_path / "run", images=24),
+        network={**NETWORK, "expansion": expansion},
+        optimizer=OptimizerConfig(learning_rate=1e-12),
+        start=str(mean.path),
+    )
+    own, other = (Generator.load(run.path).network for run in (train(started), mean))
+    weights = other.trunk[1].enter.convolution.weight
+    part = [*own.trunk, *own.particles][1]
+    torch.testing.assert_close(part.enter.convolution.weight, weights, rtol=0, atol=1e-6)
+    first = [*own.trunk, *own.particles][0].convolution.weight[:, : tiny_channels(other)]
+    torch.testing.assert_close(first, other.trunk[0].convolution.weight, rtol=0, atol=1e-6)
+
+
+def tiny_channels(network: UNet) -> int:
+    return int(network.config["latent_channels"])
+
+
+def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stopped(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    mean = train(mean_run(tiny_store, tmp_path / "mean"))
+    straight = train(replace(config(tiny_store, tmp_path / "straight"), start=str(mean.path)))
+    stopped = replace(config(tiny_store, tmp_path / "stopped"), start=str(mean.path))
+    train(replace(stopped, loop=replace(stopped.loop, images=24)))
+    shutil.rmtree(mean.path)
+    seen, seconds = history(straight)
+    assert seen == 48 + 48
+    assert seconds > straight.training_seconds()
+    for name, tensors in final_files(train(stopped)).items():
+        for key, tensor in tensors.items():
+            assert torch.equal(tensor, final_files(straight)[name][key]), key
+
+
+def test_a_start_that_does_not_fit_is_one_sentence(tiny_store: Path, tmp_path: Path) -> None:
+    mean = train(mean_run(tiny_store, tmp_path / "mean", channels=32))
+    wrong = replace(config(tiny_store, tmp_path / "run"), start=str(mean.path))
+    with pytest.raises(RequestError, match=r"start is .*: its network has channels 32, not 16\."):
+        train(wrong)
+    with pytest.raises(RequestError, match="nowhere"):
+        train(replace(wrong, start=str(tmp_path / "nowhere")))
+
+
 def test_draws_of_a_network_without_xi_are_refused(tiny_store: Path, tmp_path: Path) -> None:
     network = {**NETWORK, "expansion": "none"}
     wrong = replace(config(tiny_store, tmp_path / "run"), network=network)
-    with pytest.raises(RequestError, match="expansion is none, so all of the 2 draws .* the same"):
+    with pytest.raises(RequestError, match=r"expansion is none, so all of the 2 draws .* the same"):
         train(wrong)
     mean = replace(wrong, objective=Objective.plain_diffusion())
     assert train(mean).read_metrics()[-1]["spread"] == 0
