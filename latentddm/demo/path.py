@@ -47,13 +47,15 @@ class DemoConfig:
     )
     # given: one patch of all of them
     plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
-    start_images: int = 0  # so many of DDM's images it sees as plain diffusion, the first ones
+    start_share: float = 0.0  # of DDM's images, the first ones, which it sees as plain diffusion
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
 
 
 def run_demo(config: DemoConfig) -> Path:
     """Run the demo, or finish one that was stopped; returns the path of report.html."""
+    if not 0 <= config.start_share < 1:
+        raise RequestError(f"start_share must lie in [0, 1), not {config.start_share}.")
     source = open_source(config.images, size=config.size)
     folder = RunFolder.create(Path(config.output), "demo", config).path
     store = folder / "store"
@@ -132,7 +134,8 @@ def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, list[Tra
         output, loop = str(store.parent / name), replace(training.loop, images=images)
         return replace(training, output=output, loop=loop, start=start)
 
-    images, first = config.generator.loop.images, config.start_images
+    images = config.generator.loop.images
+    first = int(config.start_share * images)
     only = [run("plain", plain, images)]
     if first == 0:
         return {"ddm": [run("ddm", ddm, images)], "plain": only}

@@ -142,8 +142,8 @@ def _time(report: dict[str, Any], album: Album) -> str:
         f"per image and {counted(method['parameters'], 'parameter')}"
         for method in report["methods"]
     )
-    first = report["settings"].get("start_images")
-    start = f" DDM saw the first {first:,} as plain diffusion, one draw each." if first else ""
+    share = report["settings"].get("start_share")
+    start = f" DDM saw {share:.0%} of them, the first ones, as plain diffusion." if share else ""
     return _section(
         "Where the time went",
         f"{stages(report['stages'], report['seconds'])}<p>{text(runs)}.{start}</p>",
