@@ -2,8 +2,9 @@
 
     python tools/experiment.py --images FACES --output experiment [--minutes 10] [--scale 0.01]
 
-An f8 autoencoder, the latents, DDM, plain diffusion (same network, same images seen), a student
-distilled from it, then tools/compare.py: everything in few evaluations, DDM and DDIM in many. Each
+An f8 autoencoder, the latents, DDM from a start as plain diffusion, plain diffusion (the network
+without xi, as many images in all), a student distilled from it, then tools/compare.py: everything
+in few evaluations, DDM and DDIM in many. Each
 stage is a command, which is printed, and goes on where it stopped; so does the experiment, when its
 command is run again. With --minutes it stops in time, everything saved: a long experiment in
 pieces. Sized for one GPU and 30 minutes; --scale makes every training longer or shorter.
@@ -30,7 +31,13 @@ from latentddm.engine.errors import Interrupted, RequestError, WorkError
 from latentddm.objective import Objective
 
 SIZE = 128  # pixels
-IMAGES_SEEN = {"autoencoder": 102_400, "generator": 640_000, "student": 128_000}
+IMAGES_SEEN = {
+    "autoencoder": 102_400,
+    "start": 480_000,  # of DDM, which sees the rest as a DDM
+    "DDM": 160_000,
+    "plain": 640_000,
+    "student": 128_000,
+}
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
 OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
@@ -60,8 +67,8 @@ def run(options: argparse.Namespace) -> None:
 def training_stages(options: argparse.Namespace) -> list[Stage]:
     """From images to three trained generators."""
     out: Path = options.output
-    autoencoder, store, ddm, plain, student = (
-        str(out / name) for name in ("autoencoder", "store", "ddm", "plain", "student")
+    autoencoder, store, start, ddm, plain, student = (
+        str(out / name) for name in ("autoencoder", "store", "start", "ddm", "plain", "student")
     )
     seen = {
         name: f"loop.images={max(FEWEST_SEEN, round(options.scale * count))}"
@@ -72,10 +79,11 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
     on_cuda = default_device().type == "cuda"
     precision = f"precision={'bf16' if on_cuda else 'no'}"  # which CPUs emulate, many times slower
     graphs = f"performance.cuda_graphs={str(on_cuda).lower()}"
-    train = ["train", "faces128.yaml", f"store={store}", seen["generator"], precision, graphs]
+    train = ["train", "faces128.yaml", f"store={store}", precision, graphs]
     plain_diffusion = to_plain(Objective.plain_diffusion())
-    mean_instead = [
-        f"objective.{key}={json.dumps(value)}" for key, value in plain_diffusion.items()
+    train_mean = [
+        *(*train, "network.expansion=none"),
+        *(f"objective.{key}={json.dumps(value)}" for key, value in plain_diffusion.items()),
     ]
     commands = {
         "autoencoder": [
@@ -86,8 +94,9 @@ def training_stages(options: argparse.Namespace) -> list[Stage]:
             *("encode", "--images", images, "--size", str(SIZE), "--flips"),
             *("--autoencoder", f"{autoencoder}/autoencoder", "--output", store),
         ],
-        "DDM": [*train, f"output={ddm}"],
-        "plain diffusion": [*train, f"output={plain}", "network.expansion=none", *mean_instead],
+        "start of DDM": [*train_mean, f"output={start}", seen["start"]],
+        "DDM": [*train, f"output={ddm}", f"start={start}", seen["DDM"]],
+        "plain diffusion": [*train_mean, f"output={plain}", seen["plain"]],
         "student of plain diffusion": [
             *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
             *(f"steps={STUDENT_STEPS}", seen["student"], precision, "loop.batch_size=256"),

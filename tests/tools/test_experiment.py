@@ -54,12 +54,14 @@ def test_every_command_is_one_that_latentddm_takes(tool: ModuleType, options: Na
         if parsed.name in CONFIGS:
             kind = CONFIGS[parsed.name]
             configs[name] = load_config(kind, find_config(parsed.config), parsed.overrides)
-    ddm, plain = configs["DDM"], configs["plain diffusion"]
+    start, ddm, plain = (configs[name] for name in ("start of DDM", "DDM", "plain diffusion"))
+    assert ddm.start == start.output
+    assert (start.network, start.objective) == (plain.network, plain.objective)
     assert plain.objective == Objective.plain_diffusion()  # nothing of the DDM's schedules is left
     assert ddm.objective.draws == 8
     assert ddm.network | {"expansion": "none"} == plain.network  # a mean has no use for xi
-    assert ddm.loop == plain.loop
-    assert ddm.loop.images == tool.IMAGES_SEEN["generator"] // 2
+    assert start.loop.images + ddm.loop.images == plain.loop.images
+    assert plain.loop.images == tool.IMAGES_SEEN["plain"] // 2
     assert configs["student of plain diffusion"].teacher == plain.output
 
 
