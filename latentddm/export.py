@@ -13,7 +13,7 @@ from autoencoder.pictures import image_grid, save_image
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.files import atomic_path, read_json
 from latentddm.engine.run import RunFolder, require_new_folder
-from latentddm.generation import RUN_KIND, Generator
+from latentddm.generation import RUN_KIND, Generator, history
 from latentddm.model_card import GRID_NAME, Card, write_card
 from latentddm.pipeline import LatentDDMPipeline
 from latentddm.scheduler import DistributionalScheduler
@@ -58,9 +58,10 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     pipeline = build_pipeline(generator, options.autoencoder)
     pipeline.set_progress_bar_config(disable=True)
     pixels = draw_pixels(pipeline, GRID_IMAGES, options.steps, options.seed)
+    folder = RunFolder.open(run, RUN_KIND)
     card = Card(
-        config=RunFolder.open(run, RUN_KIND).read_config(),
-        images_seen=generator.images,
+        config=folder.read_config(),
+        images_seen=history(folder).images,
         parameters=generator.network.num_parameters(),
         shape=generator.space.shape,
         autoencoder=type(pipeline.vae).__name__,

@@ -67,7 +67,7 @@ class TrainConfig:
     store: str = MISSING
     output: str = MISSING
     seed: int = 0
-    start: str | None = None  # a run whose averaged weights it begins with, as plain diffusion
+    start: str | None = None  # a run (of plain diffusion) whose averaged weights it begins with
     network: dict[str, Any] = field(default_factory=dict)  # arguments of UNet
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

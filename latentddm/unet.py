@@ -20,7 +20,7 @@ from latentddm.layers import TimeEmbedding, repeat_rows
 from latentddm.plan import Plan
 from latentddm.process import FlowSchedule, Prediction, to_x0
 
-FIRST_CONVOLUTION = "0.convolution.weight"
+_FIRST_CONVOLUTION = "0.convolution.weight"
 _MAY_DIFFER = {"expansion", "particle_blocks", "particle_width", "dropout"}  # in `start_from`
 
 
@@ -121,7 +121,7 @@ class UNet(ModelMixin, ConfigMixin):
                 continue
             if mine.shape == theirs[name].shape:
                 mine.copy_(theirs[name])
-            elif name == FIRST_CONVOLUTION:  # it reads xi, if at all, behind x_t
+            elif name == _FIRST_CONVOLUTION:  # it reads xi, if at all, behind x_t
                 shared = min(mine.shape[1], theirs[name].shape[1])
                 mine[:, :shared] = theirs[name][:, :shared]
 

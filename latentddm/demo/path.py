@@ -42,10 +42,8 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    generator: (
-        TrainConfig  # of DDM. Its network's patch_size is the edge of the latents, if none is
-    )
-    # given: one patch of all of them
+    # Of DDM. Its network's patch_size, if none is given, is the edge of the latents: one patch.
+    generator: TrainConfig
     plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
     start_share: float = 0.0  # of DDM's images, the first ones, which it sees as plain diffusion
     samples: int = 1000  # for each method and number of evaluations
