@@ -17,7 +17,7 @@ from latentddm.process import FlowSchedule, bridge_step
 
 GridKind = Literal["uniform", "log_snr", "power"]
 
-POWER = 2 / 3  # of the power grid: 4 evaluations end at t = .40, 10 at .22 (uniform: .25, .10)
+POWER = 1 / 2  # of the power grid: 4 evaluations end at t = .50, 10 at .32 (uniform: .25, .10)
 LOG_SNR_LIMIT = 14.0  # |log SNR| at the ends of a log-SNR grid; t = 1e-3 and 1 - 1e-3
 
 
@@ -82,7 +82,7 @@ def time_grid(
     """steps + 1 decreasing times in float64, from 1 - safety to safety.
 
     uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of log SNR, for
-    DPM-Solver++; power: t = u^(2/3) for equal steps of u, which asks little of the network near
+    DPM-Solver++; power: t = u^(1/2) for equal steps of u, which asks little of the network near
     data, where a draw of an earlier time is as sharp. `safety` keeps the network away from the ends
     (0 <= safety < 1/2).
     """
