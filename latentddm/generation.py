@@ -167,22 +167,22 @@ class History(NamedTuple):
     seconds: float  # of training, by the log
 
 
-def history(run: RunFolder, images: int | None = None) -> History:
-    """What went into a run until its newest checkpoint, or until it had seen `images` itself."""
-    seen = checkpoint_at(run, images).images
-    seconds = run.training_seconds(seen)
+def history(run: RunFolder, images: int) -> History:
+    """What went into a run until it had seen `images` itself."""
+    seconds = run.training_seconds(images)
     path = run.path / START_NAME
     if not path.is_file():
-        return History(seen, seconds)
+        return History(images, seconds)
     before = read_json(path)
-    return History(seen + before["images"], seconds + before["seconds"])
+    return History(images + before["images"], seconds + before["seconds"])
 
 
 def record_start(run: RunFolder, start: str) -> None:
     """Write what had gone into the run that `run` starts from, which may be gone one day."""
     path = run.path / START_NAME
     if not path.is_file():
-        write_json(path, history(RunFolder.open(start, RUN_KIND))._asdict())
+        before = RunFolder.open(start, RUN_KIND)
+        write_json(path, history(before, checkpoint_at(before).images)._asdict())
 
 
 def write_samples(

@@ -85,8 +85,8 @@ class Plan:
             if level > 0:
                 self.parts.append(Upsample())
 
-    def check_place(self) -> None:
-        """ValueError for a place that is not there; "none" is none, and all parts are the trunk."""
+    def end(self) -> None:
+        """With "none" all parts are the trunk; ValueError for a place that was not passed."""
         if self.expansion == "none":
             self.split = len(self.parts)
         if self.split is None:

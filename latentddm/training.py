@@ -168,9 +168,10 @@ def _first_network(config: TrainConfig, store: LatentStore) -> UNet:
     """
     torch.manual_seed(config.seed)  # every later draw is derived
     network = UNet(**config.network)
-    resumed = newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is not None
-    if config.start is None or resumed:
+    if config.start is None:
         return network
+    if newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is not None:
+        return network  # a run that is resumed has weights of its own
     start = Generator.load(config.start)
     if start.space != LatentSpace.of_store(store):
         raise RequestError(

@@ -89,7 +89,7 @@ class UNet(ModelMixin, ConfigMixin):
         plan.go_up(ways_up)
         if expansion == "output":
             plan.go_up_again(particle_blocks, particle_width)
-        plan.check_place()
+        plan.end()
 
         self.time_embedding = TimeEmbedding(embedding, classes)
         self.trunk = nn.ModuleList(plan.parts[: plan.split])

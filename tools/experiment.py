@@ -4,10 +4,10 @@
 
 An f8 autoencoder, the latents, DDM from a start as plain diffusion, plain diffusion (the network
 without xi, as many images in all), a student distilled from it, then tools/compare.py: everything
-in few evaluations, DDM and DDIM in many. Each
-stage is a command, which is printed, and goes on where it stopped; so does the experiment, when its
-command is run again. With --minutes it stops in time, everything saved: a long experiment in
-pieces. Sized for one GPU and 30 minutes; --scale makes every training longer or shorter.
+in few evaluations, DDM and DDIM in many. Each stage is a command, which is printed, and goes on
+where it stopped; so does the experiment, when its command is run again. With --minutes it stops in
+time, everything saved: a long experiment in pieces. Sized for one GPU and 30 minutes; --scale makes
+every training longer or shorter.
 """
 
 from __future__ import annotations

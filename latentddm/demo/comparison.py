@@ -117,7 +117,8 @@ class Comparison:
     def measure(self, method: MethodResults, steps: Sequence[int]) -> None:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
         generator = Generator.load(self.folder / method.key, device=default_device())
-        method.images_seen, method.training_seconds = history(RunFolder(self.folder / method.key))
+        run = RunFolder(self.folder / method.key)
+        method.images_seen, method.training_seconds = history(run, generator.images)
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:

@@ -90,8 +90,8 @@ class _Chain:
         write_text(path, to_yaml(config))
         self.process = _start(path, self.threads, self.place)
 
-    def is_done(self) -> bool:
-        """Whether the last run has ended well; starts the next one where one has.
+    def advance(self) -> bool:
+        """Start the next run where one has ended well; True if it was the last.
 
         WorkError or RequestError for a run that ended otherwise.
         """
@@ -122,7 +122,7 @@ def _finished(running: Mapping[str, _Chain], threads: int) -> Iterator[str]:
     """The names of the chains, each when it has ended well; all `threads` with the last."""
     waiting = dict(running)
     while waiting:
-        ended = [name for name, chain in waiting.items() if chain.is_done()]
+        ended = [name for name, chain in waiting.items() if chain.advance()]
         for name in ended:
             del waiting[name]
             if not waiting:

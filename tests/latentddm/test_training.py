@@ -18,7 +18,6 @@ from latentddm.engine.run import RunFolder
 from latentddm.generation import Generator, history
 from latentddm.objective import Objective
 from latentddm.training import TrainConfig, describe, train
-from latentddm.unet import UNet
 
 NETWORK = {
     "channels": 16,
@@ -155,12 +154,8 @@ def test_a_training_starts_from_the_mean_of_another(
     weights = other.trunk[1].enter.convolution.weight
     part = [*own.trunk, *own.particles][1]
     torch.testing.assert_close(part.enter.convolution.weight, weights, rtol=0, atol=1e-6)
-    first = [*own.trunk, *own.particles][0].convolution.weight[:, : tiny_channels(other)]
+    first = [*own.trunk, *own.particles][0].convolution.weight[:, : other.config["latent_channels"]]
     torch.testing.assert_close(first, other.trunk[0].convolution.weight, rtol=0, atol=1e-6)
-
-
-def tiny_channels(network: UNet) -> int:
-    return int(network.config["latent_channels"])
 
 
 def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stopped(
@@ -171,7 +166,7 @@ def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stop
     stopped = replace(config(tiny_store, tmp_path / "stopped"), start=str(mean.path))
     train(replace(stopped, loop=replace(stopped.loop, images=24)))
     shutil.rmtree(mean.path)
-    seen, seconds = history(straight)
+    seen, seconds = history(straight, 48)
     assert seen == 48 + 48
     assert seconds > straight.training_seconds()
     for name, tensors in final_files(train(stopped)).items():
