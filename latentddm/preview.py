@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -12,20 +13,27 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.pictures import image_grid, save_image
 from autoencoder.store import LatentStore
+from latentddm.engine.errors import RequestError
 from latentddm.engine.processes import on_main
 from latentddm.engine.randomness import torch_generator
 from latentddm.latent_space import LatentSpace
 from latentddm.sampling import Denoiser, sample, time_grid
 
+_log = logging.getLogger("latentddm")
+
 IMAGES, COLUMNS = 32, 8
 
 
 class Preview:
-    """Draws and decodes grids from noise that is the same every time."""
+    """Draws and decodes grids from noise that is the same every time.
+
+    The autoencoder is looked for at once: a training that has no other use for it goes on without
+    pictures, and says so before it starts, not at its end.
+    """
 
     def __init__(self, store: LatentStore, seed: int, accelerator: Accelerator) -> None:
         self.store, self.seed, self.accelerator = store, seed, accelerator
-        self._autoencoder: Autoencoder | None = None
+        self._autoencoder = self._find_autoencoder() if accelerator.is_main_process else None
 
     def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
         """Write a grid to `path`, drawn in `steps`; all processes draw, the main one decodes."""
@@ -35,8 +43,15 @@ class Preview:
         x0 = sample(denoiser, x, time_grid(steps), churn, generator=generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
+    def _find_autoencoder(self) -> Autoencoder | None:
+        try:
+            return LatentSpace.of_store(self.store).load_autoencoder()
+        except RequestError as error:
+            _log.warning("Training goes on without previews: %s", error)
+            return None
+
     def _decode(self, x0: Tensor, path: Path) -> None:
         if self._autoencoder is None:
-            self._autoencoder = LatentSpace.of_store(self.store).load_autoencoder()
+            return
         pixels = decode_latents(self.store.restore(x0.cpu()), self._autoencoder)
         save_image(path, image_grid(pixels.numpy(), columns=COLUMNS))

@@ -70,7 +70,8 @@ def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]
     if files := find_weights(path):
         return load_tiny(files)
     if not path.exists():
-        raise RequestError(f"The autoencoder {path} does not exist; check the path.")
+        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
+        raise RequestError(f"The autoencoder {path} does not exist{seen_from}; check the path.")
     raise RequestError(
         f"{path} holds no autoencoder: neither config.json (here or in {', '.join(SUBFOLDERS)}) "
         "nor *encoder and *decoder weights of the TAESD family."

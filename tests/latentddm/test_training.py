@@ -10,6 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from autoencoder.images import Preprocessing, open_source
+from autoencoder.models import load_autoencoder
+from autoencoder.store import encode_store
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.loop import LoopConfig
@@ -78,10 +81,29 @@ def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> N
     assert {"loss", "confinement", "interaction", "spread", "images_per_second"} <= set(line)
     assert any(name.startswith("spread/t0.75") for name in line)
     assert list(run.samples.glob("*.png"))
-    assert list(run.path.rglob("events.out.tfevents.*"))
-    assert "beta: 1.0" in run.config_path.read_text()
-    weights = final_files(run)["ema.safetensors"]
-    assert not any(key.startswith(("module.", "_orig_mod.")) for key in weights)
+
+
+def test_a_store_that_came_without_its_autoencoder_can_be_trained_on(
+    tiny_autoencoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the pictures are missing, and the warning comes before the training, not at its end."""
+    gone = shutil.copytree(tiny_autoencoder, tmp_path / "gone")
+    encode_store(
+        open_source("portraits:16", size=32),
+        load_autoencoder(gone),
+        tmp_path / "store",
+        preprocessing=Preprocessing(size=32),
+        workers=0,
+        check=False,  # random weights reconstruct nothing
+        show_progress=False,
+    )
+    shutil.rmtree(gone)
+
+    run = train(config(tmp_path / "store", tmp_path / "run", images=16))
+
+    assert f"without previews: The autoencoder {gone} does not exist" in caplog.text
+    assert newest_checkpoint(run.checkpoints) is not None
+    assert not list(run.samples.glob("*.png"))
 
 
 def test_plain_diffusion_is_the_same_code_with_other_numbers(
