@@ -81,6 +81,10 @@ def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> N
     assert {"loss", "confinement", "interaction", "spread", "images_per_second"} <= set(line)
     assert any(name.startswith("spread/t0.75") for name in line)
     assert list(run.samples.glob("*.png"))
+    assert list(run.path.rglob("events.out.tfevents.*"))
+    assert "beta: 1.0" in run.config_path.read_text()
+    weights = final_files(run)["ema.safetensors"]
+    assert not any(key.startswith(("module.", "_orig_mod.")) for key in weights)
 
 
 def test_a_store_that_came_without_its_autoencoder_can_be_trained_on(
