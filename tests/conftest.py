@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,20 +29,32 @@ def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encode_tiny() -> Callable[[str, Path, Path], Path]:
+    """(images, autoencoder, folder) -> the folder, with the store of the images at 32 px."""
     from autoencoder.images import Preprocessing, open_source
     from autoencoder.models import load_autoencoder
     from autoencoder.store import encode_store
 
-    folder = tmp_path_factory.mktemp("store") / "store"
-    encode_store(
-        open_source("portraits:40", size=32),
-        load_autoencoder(tiny_autoencoder),
-        folder,
-        preprocessing=Preprocessing(size=32),
-        chunk_samples=8,
-        workers=0,
-        check=False,  # random weights reconstruct nothing
-        show_progress=False,
-    )
-    return folder
+    def encode(images: str, autoencoder: Path, folder: Path) -> Path:
+        encode_store(
+            open_source(images, size=32),
+            load_autoencoder(autoencoder),
+            folder,
+            preprocessing=Preprocessing(size=32),
+            chunk_samples=8,
+            workers=0,
+            check=False,  # random weights reconstruct nothing
+            show_progress=False,
+        )
+        return folder
+
+    return encode
+
+
+@pytest.fixture(scope="session")
+def tiny_store(
+    encode_tiny: Callable[[str, Path, Path], Path],
+    tiny_autoencoder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    return encode_tiny("portraits:40", tiny_autoencoder, tmp_path_factory.mktemp("store") / "store")

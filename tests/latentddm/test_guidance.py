@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,11 +22,12 @@ NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": 
 
 
 @pytest.fixture(scope="module")
-def labelled_store(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from autoencoder.images import Preprocessing, open_source
-    from autoencoder.models import load_autoencoder
+def labelled_store(
+    encode_tiny: Callable[[str, Path, Path], Path],
+    tiny_autoencoder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     from autoencoder.pictures import save_image
-    from autoencoder.store import encode_store
 
     folder = tmp_path_factory.mktemp("labelled")
     noise = np.random.default_rng(0).integers(0, 100, (16, 32, 32, 3), dtype=np.uint8)
@@ -33,17 +35,7 @@ def labelled_store(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFact
         name = folder / "images" / ("dark", "light")[index % 2] / f"{index}.png"
         name.parent.mkdir(parents=True, exist_ok=True)
         save_image(name, noise[index] + 100 * (index % 2))
-    encode_store(
-        open_source(str(folder / "images"), size=32),
-        load_autoencoder(tiny_autoencoder),
-        folder / "store",
-        preprocessing=Preprocessing(size=32),
-        chunk_samples=8,
-        workers=0,
-        check=False,  # random weights reconstruct nothing
-        show_progress=False,
-    )
-    return folder / "store"
+    return encode_tiny(str(folder / "images"), tiny_autoencoder, folder / "store")
 
 
 def config(store: Path, output: Path, classes: int) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autoencoder.images import Preprocessing, open_source
-from autoencoder.models import load_autoencoder
-from autoencoder.store import encode_store
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import RequestError, WorkError
 from latentddm.engine.loop import LoopConfig
@@ -88,22 +86,17 @@ def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> N
 
 
 def test_a_store_that_came_without_its_autoencoder_can_be_trained_on(
-    tiny_autoencoder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    encode_tiny: Callable[[str, Path, Path], Path],
+    tiny_autoencoder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Only the pictures are missing, and the warning comes before the training, not at its end."""
     gone = shutil.copytree(tiny_autoencoder, tmp_path / "gone")
-    encode_store(
-        open_source("portraits:16", size=32),
-        load_autoencoder(gone),
-        tmp_path / "store",
-        preprocessing=Preprocessing(size=32),
-        workers=0,
-        check=False,  # random weights reconstruct nothing
-        show_progress=False,
-    )
+    store = encode_tiny("portraits:16", gone, tmp_path / "store")
     shutil.rmtree(gone)
 
-    run = train(config(tmp_path / "store", tmp_path / "run", images=16))
+    run = train(config(store, tmp_path / "run", images=16))
 
     assert f"without previews: The autoencoder {gone} does not exist" in caplog.text
     assert newest_checkpoint(run.checkpoints) is not None

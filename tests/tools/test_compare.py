@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,24 +16,18 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(
+    encode_tiny: Callable[[str, Path, Path], Path],
+    tiny_autoencoder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
-    from autoencoder.images import Preprocessing, open_source
-    from autoencoder.models import load_autoencoder
-    from autoencoder.store import encode_store
     from latentddm.engine.loop import LoopConfig
     from latentddm.objective import Objective
     from latentddm.training import TrainConfig, train
 
     folder = tmp_path_factory.mktemp("compare")
-    encode_store(
-        open_source("portraits:24", size=32),
-        load_autoencoder(tiny_autoencoder),
-        folder / "store",
-        preprocessing=Preprocessing(size=32),
-        workers=0,
-        check=False,  # the autoencoder is not trained
-    )
+    store = encode_tiny("portraits:24", tiny_autoencoder, folder / "store")
     network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention_levels": []}
     for name, objective in (
         ("ddm", Objective(draws=2)),
@@ -40,7 +35,7 @@ def runs(tiny_autoencoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     ):
         train(
             TrainConfig(
-                store=str(folder / "store"),
+                store=str(store),
                 output=str(folder / name),
                 network=network,
                 objective=objective,
