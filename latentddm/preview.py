@@ -36,7 +36,7 @@ class Preview:
         self._autoencoder = self._find_autoencoder() if accelerator.is_main_process else None
 
     def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
-        """Write a grid to `path`, drawn in `steps`; all processes draw, the main one decodes."""
+        """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw."""
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
