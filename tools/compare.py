@@ -43,6 +43,7 @@ def run(options: argparse.Namespace) -> None:
         evaluations=options.evaluations,
         churn=options.churn,
         safety=options.safety,
+        grids=options.grids,
         seeds=tuple(range(options.seeds)),
     )
     judgement = _judgement(options, methods[0].runs[0].run)
@@ -146,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--evaluations", type=list_of(int), default=sweep.evaluations, help="default 1,2,...,50")
     add("--churn", type=numbers, default=sweep.churn, help="default 0,0.5,1")
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
+    add("--grids", type=words, default=sweep.grids, help="of times, not ddim's (default: all)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
     add("--batch-size", type=int, default=64)
     return parser

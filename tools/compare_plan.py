@@ -56,6 +56,7 @@ class Sweep:
     evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
     churn: tuple[float, ...] = (0.0, 0.5, 1.0)
     safety: tuple[float, ...] = (0.0, 0.02, 0.05)
+    grids: tuple[GridKind, ...] = get_args(GridKind)
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -69,6 +70,10 @@ class Sweep:
             raise RequestError("--churn must lie in [0, 1].")
         if not all(0 <= safety < 0.5 for safety in self.safety):
             raise RequestError("--safety must lie in [0, 0.5).")
+        for grid in self.grids:
+            if grid not in get_args(GridKind):
+                known = ", ".join(get_args(GridKind))
+                raise RequestError(f"--grids: there is no grid {grid!r}; choose from {known}.")
 
 
 @dataclass(frozen=True)
@@ -162,7 +167,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
     for method, evaluations in product(methods, sweep.evaluations):
         steps = steps_within(method.solver, evaluations)
         churns: tuple[float, ...] = sweep.churn if method.solver == "ddim" else (0.0,)
-        grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else get_args(GridKind)
+        grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else sweep.grids
         if steps == 1:
             churns, grids = churns[:1], grids[:1]
         settings = product(churns, grids, sweep.safety, sweep.seeds, method.runs)

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from preparation import exit_code
 
@@ -29,13 +29,14 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import Interrupted, RequestError, WorkError
 from latentddm.objective import Objective
+from latentddm.sampling import GridKind
 
 SIZE = 128  # pixels
 IMAGES_SEEN = {
-    "autoencoder": 102_400,
-    "start": 480_000,  # of DDM, which sees the rest as a DDM
-    "DDM": 160_000,
-    "plain": 640_000,
+    "autoencoder": 76_800,
+    "start": 1_280_000,  # of DDM, which sees the rest as a DDM
+    "DDM": 640_000,
+    "plain": 1_920_000,
     "student": 128_000,
 }
 FEWEST_SEEN = 128  # to which --scale can bring a training
@@ -131,6 +132,7 @@ def _comparison(
         *("--reference-images", str(options.samples), "--samples", str(options.samples)),
         *("--features", options.features, "--metrics", f"{distance},energy"),
         *("--evaluations", evaluations, "--churn", options.churn, "--safety", options.safety),
+        *("--grids", options.grids),
         *("--batch-size", "500", "--output", str(options.output / name)),
     ]
     return Stage(name, command)
@@ -168,6 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--many", default="50", help="many, of DDM and DDIM (default 50)")
     add("--churn", default="0,1", help="of ddim; a student's is 1 (default 0,1)")
     add("--safety", default="0,0.02", help="of all (default 0,0.02)")
+    grids = ",".join(get_args(GridKind))
+    add("--grids", default=grids, help=f"of all solvers but ddim (default {grids})")
     add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
     add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
     parsed = parser.parse_args(arguments)

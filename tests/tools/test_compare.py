@@ -119,6 +119,14 @@ def test_other_weights_or_another_protocol_are_other_cells(
     assert keys == {cell.key(judgement.to_plain()) for cell in larger}
 
 
+def test_only_the_grids_asked_for_are_tried(runs: Path, compare: ModuleType) -> None:
+    plan = importlib.import_module("compare_plan")
+    methods = plan.parse_methods([f"plain={runs / 'plain'}:ddim,heun"])
+    sweep = plan.Sweep(evaluations=(3,), churn=(0.0,), safety=(0.02,), grids=("power",))
+    cells = plan.plan_cells(methods, sweep, batch_size=4)
+    assert [cell.sampling.grid for cell in cells] == [None, "power"]  # DDIM has its own
+
+
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:
     def measure(method: str, output: Path) -> Any:
         request = ["--method", f"x={method}", "--features", "latents", "--samples", "12"]
@@ -174,6 +182,7 @@ def test_pictures_are_judged_against_reconstructions(
         (["--method", "x=RUN@5"], "no valid checkpoint at 5 images"),
         (["--method", "DDM=RUN"], "'DDM' is named twice"),
         (["--churn", "2"], "--churn must lie"),
+        (["--grids", "linear"], "there is no grid 'linear'; choose from uniform"),
         (["--features", "pyramid-v1"], "need --reference"),
         (["--metrics", "fid"], "fid is not defined"),
         (["--metrics", "fib"], "There is no metric 'fib'"),

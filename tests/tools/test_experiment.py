@@ -41,6 +41,7 @@ def options(tmp_path: Path) -> Namespace:
         many="20",
         churn="0,1",
         safety="0,0.02",
+        grids="log_snr,power",
         features="inception",
         perceptual_file="alexnet.pth",
     )
