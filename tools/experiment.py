@@ -169,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--evaluations", default="1,2,4,8,10", help="few, of all methods (default 1,2,4,8,10)")
     add("--many", default="50", help="many, of DDM and DDIM (default 50)")
     add("--churn", default="0,1", help="of ddim; a student's is 1 (default 0,1)")
-    add("--safety", default="0,0.02", help="of all (default 0,0.02)")
+    add("--safety", default="0.02", help="of all (default 0.02)")
     grids = ",".join(get_args(GridKind))
     add("--grids", default=grids, help=f"of all solvers but ddim (default {grids})")
     add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
