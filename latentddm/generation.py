@@ -22,7 +22,7 @@ from latentddm.engine.randomness import torch_generator
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.guidance import GuidedDenoiser
 from latentddm.latent_space import LatentSpace
-from latentddm.sampling import Denoiser, GridKind
+from latentddm.sampling import POWER, Denoiser, GridKind
 from latentddm.solvers import solve, solver_grid, steps_within
 from latentddm.unet import UNet
 
@@ -43,6 +43,7 @@ class SamplingConfig:
     guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
     solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
     grid: GridKind | None = None  # None: the one that the solver is made for
+    power: float = POWER  # the exponent of the power grid
     seed: int = 0
     ema: str | None = None  # width or file of the average; None: the first that was tracked
     batch_size: int = 64
@@ -108,7 +109,7 @@ class Generator:
         safety = max(config.safety, self.least_safety)
         try:
             steps = steps_within(config.solver, config.steps)
-            return solver_grid(config.solver, steps, config.grid, safety)
+            return solver_grid(config.solver, steps, config.grid, safety, config.power)
         except ValueError as error:
             raise RequestError(str(error)) from None
 

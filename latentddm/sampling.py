@@ -78,13 +78,14 @@ def time_grid(
     kind: GridKind = "uniform",
     safety: float = 0.0,
     schedule: FlowSchedule = FlowSchedule(),
+    power: float = POWER,
 ) -> Tensor:
     """steps + 1 decreasing times in float64, from 1 - safety to safety.
 
     uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of log SNR, for
-    DPM-Solver++; power: t = u^(1/2) for equal steps of u, which asks little of the network near
-    data, where a draw of an earlier time is as sharp. `safety` keeps the network away from the ends
-    (0 <= safety < 1/2).
+    DPM-Solver++; power: t = u^power for equal steps of u, which below 1 asks little of the network
+    near data, where a draw of an earlier time is as sharp. `safety` keeps the network away from
+    the ends (0 <= safety < 1/2).
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
@@ -92,12 +93,14 @@ def time_grid(
         raise ValueError(f"kind must be one of {', '.join(get_args(GridKind))}, not {kind!r}.")
     if not 0 <= safety < 0.5:
         raise ValueError(f"safety must lie in [0, 0.5), not {safety}.")
+    if not power > 0:
+        raise ValueError(f"power must be positive, not {power}.")
     first, last = 1 - safety, safety
     uniform = torch.linspace(first, last, steps + 1, dtype=torch.float64)
     if kind == "uniform":
         return uniform
     if kind == "power":
-        shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** POWER
+        shares = torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** power
         return last + (first - last) * shares
     limits = schedule.log_snr(uniform[[0, -1]]).clamp(-LOG_SNR_LIMIT, LOG_SNR_LIMIT)
     times = schedule.time_at(torch.linspace(limits[0], limits[1], steps + 1, dtype=torch.float64))

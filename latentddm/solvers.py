@@ -28,7 +28,15 @@ from diffusers.schedulers import (
 )
 from torch import Tensor
 
-from latentddm.sampling import Denoiser, GridKind, check_times, normal_like, sample, time_grid
+from latentddm.sampling import (
+    POWER,
+    Denoiser,
+    GridKind,
+    check_times,
+    normal_like,
+    sample,
+    time_grid,
+)
 
 SolverName = Literal["ddim", "dpmsolver++", "sde-dpmsolver++", "deis", "unipc", "heun"]
 
@@ -71,13 +79,17 @@ SOLVERS: tuple[str, ...] = ("ddim", *SCHEMES)
 
 
 def solver_grid(
-    solver: str, steps: int, kind: GridKind | None = None, safety: float = 0.0
+    solver: str,
+    steps: int,
+    kind: GridKind | None = None,
+    safety: float = 0.0,
+    power: float = POWER,
 ) -> Tensor:
     """`time_grid` between the times a solver can take; kind None: the grid it is made for."""
     if _known(solver) == "ddim":
-        return time_grid(steps, kind or "uniform", safety)
+        return time_grid(steps, kind or "uniform", safety, power=power)
     scheme = SCHEMES[solver]
-    return time_grid(steps, kind or scheme.grid, max(safety, 1 - scheme.first))
+    return time_grid(steps, kind or scheme.grid, max(safety, 1 - scheme.first), power=power)
 
 
 def steps_within(solver: str, evaluations: int) -> int:

@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
         churn=options.churn,
         safety=options.safety,
         grids=options.grids,
+        powers=options.powers,
         seeds=tuple(range(options.seeds)),
     )
     judgement = _judgement(options, methods[0].runs[0].run)
@@ -148,6 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--churn", type=numbers, default=sweep.churn, help="default 0,0.5,1")
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
     add("--grids", type=words, default=sweep.grids, help="of times, not ddim's (default: all)")
+    add("--powers", type=numbers, default=sweep.powers, help="of the power grid (default 0.5)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
     add("--batch-size", type=int, default=64)
     return parser

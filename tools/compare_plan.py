@@ -17,7 +17,7 @@ from latentddm.engine.errors import RequestError
 from latentddm.engine.files import read_json
 from latentddm.engine.run import RunFolder
 from latentddm.generation import RUN_KIND, SamplingConfig, checkpoint_at, history
-from latentddm.sampling import GridKind
+from latentddm.sampling import POWER, GridKind
 from latentddm.solvers import SOLVERS, evaluations_of, steps_within
 
 ALL = "all"
@@ -57,6 +57,7 @@ class Sweep:
     churn: tuple[float, ...] = (0.0, 0.5, 1.0)
     safety: tuple[float, ...] = (0.0, 0.02, 0.05)
     grids: tuple[GridKind, ...] = get_args(GridKind)
+    powers: tuple[float, ...] = (POWER,)
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -70,6 +71,8 @@ class Sweep:
             raise RequestError("--churn must lie in [0, 1].")
         if not all(0 <= safety < 0.5 for safety in self.safety):
             raise RequestError("--safety must lie in [0, 0.5).")
+        if min(self.powers) <= 0:
+            raise RequestError("--powers must be positive.")
         for grid in self.grids:
             if grid not in get_args(GridKind):
                 known = ", ".join(get_args(GridKind))
@@ -87,7 +90,8 @@ class Cell:
     @property
     def setting(self) -> tuple[Any, ...]:
         """All that is swept over but the seeds, and the number of evaluations."""
-        return self.sampling.churn, self.sampling.safety, self.sampling.grid
+        sampling = self.sampling
+        return sampling.churn, sampling.safety, sampling.grid, sampling.power
 
     def describe(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """All that the numbers depend on, as plain JSON values."""
@@ -170,8 +174,13 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
         grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else sweep.grids
         if steps == 1:
             churns, grids = churns[:1], grids[:1]
-        settings = product(churns, grids, sweep.safety, sweep.seeds, method.runs)
-        for churn, grid, safety, seed, trained in settings:
+        spread = [
+            (grid, power)
+            for grid in grids
+            for power in (sweep.powers if grid == "power" and steps > 1 else (POWER,))
+        ]
+        settings = product(churns, spread, sweep.safety, sweep.seeds, method.runs)
+        for churn, (grid, power), safety, seed, trained in settings:
             sampling = SamplingConfig(
                 steps=evaluations,
                 churn=churn,
@@ -179,6 +188,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
                 seed=seed,
                 solver=method.solver,
                 grid=grid,
+                power=power,
                 batch_size=batch_size,
             )
             cells.append(Cell(method, trained, sampling))

@@ -68,6 +68,7 @@ def _finding(
             "churn": cell.sampling.churn,
             "safety": cell.sampling.safety,
             "grid": cell.sampling.grid or "uniform",
+            "power": cell.sampling.power,
             "network_evaluations": actual_evaluations(cell),
         },
         values={name: fmean(m[name].value for m in measured) for name in names},
@@ -115,7 +116,8 @@ def _cell(finding: Finding, metric: str) -> str:
     setting = finding.setting
     parts = [f"c {setting['churn']:g}"] if setting["churn"] else []
     parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
-    parts += [setting["grid"]] if setting["grid"] not in (None, "uniform") else []
+    grid = f"u^{setting['power']:g}" if setting["grid"] == "power" else setting["grid"]
+    parts += [grid] if grid != "uniform" else []
     spread = finding.spread[metric]
     value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
     return f"{value} ({', '.join(parts)})" if parts else value

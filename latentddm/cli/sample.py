@@ -26,6 +26,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("uniform", "log_snr", "power"),
         help="of times (default: the solver's own)",
     )
+    parser.add_argument(
+        "--power", type=float, default=0.5, help="exponent of the power grid (default 0.5)"
+    )
     parser.add_argument("--label", type=int, help="the class to draw (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
     parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
@@ -44,6 +47,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         guidance=arguments.guidance,
         solver=arguments.solver,
         grid=arguments.grid,
+        power=arguments.power,
         safety=arguments.safety,
         seed=arguments.seed,
         ema=arguments.ema,

@@ -67,16 +67,27 @@ def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
     run: Path, tmp_path: Path
 ) -> None:
     arguments = ["sample", str(run), "--steps", "3", "--num", "2", "--solver", "dpmsolver++"]
-    for grid in ("uniform", "power"):
-        assert main([*arguments, "--grid", grid, "--output", str(tmp_path / grid)]) == 0
-        asked = SamplingConfig(steps=3, solver="dpmsolver++", grid=grid)
-        latents = load_file(tmp_path / grid / "latents.safetensors")["latents"]
+    drawn = []
+    for number, (grid, power) in enumerate([("uniform", 0.5), ("power", 0.5), ("power", 0.4)]):
+        output = tmp_path / str(number)
+        spread = ["--grid", grid, "--power", str(power)]
+        assert main([*arguments, *spread, "--output", str(output)]) == 0
+        asked = SamplingConfig(steps=3, solver="dpmsolver++", grid=grid, power=power)
+        latents = load_file(output / "latents.safetensors")["latents"]
         assert torch.equal(latents, Generator.load(run).draw(2, asked))
+        drawn.append(latents)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [({"churn": 2.0}, "churn"), ({"steps": 0}, "steps"), ({"safety": 0.7}, "safety")],
+    [
+        ({"churn": 2.0}, "churn"),
+        ({"steps": 0}, "steps"),
+        ({"safety": 0.7}, "safety"),
+        ({"power": 0.0}, "power"),
+    ],
 )
 def test_impossible_settings_are_refused(run: Path, change: dict[str, float], said: str) -> None:
     with pytest.raises(RequestError, match=said):

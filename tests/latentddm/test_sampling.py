@@ -137,13 +137,16 @@ def test_the_uniform_grid_has_equal_steps_of_time() -> None:
             torch.testing.assert_close(gaps, torch.full_like(gaps, 1 - 2 * safety))
 
 
-def test_the_power_grid_stays_away_from_data() -> None:
+@pytest.mark.parametrize("power", [0.4, 0.5, 1.0, 2.0])
+def test_the_power_grid_has_equal_steps_of_its_root(power: float) -> None:
     for steps in (1, 4, 10):
         for safety in (0.0, 0.05):
-            times = time_grid(steps, "power", safety)
+            times = time_grid(steps, "power", safety, power=power)
             assert (float(times[0]), float(times[-1])) == (1 - safety, safety)
-            gaps = -((times - safety) / (1 - 2 * safety)).square().diff() * steps
+            gaps = -((times - safety) / (1 - 2 * safety)).pow(1 / power).diff() * steps
             torch.testing.assert_close(gaps, torch.ones_like(gaps))
+    with pytest.raises(ValueError, match="power must be positive, not 0"):
+        time_grid(4, "power", power=0.0)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 1000])

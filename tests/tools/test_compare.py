@@ -6,6 +6,7 @@ import importlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -125,6 +126,9 @@ def test_only_the_grids_asked_for_are_tried(runs: Path, compare: ModuleType) -> 
     sweep = plan.Sweep(evaluations=(3,), churn=(0.0,), safety=(0.02,), grids=("power",))
     cells = plan.plan_cells(methods, sweep, batch_size=4)
     assert [cell.sampling.grid for cell in cells] == [None, "power"]  # DDIM has its own
+    several = replace(sweep, grids=("uniform", "power"), powers=(0.5, 0.4))
+    spread = [(c.sampling.grid, c.sampling.power) for c in plan.plan_cells(methods, several, 4)]
+    assert spread == [(None, 0.5), ("uniform", 0.5), ("power", 0.5), ("power", 0.4)]
 
 
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:
@@ -182,6 +186,7 @@ def test_pictures_are_judged_against_reconstructions(
         (["--method", "x=RUN@5"], "no valid checkpoint at 5 images"),
         (["--method", "DDM=RUN"], "'DDM' is named twice"),
         (["--churn", "2"], "--churn must lie"),
+        (["--powers", "0"], "--powers must be positive"),
         (["--grids", "linear"], "there is no grid 'linear'; choose from uniform"),
         (["--features", "pyramid-v1"], "need --reference"),
         (["--metrics", "fid"], "fid is not defined"),
