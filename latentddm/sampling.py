@@ -17,7 +17,7 @@ from latentddm.process import FlowSchedule, bridge_step
 
 GridKind = Literal["uniform", "log_snr", "power"]
 
-POWER = 1 / 2  # of the power grid: 4 evaluations end at t = .50, 10 at .32 (uniform: .25, .10)
+POWER = 1 / 2  # power grid by default: 4 evaluations end at t = .50, 10 at .32 (uniform: .25, .10)
 LOG_SNR_LIMIT = 14.0  # |log SNR| at the ends of a log-SNR grid; t = 1e-3 and 1 - 1e-3
 
 

@@ -164,22 +164,19 @@ def _checkpoints_of(folder: RunFolder, images: str) -> list[Checkpoint]:
 def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list[Cell]:
     """The cells of a sweep, cheapest first; settings that make no difference stand once.
 
-    DDIM is swept over churn; the others have none and are swept over the grid of times. With one
-    evaluation neither churn nor the grid is seen.
+    DDIM is swept over churn; the others have none and are swept over the grid of times, the power
+    grid over its exponents too. With one evaluation neither churn nor the grid is seen.
     """
     cells = []
     for method, evaluations in product(methods, sweep.evaluations):
         steps = steps_within(method.solver, evaluations)
         churns: tuple[float, ...] = sweep.churn if method.solver == "ddim" else (0.0,)
         grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else sweep.grids
+        powers = sweep.powers
         if steps == 1:
-            churns, grids = churns[:1], grids[:1]
-        spread = [
-            (grid, power)
-            for grid in grids
-            for power in (sweep.powers if grid == "power" and steps > 1 else (POWER,))
-        ]
-        settings = product(churns, spread, sweep.safety, sweep.seeds, method.runs)
+            churns, grids, powers = churns[:1], grids[:1], (POWER,)
+        times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
+        settings = product(churns, times, sweep.safety, sweep.seeds, method.runs)
         for churn, (grid, power), safety, seed, trained in settings:
             sampling = SamplingConfig(
                 steps=evaluations,
