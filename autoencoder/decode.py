@@ -12,12 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from autoencoder.image_io import PICTURE_OPTIONS, picture_bytes
 from autoencoder.latent_files import Latents, open_latents
 from autoencoder.models import Autoencoder
-from autoencoder.pictures import PICTURE_OPTIONS, picture_bytes
 from autoencoder.tiling import decode_tiled
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import (
+from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
     atomic_path,
     read_json,
@@ -25,6 +24,7 @@ from latentddm.engine.files import (
     write_bytes,
     write_json,
 )
+from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 
 FORMATS = (*PICTURE_OPTIONS, "webdataset")
@@ -46,7 +46,7 @@ def decode_latents(
     so that large ones fit in little memory.
     """
     if batch_size < 1:
-        raise RequestError(f"The batch size must be at least 1, not {batch_size}.")
+        raise UserError(f"The batch size must be at least 1, not {batch_size}.")
     if tile is not None and max(latents.shape[2:]) <= tile:
         tile = None
     batches = latents.split(batch_size)
@@ -71,13 +71,13 @@ def decode_files(
     format: png or webp (both lossless) or jpeg (quality 95), one file an image, 000000.png and so
     on; or webdataset, tar shards of 1,000 png images. Files are whole or absent; run again, it
     makes those that are missing, the same to the byte. `world_size` processes share the work.
-    RequestError if the folder holds anything else, or what other latents or settings gave.
+    UserError if the folder holds anything else, or what other latents or settings gave.
     """
     latents = open_latents(latents_reference)
     if format not in FORMATS:
-        raise RequestError(f"The format must be one of {', '.join(FORMATS)}, not {format}.")
+        raise UserError(f"The format must be one of {', '.join(FORMATS)}, not {format}.")
     if batch_size < 1 or not 0 <= rank < world_size:
-        raise RequestError(
+        raise UserError(
             f"batch_size {batch_size} must be at least 1, and rank {rank} of 0 to {world_size - 1}."
         )
     check_fingerprint(latents, autoencoder)
@@ -97,9 +97,9 @@ def decode_files(
 
 
 def check_fingerprint(latents: Latents, autoencoder: Autoencoder) -> None:
-    """RequestError if the latents say that they belong to another autoencoder."""
+    """UserError if the latents say that they belong to another autoencoder."""
     if latents.fingerprint not in (None, autoencoder.fingerprint):
-        raise RequestError(
+        raise UserError(
             f"The latents in {latents.name} belong to the autoencoder {latents.fingerprint}, and "
             f"{autoencoder.reference} is {autoencoder.fingerprint}; use the one they belong to."
         )
@@ -182,9 +182,9 @@ def _plan(
 
 
 def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
-    """Make `folder` the home of `plan`, or see that it is; RequestError if it is another's."""
+    """Make `folder` the home of `plan`, or see that it is; UserError if it is another's."""
     if folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file; choose a folder for the images.")
+        raise UserError(f"{folder} is a file; choose a folder for the images.")
     # Listed before the plan is looked for: another process writes the plan first, then images.
     others = sorted(
         path.name
@@ -197,13 +197,11 @@ def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
         differing = [key for key in plan if found.get(key) != plan[key]]
         if differing:
             key = differing[0]
-            raise RequestError(
+            raise UserError(
                 f"{folder} holds images of another decoding ({key} {found.get(key)}, now "
                 f"{plan[key]}); choose another folder, or delete it."
             )
     elif others:
-        raise RequestError(
-            f"{folder} holds {others[0]} and no {PLAN_NAME}; choose an empty folder."
-        )
+        raise UserError(f"{folder} holds {others[0]} and no {PLAN_NAME}; choose an empty folder.")
     else:
         write_json(path, plan)

@@ -17,8 +17,8 @@ from autoencoder.loading import LoadedPixels, iterate_pixels
 from autoencoder.preprocessing import Preprocessing
 from autoencoder.sources.naming import is_image
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import TEMPORARY_SUFFIX, atomic_path, read_json, write_json
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, atomic_path, read_json, write_json
+from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 
 RECORD = "prepared.json"
@@ -37,9 +37,9 @@ class ShardLayout:
 
     def __post_init__(self) -> None:
         if self.file_format not in FORMATS:
-            raise RequestError(f"The format {self.file_format!r} is none of {', '.join(FORMATS)}.")
+            raise UserError(f"The format {self.file_format!r} is none of {', '.join(FORMATS)}.")
         if self.images_per_shard < 1:
-            raise RequestError("A shard holds one image at least; give a larger number.")
+            raise UserError("A shard holds one image at least; give a larger number.")
 
 
 @dataclass
@@ -135,20 +135,20 @@ def _counted(
 def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards:
     """The record of earlier work under `output`, reduced to the shards that are still there."""
     if output.exists() and not output.is_dir():
-        raise RequestError(f"{output} is a file; give a folder.")
+        raise UserError(f"{output} is a file; give a folder.")
     for kind in (RECORD, "images-*.tar"):  # what an earlier run, killed, left half written
         for abandoned in output.glob(f"{kind}.*{TEMPORARY_SUFFIX}"):
             abandoned.unlink()
     if not (output / RECORD).is_file():
         if output.is_dir() and any(output.iterdir()):
-            raise RequestError(f"{output} holds something else; give a new or an empty folder.")
+            raise UserError(f"{output} holds something else; give a new or an empty folder.")
         write_json(output / RECORD, {"settings": settings, "shards": []})
         return PreparedShards(settings)
     record = read_json(output / RECORD)
     earlier = record.get("settings", {})
     changed = [name for name, value in settings.items() if earlier.get(name) != value]
     if changed:
-        raise RequestError(
+        raise UserError(
             f"{output} was prepared with another {changed[0]} ({earlier.get(changed[0])} and not "
             f"{settings[changed[0]]}); give a new folder, or the earlier settings to go on."
         )
@@ -169,7 +169,7 @@ def _sample_names(source: ImageSource) -> list[str]:
         stem = base.rpartition(".")[0] if is_image(base) else base
         name = "/".join([*folders, stem.replace(".", "_")])
         if name in names:
-            raise RequestError(
+            raise UserError(
                 f"{key} and {names[name]} in {source.name} would get one name; rename one of them."
             )
         names[name] = key

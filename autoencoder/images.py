@@ -21,7 +21,7 @@ from autoencoder.sources.protocol import ImageSource, SourceImage, UnreadableIma
 from autoencoder.sources.remote import fetch_archives
 from autoencoder.sources.selection import Selection, select_at_random
 from autoencoder.sources.tar_shards import TarSource, expand_pattern
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 __all__ = [
     "ImageSource",
@@ -43,8 +43,8 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
     `reference` is a folder of images, a zip, one tar, a folder of tar shards, a pattern of tar
     shards (braces or wildcards), an LSUN lmdb folder, `hf:owner/name[:split]`, a folder written
     by save_to_disk, `portraits[:count[:seed]]`, or the URL of a zip, a tar or tar shards (braces).
-    `size` is a hint: portraits are drawn so large. RequestError says what is wrong with a
-    reference, WorkError what is damaged.
+    `size` is a hint: portraits are drawn so large. UserError says what is wrong with a
+    reference, JobError what is damaged.
     """
     text = str(reference)
     name = public_name(text)
@@ -62,7 +62,7 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
         return _open_file(path, name)
     shards = expand_pattern(str(path))
     if shards is None:
-        raise RequestError(f"{name} does not exist; give a folder of images, a zip or tar shards.")
+        raise UserError(f"{name} does not exist; give a folder of images, a zip or tar shards.")
     return TarSource(shards, name)
 
 
@@ -75,7 +75,7 @@ def _open_folder(path: Path, name: str) -> ImageSource:
     if not shards:
         return FolderSource(path, name)
     if any(map(is_image, list_files(path))):
-        raise RequestError(
+        raise UserError(
             f"{name} holds tar shards and loose images; give '{path / '*.tar'}' for the shards, "
             "or a folder with the images alone."
         )
@@ -89,7 +89,7 @@ def _open_file(path: Path, name: str) -> ImageSource:
     if suffix == ".tar":
         return TarSource([path], name)
     if suffix in (".gz", ".tgz", ".bz2", ".xz", ".zst"):
-        raise RequestError(f"{name} is compressed, which forbids random access; unpack it first.")
-    raise RequestError(
+        raise UserError(f"{name} is compressed, which forbids random access; unpack it first.")
+    raise UserError(
         f"{name} is a file of an unknown type; give a folder of images, a zip or tar shards."
     )

@@ -18,8 +18,8 @@ from autoencoder.remote import is_remote
 from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentStore
 from autoencoder.store.local import holds_store
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import atomic_path, sha256_of
+from latentddm.engine.atomic_io import atomic_path, sha256_of
+from latentddm.engine.errors import UserError
 
 TENSOR_NAME = "latents"
 FINGERPRINT_NAME = "autoencoder"
@@ -55,7 +55,7 @@ class Latents(Protocol):
 
 
 def open_latents(reference: str | Path) -> Latents:
-    """The latents in a file, or in a store (a folder or a URL); RequestError if it is neither."""
+    """The latents in a file, or in a store (a folder or a URL); UserError if it is neither."""
     if is_remote(reference) or holds_store(Path(reference)):
         return StoredLatents(reference)
     return LatentFile(Path(reference))
@@ -85,27 +85,27 @@ class StoredLatents:
 class LatentFile:
     """Raw latents [N,C,h,w] of a file, read slice by slice; never all of them at once.
 
-    RequestError if the file is missing, damaged, or holds something else.
+    UserError if the file is missing, damaged, or holds something else.
     """
 
     def __init__(self, path: Path) -> None:
         readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
         if path.is_dir():
-            raise RequestError(
+            raise UserError(
                 f"{path} is a folder without a latent store; give a store, or a file of latents "
                 "(.npy, .safetensors)."
             )
         if not path.is_file():
-            raise RequestError(f"The latents file {path} does not exist; check the path.")
+            raise UserError(f"The latents file {path} does not exist; check the path.")
         if path.suffix not in readers:
-            raise RequestError(f"{path} is no file of latents; give a .npy or .safetensors file.")
+            raise UserError(f"{path} is no file of latents; give a .npy or .safetensors file.")
         self.path, self.name = path, str(path)
         self.fingerprint: str | None = None
         self.autoencoder: str | None = None
         self._values: Any = readers[path.suffix]()
         self.shape: tuple[int, ...] = tuple(self._read_shape())
         if len(self.shape) != 4 or not all(self.shape):
-            raise RequestError(f"{path} holds {list(self.shape)}; latents are [N,C,h,w].")
+            raise UserError(f"{path} holds {list(self.shape)}; latents are [N,C,h,w].")
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -128,21 +128,19 @@ class LatentFile:
         try:
             values = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise RequestError(f"{self.path} is damaged or no plain array ({error}).") from error
+            raise UserError(f"{self.path} is damaged or no plain array ({error}).") from error
         if not np.issubdtype(values.dtype, np.floating):
-            raise RequestError(f"{self.path} holds {values.dtype}; latents are floating point.")
+            raise UserError(f"{self.path} holds {values.dtype}; latents are floating point.")
         return values
 
     def _open_safetensors(self) -> Any:
         try:
             file = safe_open(self.path, "pt")
         except (SafetensorError, OSError) as error:
-            raise RequestError(
-                f"{self.path} is damaged or no safetensors file ({error})."
-            ) from error
+            raise UserError(f"{self.path} is damaged or no safetensors file ({error}).") from error
         names = list(file.keys())
         if TENSOR_NAME not in names and len(names) != 1:
-            raise RequestError(
+            raise UserError(
                 f'{self.path} must hold a tensor named "{TENSOR_NAME}", not {", ".join(names)}.'
             )
         self.fingerprint = (file.metadata() or {}).get(FINGERPRINT_NAME)

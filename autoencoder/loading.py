@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from autoencoder.preprocessing import Preprocessing
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.signals import STOPPING
 
 # A message between processes holds several images, which costs less; not so many that the
@@ -45,14 +45,14 @@ def iterate_pixels(
     """Yield one item for each of `indices`, in their order, the same for any number of workers.
 
     An image that cannot be used is yielded as its UnreadableImage; a source that breaks raises
-    WorkError. `workers` processes decode ahead; with 0 the calling process does it.
+    JobError. `workers` processes decode ahead; with 0 the calling process does it.
     """
     if workers < 0:
-        raise RequestError(f"The number of workers is {workers}; give 0 or more.")
+        raise UserError(f"The number of workers is {workers}; give 0 or more.")
     loading = _Loading(source, preprocessing)
     alone = map(loading.__getitem__, indices)
     for result in _from_workers(loading, indices, workers) if workers else alone:
-        if isinstance(result, RequestError | WorkError):
+        if isinstance(result, UserError | JobError):
             raise result
         yield result
 
@@ -80,7 +80,7 @@ def read_pixels(
     return pixels[:filled], unreadable
 
 
-_Result = LoadedPixels | UnreadableImage | RequestError | WorkError
+_Result = LoadedPixels | UnreadableImage | UserError | JobError
 
 
 class _Loading(Dataset[_Result]):
@@ -93,7 +93,7 @@ class _Loading(Dataset[_Result]):
     def __getitem__(self, index: int) -> _Result:
         try:
             loaded = self.source.load(index)
-        except (UnreadableImage, RequestError, WorkError) as error:
+        except (UnreadableImage, UserError, JobError) as error:
             return error
         pixels = self.preprocessing.to_pixels(loaded.image)
         return LoadedPixels(index, loaded.key, loaded.label, pixels)
@@ -118,7 +118,7 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
-        raise WorkError(
+        raise JobError(
             f"A worker process that reads images ended ({str(error).partition(chr(10))[0]}); "
             "run again with fewer workers, most often the memory was short."
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SSIM_WINDOW = 11
 """Pixels a side of the Gaussian window of SSIM, with a standard deviation of 1.5."""
@@ -22,17 +22,17 @@ def psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Structural similarity (Wang et al. 2004) per image [B], mean of the colours; 1 for equal.
 
-    `first`, `second`: pixels uint8 [B,H,W,3]. RequestError below 11 pixels a side.
+    `first`, `second`: pixels uint8 [B,H,W,3]. UserError below 11 pixels a side.
     """
     if min(first.shape[1:3]) < SSIM_WINDOW:
-        raise RequestError(
+        raise UserError(
             f"SSIM needs pictures of {SSIM_WINDOW} pixels a side at least, not "
             f"{first.shape[2]}x{first.shape[1]}; leave it out or take larger ones."
         )
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure
     except ImportError:
-        raise RequestError(
+        raise UserError(
             "SSIM needs the package torchmetrics; run `pip install torchmetrics`."
         ) from None
     values = structural_similarity_index_measure(

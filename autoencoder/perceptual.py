@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from latentddm.engine.downloads import cached_weights
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 Backbone = Literal["alex", "vgg"]
 SMALLEST_SIZE = 32
@@ -34,13 +34,13 @@ def load_lpips(
     """The frozen LPIPS network: (images, images), [B,3,H,W] in [-1, 1] each -> [B,1,1,1].
 
     weights: a file of torchvision's AlexNet or VGG16 (its `features` are enough); None takes the
-    one in torch's cache, downloaded on first use. RequestError if a file is missing or does not
-    fit, WorkError if a download fails.
+    one in torch's cache, downloaded on first use. UserError if a file is missing or does not
+    fit, JobError if a download fails.
     """
     try:
         import lpips
     except ImportError:
-        raise RequestError("LPIPS needs the package lpips; run `pip install lpips`.") from None
+        raise UserError("LPIPS needs the package lpips; run `pip install lpips`.") from None
     from autoencoder.models.weights import read_weights  # here: it brings diffusers
 
     path = Path(weights).expanduser() if weights is not None else _downloaded(backbone)
@@ -53,7 +53,7 @@ def load_lpips(
     names = {name: f"features.{name.partition('.')[2]}" for name in trunk}
     for name, source in names.items():
         if source not in stored or stored[source].shape != trunk[name].shape:
-            raise RequestError(
+            raise UserError(
                 f"{path} does not hold the weights of torchvision's {_FULL_NAMES[backbone]}: "
                 f"{source} is missing or of another shape; give the file that torchvision has."
             )

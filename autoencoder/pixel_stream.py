@@ -18,8 +18,8 @@ from autoencoder.images import (
     UnreadableImage,
     iterate_pixels,
 )
-from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import numpy_generator
 
 _log = logging.getLogger("latentddm")
 _ENDLESS = 1 << 48
@@ -105,4 +105,4 @@ def _next_readable(source: ImageSource, preprocessing: Preprocessing, index: int
     for item in iterate_pixels(source, following, preprocessing):
         if isinstance(item, LoadedPixels):
             return item
-    raise RequestError(f"{source.name} holds no image that can be read; give other images.")
+    raise UserError(f"{source.name} holds no image that can be read; give other images.")

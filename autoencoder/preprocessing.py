@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from autoencoder.sources.decoding import SMALLEST_SIDE, to_rgb
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 VERSION = 1  # of the arithmetic below: other pixels for the same image need another number
 
@@ -27,9 +27,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size < SMALLEST_SIDE:
-            raise RequestError(f"The size is {self.size} pixels; give {SMALLEST_SIDE} or more.")
+            raise UserError(f"The size is {self.size} pixels; give {SMALLEST_SIDE} or more.")
         if self.crop != "center":
-            raise RequestError(f"The crop {self.crop!r} is not known; the only one is 'center'.")
+            raise UserError(f"The crop {self.crop!r} is not known; the only one is 'center'.")
 
     def to_pixels(self, image: Image.Image) -> np.ndarray:
         """Crop and resize; uint8 RGB [size, size, 3]."""

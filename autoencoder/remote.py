@@ -20,8 +20,8 @@ import fsspec
 from filelock import FileLock
 
 from autoencoder.sources.naming import public_name
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import atomic_path, disk_error, size_problem
+from latentddm.engine.atomic_io import atomic_path, disk_error, size_problem
+from latentddm.engine.errors import JobError, UserError
 
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
@@ -42,7 +42,7 @@ class FailedTransferError(Exception):
 class RemoteFolder:
     """A folder behind a URL; every access is retried with growing pauses.
 
-    RequestError for a protocol that is unknown or whose package is not installed.
+    UserError for a protocol that is unknown or whose package is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,11 +56,11 @@ class RemoteFolder:
                 system, root = fsspec.core.url_to_fs(url)
         except ImportError:
             package = _PACKAGES.get(scheme, "the fsspec package of this protocol")
-            raise RequestError(
+            raise UserError(
                 f"{self.name} needs a package that is not installed: pip install {package}."
             ) from None
         except ValueError:
-            raise RequestError(
+            raise UserError(
                 f"The protocol of {self.name} is not known; use https:// or s3://."
             ) from None
         self._system: Any = system
@@ -96,9 +96,9 @@ class RemoteFolder:
             absent = isinstance(cause, FileNotFoundError | None)
             if not absent and getattr(cause, "status", None) != 404:
                 raise FailedTransferError(type(cause).__name__) from None
-            raise WorkError(f"{self.name}/{name} does not exist; check the URL.") from None
+            raise JobError(f"{self.name}/{name} does not exist; check the URL.") from None
         except PermissionError:
-            raise WorkError(
+            raise JobError(
                 f"{self.name}/{name} may not be read; check the credentials in the environment."
             ) from None
         except Exception as error:  # every protocol of fsspec has exceptions of its own
@@ -119,7 +119,7 @@ class RemoteFolder:
                 delay = FIRST_DELAY * 2 ** (attempt - 1)
                 _LOG.warning("%s/%s: %s; again in %.1f s.", self.name, name, reason, delay)
                 time.sleep(delay)
-        raise WorkError(
+        raise JobError(
             f"{self.name}/{name} could not be read in {ATTEMPTS} attempts ({reason}); check the "
             "network and run again."
         )

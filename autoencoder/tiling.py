@@ -16,8 +16,8 @@ import torch
 
 from autoencoder.models import Autoencoder
 from autoencoder.models.base import round_pixels
-from autoencoder.picture_norms import whole_picture_norms
-from latentddm.engine.errors import RequestError
+from autoencoder.tiled_group_norm import whole_picture_norms
+from latentddm.engine.errors import UserError
 
 OVERLAP = 16
 """The cells that neighbouring tiles share, at least. A cell is one position of the features."""
@@ -42,13 +42,13 @@ class Span:
 def decode_tiled(latents: torch.Tensor, autoencoder: Autoencoder, tile: int) -> torch.Tensor:
     """Raw latents [B,C,h,w] -> pixels uint8 [B,h*f,w*f,3] on the CPU, from tiles of `tile` latents.
 
-    Tiles are decoded one after the other, each for all B pictures. RequestError for tiles that
+    Tiles are decoded one after the other, each for all B pictures. UserError for tiles that
     are too small.
     """
     features = autoencoder.decode_context(latents)
     cells = features.shape[2] // latents.shape[2]
     if tile * cells < SMALLEST_TILE:
-        raise RequestError(
+        raise UserError(
             f"Tiles of {tile} latents are too small for the autoencoder {autoencoder.reference}; "
             f"use at least {math.ceil(SMALLEST_TILE / cells)}."
         )

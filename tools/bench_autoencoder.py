@@ -22,7 +22,7 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.training.network import SHIPPED_WEIGHTS
 from latentddm.engine.devices import default_device, encoding_dtype
-from latentddm.engine.randomness import torch_generator
+from latentddm.engine.seeding import torch_generator
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
     python tools/bench_sample.py [--steps 4] [--batch 16] [--device cuda] [--output FILE.json]
 
 Both draw the same latents with the same network in the same evaluations and decode them with the
-same autoencoder: ours is `latentddm.sampling.sample` and `Autoencoder.decode`, the other a loop
+same autoencoder: ours is `latentddm.sample` and `Autoencoder.decode`, the other a loop
 over FlowMatchEulerDiscreteScheduler.step, `vae.decode` and VaeImageProcessor, as diffusers'
 pipelines are written (without their progress bar). They take turns, and the median over the turns
 of the ratio of their times is printed, beside the median times and that of the bare networks. First
@@ -27,12 +27,12 @@ from preparation import exit_code
 from torch import Tensor
 
 from autoencoder.models import Autoencoder, load_autoencoder
+from latentddm.diffusion.sampling import sample, time_grid
+from latentddm.engine.atomic_io import write_json
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import WorkError
-from latentddm.engine.files import write_json
-from latentddm.engine.randomness import torch_generator
-from latentddm.sampling import sample, time_grid
-from latentddm.unet import UNet
+from latentddm.engine.errors import JobError
+from latentddm.engine.seeding import torch_generator
+from latentddm.networks.unet import UNet
 
 PORTRAITS = Path(__file__).resolve().parents[1] / "autoencoder" / "pretrained" / "portraits"
 OURS, DIFFUSERS, NETWORKS = "ours", "diffusers", "networks alone"
@@ -103,7 +103,7 @@ def measure(modules: Modules, rounds: int) -> dict[str, list[float]]:
     }
     gap = np.abs(our_pictures(modules).astype(int) - diffusers_pictures(modules).astype(int)).max()
     if gap > 1:  # rounding may differ by one level
-        raise WorkError(f"The two loops drew other pictures (they differ by {gap} levels).")
+        raise JobError(f"The two loops drew other pictures (they differ by {gap} levels).")
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         names = list(ways) if turn % 2 else list(ways)[::-1]

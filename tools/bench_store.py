@@ -32,7 +32,7 @@ from autoencoder.store.completion import complete_store, prepare_folder
 from autoencoder.store.layout import ChunkFormat, SampleInfo
 from autoencoder.store.plan import EncodePlan
 from autoencoder.store.shard import ShardBuilder
-from latentddm.engine.files import write_json, write_text
+from latentddm.engine.atomic_io import write_json, write_text
 
 SHAPE = (4, 32, 32)
 BATCH = 256

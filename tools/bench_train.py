@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from training_steps import Setting, Step, StepCost, measure
 
+from latentddm.engine.atomic_io import write_json, write_text
 from latentddm.engine.devices import default_device
-from latentddm.engine.files import write_json, write_text
-from latentddm.performance import PerformanceConfig, apply_performance
-from latentddm.unet import UNet
+from latentddm.networks.unet import UNet
+from latentddm.training.performance import PerformanceConfig, apply_performance
 
 BASE = "input, m = 1"
 PLACES = ("input", "middle", "up0", "output")

@@ -27,9 +27,9 @@ from compare_reference import LATENTS, Judgement
 from compare_results import best_findings, read_findings, table
 from preparation import exit_code, list_of
 
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import write_json, write_text
-from latentddm.engine.processes import start_processes
+from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.engine.distributed import start_processes
+from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 
@@ -118,7 +118,7 @@ def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
     """What the best setting is the best by: the first distance, unless another is asked for."""
     known = judgement.distances
     if not known or (asked is not None and asked not in known):
-        raise RequestError(
+        raise UserError(
             f"--best-by {asked} is no distance that is measured; choose one of "
             f"{', '.join(known) or '(none: add one to --metrics)'}."
         )

@@ -12,11 +12,11 @@ from compare_plan import Cell
 from compare_reference import LATENTS, Judgement, Kept, References
 
 from autoencoder.decode import decode_latents
-from autoencoder.pictures import image_grid, save_image
-from latentddm.engine.files import write_json
+from autoencoder.image_io import image_grid, save_image
+from latentddm.engine.atomic_io import write_json
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.features import FeatureCollector, FeatureSet
-from latentddm.generation import Generator
+from latentddm.inference.generator import Generator
 
 CHUNK = 500  # images that are drawn, decoded and described before the next: memory is bounded
 SHOWN = 8  # images of a cell that are kept as a picture

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, NullLocator
 from PIL import Image
 
-from autoencoder.pictures import save_image
-from latentddm.engine.files import atomic_path
+from autoencoder.image_io import save_image
+from latentddm.engine.atomic_io import atomic_path
 
 MARKERS = "osD^vPX*"
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
+from latentddm.diffusion.sampling import POWER, GridKind
+from latentddm.diffusion.solvers import SOLVERS, evaluations_of, steps_within
+from latentddm.engine.atomic_io import read_json
 from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
 from latentddm.engine.config import to_plain
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import read_json
+from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
-from latentddm.generation import RUN_KIND, SamplingConfig, checkpoint_at, history
-from latentddm.sampling import POWER, GridKind
-from latentddm.solvers import SOLVERS, evaluations_of, steps_within
+from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at, history
 
 ALL = "all"
 
@@ -61,22 +61,22 @@ class Sweep:
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
-        """RequestError names an empty or impossible range."""
+        """UserError names an empty or impossible range."""
         for name, values in vars(self).items():
             if not values or len(set(values)) < len(values):
-                raise RequestError(f"--{name} needs at least one value, and no value twice.")
+                raise UserError(f"--{name} needs at least one value, and no value twice.")
         if min(self.evaluations) < 1:
-            raise RequestError("--evaluations must be at least 1.")
+            raise UserError("--evaluations must be at least 1.")
         if not all(0 <= churn <= 1 for churn in self.churn):
-            raise RequestError("--churn must lie in [0, 1].")
+            raise UserError("--churn must lie in [0, 1].")
         if not all(0 <= safety < 0.5 for safety in self.safety):
-            raise RequestError("--safety must lie in [0, 0.5).")
+            raise UserError("--safety must lie in [0, 0.5).")
         if min(self.powers) <= 0:
-            raise RequestError("--powers must be positive.")
+            raise UserError("--powers must be positive.")
         for grid in self.grids:
             if grid not in get_args(GridKind):
                 known = ", ".join(get_args(GridKind))
-                raise RequestError(f"--grids: there is no grid {grid!r}; choose from {known}.")
+                raise UserError(f"--grids: there is no grid {grid!r}; choose from {known}.")
 
 
 @dataclass(frozen=True)
@@ -109,27 +109,27 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
     """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].
 
     Several runs are one method, to be averaged: trainings of other seeds. @all: a method for every
-    checkpoint, :all: for every solver. RequestError for another form, a run without such a
+    checkpoint, :all: for every solver. UserError for another form, a run without such a
     checkpoint, or a name that stands twice.
     """
     methods = [method for text in texts for method in _parse(text)]
     found = [(method.series, method.images) for method in methods]
     twice = {name for name in found if found.count(name) > 1}
     if twice:
-        raise RequestError(f"The method {min(twice)[0]!r} is named twice; give it another name.")
+        raise UserError(f"The method {min(twice)[0]!r} is named twice; give it another name.")
     return methods
 
 
 def _parse(text: str) -> Iterator[Method]:
     name, equals, rest = text.partition("=")
     if not equals or not name or not rest:
-        raise RequestError(f"{text!r} is no method; write NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].")
+        raise UserError(f"{text!r} is no method; write NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].")
     rest, _, solvers = rest.partition(":")
     runs, _, images = rest.partition("@")
     chosen = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
     for solver in chosen:
         if solver not in SOLVERS:
-            raise RequestError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
+            raise UserError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
     for seen, trained in _checkpoints(runs.split(","), images).items():
         for solver in chosen:
             yield Method(name, seen, solver, trained)
@@ -138,7 +138,7 @@ def _parse(text: str) -> Iterator[Method]:
 def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, ...]]:
     """By the number of images: each of the runs then."""
     if images and images != ALL and not images.isdigit():
-        raise RequestError(f"@{images}: write the number of images seen, or all.")
+        raise UserError(f"@{images}: write the number of images seen, or all.")
     found: dict[int, list[Trained]] = {}
     for run in runs:
         for checkpoint in _checkpoints_of(RunFolder.open(run, RUN_KIND), images):
@@ -147,7 +147,7 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
     for seen, trained in found.items():
         if len(trained) < len(runs):
             missing = next(run for run in runs if run not in [each.run for each in trained])
-            raise RequestError(
+            raise UserError(
                 f"{missing} has no checkpoint at {seen:,} images, as {trained[0].run} has; runs "
                 "that are averaged must have seen as many."
             )

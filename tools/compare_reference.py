@@ -13,13 +13,13 @@ from autoencoder.decode import IMAGES_AT_ONCE
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.extractors import INCEPTION, open_extractor
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.metrics import find_metric
-from latentddm.latent_space import LatentSpace
+from latentddm.inference.latent_space import LatentSpace
 
 LATENTS = "latents"  # the space of the generator itself: nothing is decoded for it
 CHUNK = 100  # images that are described at once
@@ -45,14 +45,14 @@ class Judgement:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """RequestError for a metric that is measured nowhere, or for a missing reference."""
+        """UserError for a metric that is measured nowhere, or for a missing reference."""
         for metric in self.metrics:
             if not any(metric in self.metrics_in(space) for space in self.features):
-                raise RequestError(f"The metric {metric} is not defined in the given --features.")
+                raise UserError(f"The metric {metric} is not defined in the given --features.")
         if self.of_pictures and self.reference is None:
-            raise RequestError("Features of pictures need --reference SRC; or use latents.")
+            raise UserError("Features of pictures need --reference SRC; or use latents.")
         if min(self.samples, self.reference_images) < 2:
-            raise RequestError("--samples and --reference-images must be at least 2.")
+            raise UserError("--samples and --reference-images must be at least 2.")
 
     @property
     def of_pictures(self) -> bool:
@@ -147,7 +147,7 @@ class References:
         """Raw latents of the store, [N, C, h, w], in its own shuffled order."""
         store = LatentStore(str(self.judgement.store))
         if store.fingerprint != space.fingerprint:
-            raise RequestError(
+            raise UserError(
                 f"{self.judgement.store} and a run belong to different autoencoders, so their "
                 "latents cannot be compared; use features of pictures."
             )

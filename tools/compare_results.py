@@ -11,7 +11,7 @@ from typing import Any
 from compare_plan import Cell, Method, actual_evaluations
 from compare_reference import Judgement
 
-from latentddm.engine.files import read_json
+from latentddm.engine.atomic_io import read_json
 from latentddm.evaluation.protocol import Result, require_same_protocol
 
 
@@ -38,7 +38,7 @@ class Finding:
 
 
 def read_findings(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Finding]:
-    """The findings of finished cells; RequestError if their protocols differ."""
+    """The findings of finished cells; UserError if their protocols differ."""
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in cells:
         key = (cell.method, cell.sampling.steps, cell.setting)

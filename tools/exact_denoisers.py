@@ -24,15 +24,16 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.demo.comparison import REFERENCE_IMAGES, Reference
+from latentddm.diffusion.process import posterior_weights
+from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.solvers import SOLVERS, solve, solver_grid
 from latentddm.engine.devices import default_device
-from latentddm.engine.randomness import torch_generator
+from latentddm.engine.seeding import torch_generator
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.latent_space import LatentSpace
-from latentddm.objective import draw_targets
-from latentddm.process import FlowSchedule, posterior_weights
-from latentddm.solvers import SOLVERS, solve, solver_grid
+from latentddm.inference.latent_space import LatentSpace
+from latentddm.training.objective import draw_targets
 
 BATCH = 100
 

@@ -25,11 +25,11 @@ from typing import NamedTuple, get_args
 
 from preparation import exit_code
 
+from latentddm.diffusion.sampling import GridKind
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import Interrupted, RequestError, WorkError
-from latentddm.objective import Objective
-from latentddm.sampling import GridKind
+from latentddm.engine.errors import Interrupted, JobError, UserError
+from latentddm.training.objective import Objective
 
 SIZE = 128  # pixels
 IMAGES_SEEN = {
@@ -55,7 +55,7 @@ class Stage(NamedTuple):
 def run(options: argparse.Namespace) -> None:
     """All stages, or as many as the time allows; Interrupted if it ended first."""
     if options.scale <= 0:
-        raise RequestError(f"--scale must be positive, not {options.scale}.")
+        raise UserError(f"--scale must be positive, not {options.scale}.")
     ends = time.monotonic() + 60 * options.minutes if options.minutes else None
     for stage in (*training_stages(options), *comparisons(options)):
         print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
@@ -149,7 +149,7 @@ def _run_until(ends: float | None, stage: Stage) -> None:
             message = f"the time was over in the stage {stage.name}"
             raise Interrupted(signal.SIGTERM, message) from None
     if process.returncode:
-        raise WorkError(
+        raise JobError(
             f"The stage {stage.name} ended with exit code {process.returncode}; it says why above. "
             "Run the same command again to go on there."
         )

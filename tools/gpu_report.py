@@ -32,12 +32,12 @@ from bench_train import (
 from torch import Tensor
 from training_steps import Step, measure, seconds
 
-from latentddm.attention import Backend, attention, set_attention_backend
+from latentddm.diffusion.sampling import sample, time_grid
+from latentddm.engine.atomic_io import write_json, write_text
 from latentddm.engine.devices import default_device
-from latentddm.engine.files import write_json, write_text
-from latentddm.performance import PerformanceConfig
-from latentddm.sampling import sample, time_grid
-from latentddm.unet import UNet
+from latentddm.networks.attention import Backend, attention, set_attention_backend
+from latentddm.networks.unet import UNet
+from latentddm.training.performance import PerformanceConfig
 
 Results = dict[str, Any]
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from autoencoder.metrics import psnr, ssim
 from autoencoder.perceptual import load_lpips, lpips_distances
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 BATCH = 32
 
@@ -34,9 +34,9 @@ class LinearCode:
 
     @classmethod
     def fit(cls, vectors: Tensor, numbers: int) -> LinearCode:
-        """The `numbers` principal components of vectors [N, D]; RequestError if N is too small."""
+        """The `numbers` principal components of vectors [N, D]; UserError if N is too small."""
         if numbers > min(vectors.shape):
-            raise RequestError(
+            raise UserError(
                 f"{numbers} components need as many training vectors, and as many values in each; "
                 f"there are {len(vectors)} of {vectors.shape[1]}. Give more images or a lower rate."
             )
@@ -87,7 +87,7 @@ def main() -> None:
     arguments = _arguments()
     size, factor, channels = arguments.size, arguments.factor, arguments.channels
     if size % factor:
-        raise RequestError(f"--size {size} is no multiple of --factor {factor}.")
+        raise UserError(f"--size {size} is no multiple of --factor {factor}.")
     train, images = (
         _read(source, size, count)
         for source, count in ((arguments.train, arguments.fit), (arguments.images, arguments.num))

@@ -16,8 +16,8 @@ from latentddm.engine.errors import (
     EXIT_SIGNAL,
     EXIT_WRONG_REQUEST,
     Interrupted,
-    RequestError,
-    WorkError,
+    JobError,
+    UserError,
 )
 
 Item = TypeVar("Item")
@@ -57,7 +57,7 @@ def write(source: ImageSource, options: argparse.Namespace) -> None:
         f"{len(prepared.unreadable)} unreadable (listed in prepared.json)."
     )
     if not prepared.images:
-        raise WorkError(f"No image of {options.source} could be read; check the download.")
+        raise JobError(f"No image of {options.source} could be read; check the download.")
     print(f"Next: latentddm encode --images {options.output} --size {options.size} ...")
 
 
@@ -71,9 +71,9 @@ def exit_code(work: Callable[[], None]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return EXIT_SIGNAL + stop.signal_number
-    except (RequestError, WorkError) as error:
+    except (UserError, JobError) as error:
         print(error, file=sys.stderr)
-        return EXIT_WRONG_REQUEST if isinstance(error, RequestError) else EXIT_FAILED
+        return EXIT_WRONG_REQUEST if isinstance(error, UserError) else EXIT_FAILED
     return 0
 
 

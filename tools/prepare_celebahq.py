@@ -21,7 +21,7 @@ from preparation import exit_code, parser, write
 
 from autoencoder.images import ImageSource, Selection, open_source
 from autoencoder.sources.archive import ZipSource, open_zip
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 IMAGES = "CelebA-HQ-img"
 MAPPING = "CelebA-HQ-to-CelebA-mapping.txt"
@@ -50,7 +50,7 @@ def select(options: argparse.Namespace) -> ImageSource:
         splits = read_splits(read_beside(options.source, MAPPING))
         indices = [i for i in indices if _row(splits, images.key(i), MAPPING) == options.split]
         if not indices:
-            raise RequestError(f"{options.source} holds no image of the split {options.split}.")
+            raise UserError(f"{options.source} holds no image of the split {options.split}.")
         name += f", split {options.split}"
     labels = None
     if options.label_attribute:
@@ -87,7 +87,7 @@ def read_beside(download: Path, name: str) -> str:
     for home in (download, download / "CelebAMask-HQ"):
         if (home / name).is_file():
             return (home / name).read_text(encoding="utf-8")
-    raise RequestError(
+    raise UserError(
         f"{download} holds no {name}, which --split and --label-attribute read; give the "
         "CelebAMask-HQ download."
     )
@@ -102,7 +102,7 @@ def read_splits(mapping: str) -> dict[str, str]:
             continue
         original = Path(fields[-1]).stem
         if len(fields) != 3 or not original.isdecimal():
-            raise RequestError(f"{MAPPING} has a line that is not understood: {line!r}.")
+            raise UserError(f"{MAPPING} has a line that is not understood: {line!r}.")
         splits[fields[0]] = next(
             split for split, last in LAST_OF_SPLIT.items() if int(original) <= last
         )
@@ -115,7 +115,7 @@ def read_attribute(annotation: str, attribute: str) -> dict[str, int]:
     names = lines[1].split() if len(lines) > 1 else []
     if attribute not in names:
         near = difflib.get_close_matches(attribute, names, n=1) or names
-        raise RequestError(
+        raise UserError(
             f"{ATTRIBUTES} has no attribute {attribute}; perhaps {', '.join(near) or 'none'}."
         )
     column = names.index(attribute) + 1
@@ -123,7 +123,7 @@ def read_attribute(annotation: str, attribute: str) -> dict[str, int]:
     for line in lines[2:]:
         fields = line.split()
         if fields and (len(fields) != len(names) + 1 or fields[column] not in ("1", "-1")):
-            raise RequestError(f"{ATTRIBUTES} has a line that is not understood: {line[:40]!r}.")
+            raise UserError(f"{ATTRIBUTES} has a line that is not understood: {line[:40]!r}.")
         if fields:
             values[Path(fields[0]).stem] = int(fields[column] == "1")
     return values
@@ -132,7 +132,7 @@ def read_attribute(annotation: str, attribute: str) -> dict[str, int]:
 def _row(table: dict[str, Value], key: str, file: str) -> Value:
     number = Path(key).stem
     if number not in table:
-        raise RequestError(f"{file} has no line for {key}; the images and the file do not match.")
+        raise UserError(f"{file} has no line for {key}; the images and the file do not match.")
     return table[number]
 
 

@@ -22,8 +22,8 @@ from preparation import exit_code, parser, write
 
 from autoencoder.sources.archive import open_zip
 from autoencoder.sources.lsun import DATABASE, LsunSource
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import atomic_path
+from latentddm.engine.atomic_io import atomic_path
+from latentddm.engine.errors import JobError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def open_category(options: argparse.Namespace) -> LsunSource:
         folder = output.with_name(f"{output.name}-lmdb")
         unpack(source, folder)
         return LsunSource(folder, str(source))
-    raise RequestError(
+    raise UserError(
         f"{source} is neither an lmdb folder (with a {DATABASE}) nor a zip of one; give the "
         "category as it was downloaded."
     )
@@ -55,14 +55,14 @@ def unpack(archive_path: Path, folder: Path) -> None:
     with open_zip(archive_path) as archive:
         members = [m for m in archive.infolist() if Path(m.filename).name == DATABASE]
         if len(members) != 1:
-            raise RequestError(
+            raise UserError(
                 f"{archive_path} holds {len(members)} files named {DATABASE}; give the zip of one "
                 "LSUN category."
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
         needed, free = members[0].file_size, shutil.disk_usage(folder.parent).free
         if needed > free:
-            raise WorkError(
+            raise JobError(
                 f"Unpacking {archive_path} needs {needed / 1e9:.1f} GB and {folder.parent} has "
                 f"{free / 1e9:.1f} GB; free space, or unpack it elsewhere and give the folder."
             )
@@ -74,7 +74,7 @@ def unpack(archive_path: Path, folder: Path) -> None:
                 with open(temporary / DATABASE, "wb") as database:
                     shutil.copyfileobj(packed, database, 1 << 20)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise WorkError(f"{archive_path} is damaged ({error}); download it again.") from error
+            raise JobError(f"{archive_path} is damaged ({error}); download it again.") from error
 
 
 if __name__ == "__main__":

@@ -38,14 +38,14 @@ from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
 from toy2d_tables import deviations, means, table
 from toy2d_targets import SCHEDULE, Checkerboard, GaussianMixture, Target
 
+from latentddm.diffusion.process import corrupt, to_x0
+from latentddm.engine.atomic_io import write_json
 from latentddm.engine.ema import EMA
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import write_json
-from latentddm.engine.optimisation import OptimizerConfig, learning_rate, make_optimizer
+from latentddm.engine.errors import UserError
+from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from latentddm.engine.progress import Progress
-from latentddm.engine.randomness import derive_seed, torch_generator
-from latentddm.objective import Objective, draw_targets, objective_terms
-from latentddm.process import corrupt, to_x0
+from latentddm.engine.seeding import derive_seed, torch_generator
+from latentddm.training.objective import Objective, draw_targets, objective_terms
 
 TARGETS: dict[str, Target] = {"mixture": GaussianMixture(), "checkerboard": Checkerboard()}
 
@@ -124,7 +124,7 @@ class ToyDenoiser(nn.Module):
         return to_x0(self.output(hidden), x_t[:, None], t, "v", SCHEDULE)
 
     def denoise(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        """One x_0 for each x_t, [B, 2]: the denoiser that `latentddm.sampling.sample` calls."""
+        """One x_0 for each x_t, [B, 2]: the denoiser that `latentddm.sample` calls."""
         return self(x_t, t, xi[:, None])[:, 0]
 
     def _features(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -236,10 +236,10 @@ def run(options: argparse.Namespace) -> None:
     names = list(TARGETS) if options.target == "both" else [options.target]
     if options.points is not None:
         if options.points < training.batch:
-            raise RequestError(f"--points must be at least one batch, {training.batch}.")
+            raise UserError(f"--points must be at least one batch, {training.batch}.")
         training = replace(training, points=options.points)
     if options.seeds < 1:
-        raise RequestError("--seeds must be at least 1.")
+        raise UserError("--seeds must be at least 1.")
     seeds, output = range(options.seed, options.seed + options.seeds), options.output
     by_seed = _study_all(names, seeds, training, sizes)
     reports, spreads = {}, {}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from toy2d_targets import SCHEDULE, Target
 
-from latentddm.engine.randomness import torch_generator
+from latentddm.diffusion.process import corrupt
+from latentddm.diffusion.sampling import Denoiser, sample, time_grid
+from latentddm.engine.seeding import torch_generator
 from latentddm.evaluation.distances import energy_distance
 from latentddm.evaluation.pairs import row_means, row_means_without_self, squared_distances
-from latentddm.process import corrupt
-from latentddm.sampling import Denoiser, sample, time_grid
 
 TIMES = (0.2, 0.5, 0.8)  # at which posteriors are compared
 BANDWIDTHS = (1.0, 0.25)  # of the MMD: the paper's, and one that sees the squares' edges

@@ -13,9 +13,9 @@ from torch import Tensor
 from toy2d_measures import TIMES, noised, posterior_draws
 from toy2d_targets import Target
 
-from latentddm.engine.files import atomic_path
-from latentddm.engine.randomness import torch_generator
-from latentddm.sampling import Denoiser
+from latentddm.diffusion.sampling import Denoiser
+from latentddm.engine.atomic_io import atomic_path
+from latentddm.engine.seeding import torch_generator
 
 EXACT, DDM, DIFFUSION = "#404040", "#1f6fb4", "#d1661f"  # the three colours of all pictures
 COLOURS = {"target": EXACT, "DDM": DDM, "diffusion": DIFFUSION}

@@ -1,7 +1,7 @@
 """Two distributions in the plane whose posteriors p(x_0 | x_t) are known exactly.
 
 That is what makes the toy a test: the draws of a trained model can be held against the truth.
-Everything is float64; x_t = (1 - t) x_0 + t eps, the schedule of `latentddm.process.FlowSchedule`.
+Everything is float64; x_t = (1 - t) x_0 + t eps, the schedule of `latentddm.FlowSchedule`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr, ndtr, ndtri
 
-from latentddm.process import FlowSchedule
+from latentddm.diffusion.schedules import FlowSchedule
 
 SCHEDULE = FlowSchedule()
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from latentddm.engine.optimisation import OptimizerConfig, make_optimizer
-from latentddm.objective import Objective, objective_terms
-from latentddm.process import FlowSchedule, corrupt
+from latentddm.diffusion.process import corrupt
+from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.engine.optimizer import OptimizerConfig, make_optimizer
+from latentddm.training.objective import Objective, objective_terms
 
 Call = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, t, xi [B, m, ...]) -> [B, m, ...]
 

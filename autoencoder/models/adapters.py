@@ -12,7 +12,7 @@ from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from autoencoder.models.base import Autoencoder
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 class _ConvolutionalDecoder(Autoencoder):
@@ -165,12 +165,12 @@ def wrap_network(network: nn.Module, *, reference: str, fingerprint: str) -> Aut
     """The adapter for a diffusers network in memory; `reference` names it in messages."""
     config: Any = network.config
     if config.in_channels != 3 or getattr(config, "out_channels", 3) != 3:
-        raise RequestError(
+        raise UserError(
             f"The autoencoder {reference} is for images of {config.in_channels} channels; "
             "one for RGB images (3 channels) is needed."
         )
     if config.get("norm_type", "group") != "group":
-        raise RequestError(
+        raise UserError(
             f"The autoencoder {reference} has norm_type {config.norm_type}; "
             "use one with group norms, others are not known here."
         )

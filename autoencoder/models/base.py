@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 
 class Autoencoder(nn.Module):
@@ -67,7 +67,7 @@ class Autoencoder(nn.Module):
     def encode_moments(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Pixels uint8 [B,H,W,3] -> the posterior's mean and log variance, each as `encode` gives.
 
-        RequestError if this autoencoder has no posterior.
+        UserError if this autoencoder has no posterior.
         """
         mean, log_variance = self._encode_moments(self._to_network(pixels))
         return self._finite(mean.float(), "Encoding"), log_variance.float()
@@ -119,7 +119,7 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def _encode_moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise RequestError(
+        raise UserError(
             f"The autoencoder {self.reference} ({type(self.network).__name__}) has no posterior; "
             "encode its latents without moments."
         )
@@ -127,12 +127,12 @@ class Autoencoder(nn.Module):
     def _to_network(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 [B,H,W,3] -> [B,3,H,W] in the network's range, dtype and device."""
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise RequestError(
+            raise UserError(
                 f"Pixels must be uint8 [B,H,W,3], not {pixels.dtype} {list(pixels.shape)}."
             )
         height, width = pixels.shape[1:3]
         if height % self.factor or width % self.factor or not height or not width:
-            raise RequestError(
+            raise UserError(
                 f"Images of {width}x{height} pixels do not fit the autoencoder {self.reference}: "
                 f"width and height must be multiples of {self.factor}; choose another size."
             )
@@ -147,21 +147,19 @@ class Autoencoder(nn.Module):
             or latents.ndim != 4
             or latents.shape[1] != self.latent_channels
         ):
-            raise RequestError(
+            raise UserError(
                 f"The autoencoder {self.reference} decodes float latents "
                 f"[B,{self.latent_channels},h,w], not {latents.dtype} {list(latents.shape)}; "
                 "use the autoencoder that the latents were made with."
             )
         latents = latents.to(self.device, torch.float32, non_blocking=True)
         if not torch.isfinite(latents).all():
-            raise RequestError(
-                "The latents to decode hold NaN or infinite values; make them again."
-            )
+            raise UserError("The latents to decode hold NaN or infinite values; make them again.")
         return latents
 
     def _finite(self, values: torch.Tensor, stage: str) -> torch.Tensor:
         if not torch.isfinite(values).all():
-            raise WorkError(
+            raise JobError(
                 f"{stage} with the autoencoder {self.reference} in {self.dtype} gave NaN or "
                 "infinite values; use float32 or bfloat16."
             )

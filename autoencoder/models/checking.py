@@ -6,7 +6,7 @@ import torch
 
 from autoencoder.metrics import psnr
 from autoencoder.models.base import Autoencoder
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 LOWEST_PSNR = 20.0
 SAME_PICTURE = 0.9
@@ -18,7 +18,7 @@ def check_reconstruction(
 ) -> float:
     """The mean PSNR in dB of reconstructing ordinary images, pixels uint8 [B,H,W,3].
 
-    RequestError with the likely cause if it is below `lowest`.
+    UserError with the likely cause if it is below `lowest`.
     """
     reconstruction = autoencoder.reconstruct(pixels).cpu()
     original = pixels.cpu()
@@ -35,7 +35,7 @@ def check_reconstruction(
             "The pictures have little to do with the originals: weights that are wrong, not "
             "trained, or of an encoder and a decoder that do not belong together"
         )
-    raise RequestError(
+    raise UserError(
         f"The autoencoder {autoencoder.reference} reconstructs images with a PSNR of "
         f"{reached:.1f} dB, at least {lowest:g} dB are needed. {cause}; use other weights."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 HUB_REFERENCE = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w./-]+))?")
 FOLDERS = ("", "vae/", "vqvae/", "autoencoder/")
@@ -21,11 +21,11 @@ def is_hub_reference(reference: str) -> bool:
 def download(reference: str) -> Path:
     """The local folder of the autoencoder that owner/name[:subfolder] names on the hub.
 
-    RequestError if the hub is out of reach or has no such autoencoder.
+    UserError if the hub is out of reach or has no such autoencoder.
     """
     match = HUB_REFERENCE.fullmatch(reference)
     if match is None:
-        raise RequestError(f"{reference} is not a hub id (owner/name or owner/name:subfolder).")
+        raise UserError(f"{reference} is not a hub id (owner/name or owner/name:subfolder).")
     repository, subfolder = match[1], match[2]
     folders = (f"{subfolder.strip('/')}/",) if subfolder else FOLDERS
     folder = _snapshot(repository, folders, WEIGHTS)
@@ -49,7 +49,7 @@ def _snapshot(repository: str, folders: tuple[str, ...], files: tuple[str, ...])
         )
     except Exception as error:  # the hub's client raises errors of several libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise RequestError(
+        raise UserError(
             f"{repository} is no folder here and could not be had from the Hugging Face hub "
             f"({reason}); check the path or the id, and the network."
         ) from error

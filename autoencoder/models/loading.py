@@ -15,8 +15,8 @@ from autoencoder.models.tiny import find_weights, load_tiny
 from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
 from autoencoder.remote import RemoteFolder, cached_file, is_remote
 from autoencoder.sources.naming import public_name
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import read_json
+from latentddm.engine.atomic_io import read_json
+from latentddm.engine.errors import UserError
 
 SUBFOLDERS = ("vae", "vqvae", "autoencoder")
 """Where pipelines of diffusers, and runs of `latentddm train-autoencoder`, keep theirs."""
@@ -40,7 +40,7 @@ def load_autoencoder(
     `reference` is a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC,
     or a pipeline with one of these) or its URL, the folder of a run of `latentddm
     train-autoencoder`, a hub id (owner/name or owner/name:subfolder), or weights of the TAESD
-    family: their folder, one of the two files, or folder/prefix of both. RequestError says in one
+    family: their folder, one of the two files, or folder/prefix of both. UserError says in one
     sentence what does not fit.
     """
     name = str(reference)
@@ -71,8 +71,8 @@ def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]
         return load_tiny(files)
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
-        raise RequestError(f"The autoencoder {path} does not exist{seen_from}; check the path.")
-    raise RequestError(
+        raise UserError(f"The autoencoder {path} does not exist{seen_from}; check the path.")
+    raise UserError(
         f"{path} holds no autoencoder: neither config.json (here or in {', '.join(SUBFOLDERS)}) "
         "nor *encoder and *decoder weights of the TAESD family."
     )
@@ -84,7 +84,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
     config = read_json(path)
     network_class = NETWORK_CLASSES.get(str(config.get("_class_name")))
     if network_class is None:
-        raise RequestError(
+        raise UserError(
             f"{path} is the configuration of {config.get('_class_name', 'no known class')}; "
             f"the autoencoders known here are {', '.join(NETWORK_CLASSES)}."
         )
@@ -93,7 +93,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
         with torch.device("meta"):
             network = network_class(**known_arguments(network_class, config))
     except Exception as error:  # whatever a constructor makes of a wrong value
-        raise RequestError(
+        raise UserError(
             f"{path} describes no working {config['_class_name']} ({error})."
         ) from error
     fit_weights(network, weights, folder)
@@ -105,7 +105,7 @@ def _folder_weights(folder: Path) -> Weights:
         if (folder / name).is_file():
             reader = read_sharded if name.endswith(".json") else read_weights
             return reader(folder / name)
-    raise RequestError(
+    raise UserError(
         f"{folder} has a config.json but no weights ({', '.join(WEIGHTS_NAMES)}); copy them there."
     )
 

@@ -17,7 +17,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from autoencoder.models.weights import SUFFIXES, Weights, fit_weights, read_weights
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 POOL_WIDENING = 4
 POOL_GROUPS = 4
@@ -61,7 +61,7 @@ def find_weights(reference: Path) -> list[Path]:
         if path.suffix in SUFFIXES and re.fullmatch(pattern, path.stem)
     }
     if len(encoders) > 1:
-        raise RequestError(
+        raise UserError(
             f"{reference} holds several encoders ({', '.join(encoders)}); give the path of one."
         )
     return [_half(path, half) for path in encoders.values() for half in ("encoder", "decoder")]
@@ -95,7 +95,7 @@ def _half(path: Path, half: str) -> Path:
     for candidate in (path.with_name(stem + suffix) for suffix in suffixes):
         if candidate.is_file():
             return candidate
-    raise RequestError(
+    raise UserError(
         f"There is no {stem} ({', '.join(SUFFIXES)}) beside {path}; encoder and decoder are needed."
     )
 
@@ -106,7 +106,7 @@ def _renamed(path: Path, half: str, offset: int) -> Weights:
     for name, tensor in read_weights(path).items():
         layer, _, rest = name.partition(".")
         if not layer.isdigit() or not rest:
-            raise RequestError(
+            raise UserError(
                 f"{path} is not the {half} of a TAESD family autoencoder: it has a tensor {name}."
             )
         renamed[f"{half}.layers.{int(layer) - offset}.{rest}"] = tensor
@@ -119,13 +119,13 @@ def _read_config(weights: Weights, source: str) -> dict[str, Any]:
         encoder_width, in_channels = weights["encoder.layers.0.weight"].shape[:2]
         decoder_width, latent_channels = weights["decoder.layers.0.weight"].shape[:2]
     except (KeyError, ValueError):
-        raise RequestError(
+        raise UserError(
             f"{source} has no first layers of an encoder and a decoder of the TAESD family; "
             "use its files as they are published."
         ) from None
     encoder_blocks, decoder_blocks = (_stages(weights, half) for half in ("encoder", "decoder"))
     if len(encoder_blocks) != len(decoder_blocks):
-        raise RequestError(
+        raise UserError(
             f"{source} do not belong together: the encoder has {len(encoder_blocks)} stages, "
             f"the decoder {len(decoder_blocks)}; use matching files."
         )

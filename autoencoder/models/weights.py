@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import read_json
+from latentddm.engine.atomic_io import read_json
+from latentddm.engine.errors import UserError
 
 Weights = dict[str, torch.Tensor]
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -22,17 +22,17 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 def read_weights(path: Path) -> Weights:
     """The tensors of a .safetensors, .pth, .pt, .bin or .ckpt file, as stored, on the CPU.
 
-    RequestError if the file is missing, damaged, holds anything but tensors, or holds NaN. Pickles
+    UserError if the file is missing, damaged, holds anything but tensors, or holds NaN. Pickles
     are read by torch's restricted reader: code in one is refused, never run.
     """
     if not path.is_file():
-        raise RequestError(f"The weights file {path} does not exist; check the path.")
+        raise UserError(f"The weights file {path} does not exist; check the path.")
     if path.suffix not in SUFFIXES:
-        raise RequestError(f"{path} is not a weights file ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{path} is not a weights file ({', '.join(SUFFIXES)}).")
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise RequestError(
+            raise UserError(
                 f"The tensor {name} in {path} holds NaN or infinite values; "
                 "the weights are broken, download or train them again."
             )
@@ -43,7 +43,7 @@ def read_sharded(index: Path) -> Weights:
     """The tensors of all files that a "...safetensors.index.json" lists."""
     names = set(read_json(index).get("weight_map", {}).values())
     if not names or any(Path(str(name)).name != name for name in names):
-        raise RequestError(f"{index} lists no weights files of its own folder; restore it.")
+        raise UserError(f"{index} lists no weights files of its own folder; restore it.")
     weights: Weights = {}
     for name in sorted(names):
         weights.update(read_weights(index.parent / name))
@@ -53,7 +53,7 @@ def read_sharded(index: Path) -> Weights:
 def fit_weights(network: nn.Module, weights: Weights, source: str | Path) -> None:
     """Put `weights` into `network` (which may be on the meta device): every tensor or none.
 
-    RequestError names the first tensor that is missing, left over or of another shape.
+    UserError names the first tensor that is missing, left over or of another shape.
     """
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     kind = type(network).__name__
@@ -63,12 +63,12 @@ def fit_weights(network: nn.Module, weights: Weights, source: str | Path) -> Non
         name for name in expected.keys() & weights.keys() if weights[name].shape != expected[name]
     ]
     if missing:
-        raise RequestError(_misfit(kind, source, "lack", missing))
+        raise UserError(_misfit(kind, source, "lack", missing))
     if unknown:
-        raise RequestError(_misfit(kind, source, "have the unknown", unknown))
+        raise UserError(_misfit(kind, source, "have the unknown", unknown))
     if misshapen:
         name = sorted(misshapen)[0]
-        raise RequestError(
+        raise UserError(
             f"The weights in {source} do not fit the {kind} of its configuration: {name} is "
             f"{list(weights[name].shape)}, not {list(expected[name])}; use matching files."
         )
@@ -87,7 +87,7 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise RequestError(f"{path} is damaged or no safetensors file ({error}).") from error
+        raise UserError(f"{path} is damaged or no safetensors file ({error}).") from error
 
 
 def _read_pickled(path: Path) -> Weights:
@@ -96,16 +96,16 @@ def _read_pickled(path: Path) -> Weights:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
             value: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise RequestError(
+        raise UserError(
             f"{path} is a pickle with code or other objects than tensors in it and was refused "
             "without running it; use a .safetensors file of these weights."
         ) from error
     except Exception as error:  # a torn file fails in a dozen ways inside torch's readers
-        raise RequestError(f"{path} is damaged or no weights file; download it again.") from error
+        raise UserError(f"{path} is damaged or no weights file; download it again.") from error
     if not isinstance(value, dict) or not all(
         isinstance(item, torch.Tensor) for item in value.values()
     ):
-        raise RequestError(
+        raise UserError(
             f"{path} is not a plain table of tensors but a {type(value).__name__} of other things; "
             "use a file with the weights alone."
         )

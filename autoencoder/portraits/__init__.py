@@ -4,6 +4,7 @@
 histogram functions say which attributes a set of pictures has lost.
 """
 
+from autoencoder.portraits.attribute_classifier import read_attributes
 from autoencoder.portraits.attributes import (
     ATTRIBUTES,
     AttributeDistance,
@@ -12,7 +13,6 @@ from autoencoder.portraits.attributes import (
     attribute_histogram,
 )
 from autoencoder.portraits.drawing import draw_portrait
-from autoencoder.portraits.reading import read_attributes
 
 __all__ = [
     "ATTRIBUTES",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": ("coral", "mustard", "mint", "sky", "lilac", "teal"),
@@ -40,17 +40,17 @@ class AttributeDistance:
 def attribute_histogram(readings: Sequence[Mapping[str, str]]) -> Histogram:
     """The share of every value of every attribute among `readings`; they sum to 1 per attribute.
 
-    RequestError if `readings` is empty or holds an attribute or a value that does not exist.
+    UserError if `readings` is empty or holds an attribute or a value that does not exist.
     """
     if not readings:
-        raise RequestError("There are no readings to count; give at least one portrait.")
+        raise UserError("There are no readings to count; give at least one portrait.")
     histogram = {name: dict.fromkeys(values, 0.0) for name, values in ATTRIBUTES.items()}
     for reading in readings:
         for name, shares in histogram.items():
             value = reading.get(name)
             if value not in shares:
                 known = ", ".join(shares)
-                raise RequestError(f"{name} is {value!r} in a reading; its values are {known}.")
+                raise UserError(f"{name} is {value!r} in a reading; its values are {known}.")
             shares[value] += 1 / len(readings)
     return histogram
 

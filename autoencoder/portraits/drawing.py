@@ -6,10 +6,10 @@ import numpy as np
 
 from autoencoder.portraits.canvas import Canvas, Frame, Gradient
 from autoencoder.portraits.face import face_shape, paint_features, paint_head
+from autoencoder.portraits.face_parameters import INK, WHITE, Sitter, draw_sitter, mix, shadow
 from autoencoder.portraits.hair import paint_behind, paint_front, style_hair
 from autoencoder.portraits.shapes import EVERYWHERE, Shape, below, ellipse, rounded_box, wedge
-from autoencoder.portraits.sitter import INK, WHITE, Sitter, draw_sitter, mix, shadow
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SMALLEST = 16
 """Pixels; below this an eye is thinner than a pixel."""
@@ -23,10 +23,10 @@ def draw_portrait(index: int, size: int, seed: int = 0) -> tuple[np.ndarray, dic
     """Portrait number `index` as uint8 RGB [size,size,3], and the value of each of ATTRIBUTES.
 
     It depends on (seed, index) alone: another size shows the same person, and every index exists.
-    RequestError if `size` is below 16.
+    UserError if `size` is below 16.
     """
     if size < SMALLEST:
-        raise RequestError(
+        raise UserError(
             f"A portrait cannot be {size} pixels wide; ask for a size of {SMALLEST} or more."
         )
     sitter = draw_sitter(index, seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from autoencoder.portraits.canvas import Frame
+from autoencoder.portraits.face_parameters import INK, WHITE, Sitter, mix, shadow
 from autoencoder.portraits.shapes import Shape, above, below, egg, ellipse, rounded_box, stroke
-from autoencoder.portraits.sitter import INK, WHITE, Sitter, mix, shadow
 
 _BLUSH = np.array([0.90, 0.28, 0.30], np.float32)
 _LIPS = np.array([0.70, 0.20, 0.22], np.float32)

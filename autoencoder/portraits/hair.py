@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from autoencoder.portraits.canvas import Frame
+from autoencoder.portraits.face_parameters import WHITE, Sitter, mix, shadow
 from autoencoder.portraits.shapes import (
     Shape,
     below,
@@ -17,7 +18,6 @@ from autoencoder.portraits.shapes import (
     rounded_box,
     scallop,
 )
-from autoencoder.portraits.sitter import WHITE, Sitter, mix, shadow
 
 _NAPE = ellipse(0.0, -0.3, 0.5, 0.33)  # the hair of a short cut ends behind the ears, in a curve
 

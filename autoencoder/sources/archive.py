@@ -14,7 +14,7 @@ from autoencoder.sources.naming import (
     what_it_holds,
 )
 from autoencoder.sources.protocol import IndexedSource, PerProcess, UnreadableImage
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 LARGEST_MEMBER = 1 << 30  # a zip member says how far it will grow; an image never needs 1 GiB
 
@@ -36,13 +36,13 @@ class ZipSource(IndexedSource):
                 and not is_hidden(member.filename)
             ]
         if any(member.flag_bits & 1 for member in members):
-            raise RequestError(f"{name} is encrypted; unpack it and give the folder.")
+            raise UserError(f"{name} is encrypted; unpack it and give the folder.")
         names = [member.filename for member in members]
         if len(set(names)) < len(names):
-            raise WorkError(f"{name} holds several members of one name; make the zip again.")
+            raise JobError(f"{name} holds several members of one name; make the zip again.")
         keys = sorted(filter(is_image, names), key=natural_key)
         if not keys:
-            raise RequestError(
+            raise UserError(
                 f"{name} holds no image: {what_it_holds(names)}; give a zip of image files."
             )
         super().__init__(name, keys, class_labels(keys))
@@ -62,14 +62,12 @@ class ZipSource(IndexedSource):
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip for reading; WorkError if it is damaged, RequestError if it cannot be opened."""
+    """Open a zip for reading; JobError if it is damaged, UserError if it cannot be opened."""
     try:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise WorkError(
+        raise JobError(
             f"{path} is not a whole zip ({error}); download or write it again."
         ) from error
     except OSError as error:
-        raise RequestError(
-            f"{path} cannot be opened ({error.strerror}); check the path."
-        ) from error
+        raise UserError(f"{path} cannot be opened ({error.strerror}); check the path.") from error

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from autoencoder.sources.protocol import SourceImage
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 class ArraySource:
@@ -14,7 +14,7 @@ class ArraySource:
 
     def __init__(self, pixels: np.ndarray, name: str) -> None:
         if len(pixels) == 0:
-            raise RequestError(f"{name} holds no image that can be read; give other images.")
+            raise UserError(f"{name} holds no image that can be read; give other images.")
         self.pixels = pixels
         self.name = name
 

@@ -13,7 +13,7 @@ from autoencoder.sources.naming import (
     what_it_holds,
 )
 from autoencoder.sources.protocol import IndexedSource, UnreadableImage
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 class FolderSource(IndexedSource):
@@ -27,7 +27,7 @@ class FolderSource(IndexedSource):
         names = list_files(root)
         keys = sorted(filter(is_image, names), key=natural_key)
         if not keys:
-            raise RequestError(
+            raise UserError(
                 f"{name} holds no image: {what_it_holds(names)}; give a folder of jpg, png, webp, "
                 "bmp, tif or gif files, a zip, tar shards or an LSUN lmdb folder."
             )
@@ -58,7 +58,7 @@ def list_files(root: Path) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    raise RequestError(
+    raise UserError(
         f"The folder {error.filename} cannot be listed ({error.strerror}); make it readable or "
         "move it away."
     ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoencoder.sources.protocol import IndexedSource, UnreadableImage
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 PREFIX = "hf:"
 _MARKS = ("dataset_info.json", "dataset_dict.json")
@@ -31,7 +31,7 @@ class HuggingFaceSource(IndexedSource):
         features = dataset.features
         column = _first(features, datasets.Image)
         if column is None:
-            raise RequestError(
+            raise UserError(
                 f"The dataset {reference} has no image column (its columns: "
                 f"{', '.join(features)}); choose a dataset of images."
             )
@@ -42,7 +42,7 @@ class HuggingFaceSource(IndexedSource):
         )
         keys = [f"{split}/{row:08d}" for row in range(len(dataset))]
         if not keys:
-            raise RequestError(f"The dataset {reference} has no rows; choose another split.")
+            raise UserError(f"The dataset {reference} has no rows; choose another split.")
         super().__init__(name, keys, None if labels is None else _known(dataset[labels]))
 
     def read(self, index: int) -> bytes:
@@ -61,7 +61,7 @@ def _import_datasets() -> Any:
     try:
         import datasets
     except ImportError:
-        raise RequestError(
+        raise UserError(
             "Reading a Hugging Face dataset needs the datasets package; run `pip install datasets`."
         ) from None
     return datasets
@@ -75,18 +75,18 @@ def _open(datasets: Any, reference: str) -> tuple[Any, str]:
         else:
             found = datasets.load_dataset(place)
     except Exception as error:  # the hub client raises a family of errors of several packages
-        raise RequestError(
+        raise UserError(
             f"The Hugging Face dataset {place} cannot be opened ({_first_line(error)}); check the "
             "name and the network, or give a local folder."
         ) from error
     if not isinstance(found, dict):
         if split is not None:
-            raise RequestError(f"{place} holds one split only; leave out :{split}.")
+            raise UserError(f"{place} holds one split only; leave out :{split}.")
         return found, str(found.split or "row")
     if split is None:
         split = next(iter(found)) if len(found) == 1 else "train"
     if split not in found:
-        raise RequestError(
+        raise UserError(
             f"The dataset {place} has no split {split}; write hf:{place}:SPLIT with one of "
             f"{', '.join(found)}."
         )

@@ -9,7 +9,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from autoencoder.sources.protocol import IndexedSource, PerProcess
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 DATABASE = "data.mdb"
 
@@ -36,7 +36,7 @@ class LsunSource(IndexedSource):
         with self._database.get().begin() as transaction:
             self._raw_keys = list(transaction.cursor().iternext(keys=True, values=False))
         if not self._raw_keys:
-            raise RequestError(f"The database {folder / DATABASE} is empty; download it again.")
+            raise UserError(f"The database {folder / DATABASE} is empty; download it again.")
         keys = [key.decode("utf-8", "backslashreplace") for key in self._raw_keys]
         super().__init__(name, keys)
 
@@ -46,11 +46,11 @@ class LsunSource(IndexedSource):
 
 
 def open_database(folder: Path) -> Any:
-    """Open an lmdb folder for reading; WorkError if the database is damaged or cut."""
+    """Open an lmdb folder for reading; JobError if the database is damaged or cut."""
     try:
         import lmdb
     except ImportError:
-        raise RequestError(
+        raise UserError(
             "Reading an lmdb database needs the lmdb package; run `pip install lmdb`."
         ) from None
     place = os.path.realpath(folder)
@@ -63,9 +63,9 @@ def open_database(folder: Path) -> Any:
             str(folder), readonly=True, lock=False, readahead=False, meminit=False, create=False
         )
     except lmdb.Error as error:
-        raise WorkError(f"{file} cannot be opened ({error}); download it again.") from error
+        raise JobError(f"{file} cannot be opened ({error}); download it again.") from error
     # lmdb maps the file: touching a page behind the end of a cut one would kill the process
     if (database.info()["last_pgno"] + 1) * database.stat()["psize"] > file.stat().st_size:
-        raise WorkError(f"{file} is cut: it is shorter than its last page; download it again.")
+        raise JobError(f"{file} is cut: it is shorter than its last page; download it again.")
     _open_databases[place] = database
     return database

@@ -6,7 +6,7 @@ from PIL import Image
 
 from autoencoder.portraits import draw_portrait
 from autoencoder.sources.protocol import SourceImage
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 DEFAULT_COUNT = 4000
 DEFAULT_SIZE = 256
@@ -42,9 +42,9 @@ def parse_portraits(reference: str, size: int | None) -> PortraitSource:
     """`portraits`, `portraits:COUNT` or `portraits:COUNT:SEED`."""
     parts = reference.split(":")[1:]
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise RequestError(f"{reference} is not portraits[:count[:seed]]; write portraits:6000:7.")
+        raise UserError(f"{reference} is not portraits[:count[:seed]]; write portraits:6000:7.")
     count = int(parts[0]) if parts else DEFAULT_COUNT
     seed = int(parts[1]) if len(parts) == 2 else 0
     if count < 1:
-        raise RequestError(f"{reference} asks for no portraits; ask for one at least.")
+        raise UserError(f"{reference} asks for no portraits; ask for one at least.")
     return PortraitSource(count, seed, size)

@@ -46,7 +46,7 @@ class ImageSource(Protocol):
         """The class of an image, or None in a source without classes."""
 
     def load(self, index: int) -> SourceImage:
-        """Read one image; UnreadableImage if it cannot be used, WorkError if the source broke."""
+        """Read one image; UnreadableImage if it cannot be used, JobError if the source broke."""
 
 
 class IndexedSource(ABC):

@@ -9,7 +9,7 @@ from braceexpand import braceexpand
 
 from autoencoder.remote import RemoteFolder, cached_file
 from autoencoder.sources.naming import public_name, suffix
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 KIND = "images"  # the folder of the cache
 SUFFIXES = (".zip", ".tar")
@@ -18,17 +18,17 @@ SUFFIXES = (".zip", ".tar")
 def fetch_archives(url: str) -> list[Path]:
     """Local copies of the zip, the tar, or the tar shards ({000..009}) that `url` names.
 
-    A copy is fetched again when its size is no longer that of the original. RequestError for
-    another kind of file, WorkError if one cannot be fetched.
+    A copy is fetched again when its size is no longer that of the original. UserError for
+    another kind of file, JobError if one cannot be fetched.
     """
     parts = urlsplit(url)
     try:
         paths = list(braceexpand(parts.path))
     except ValueError:
-        raise RequestError(f"{public_name(url)} has a brace without its partner.") from None
+        raise UserError(f"{public_name(url)} has a brace without its partner.") from None
     wrong = next((path for path in paths if suffix(path) not in SUFFIXES), None)
     if wrong is not None or "*" in parts.path:
-        raise RequestError(
+        raise UserError(
             f"{public_name(url)} is remote and must name a .zip, a .tar or shards such as "
             "{000..009}.tar; copy anything else to a local folder."
         )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autoencoder.sources.protocol import ImageSource, SourceImage
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.seeding import numpy_generator
 
 
 def select_at_random(source: ImageSource, count: int | None, seed: int) -> ImageSource:

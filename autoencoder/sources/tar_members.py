@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 BLOCK = 512
 LONGEST_PADDING = (
@@ -32,27 +32,25 @@ class Member(NamedTuple):
 def read_members(path: Path) -> list[Member]:
     """List the files in a tar in their order; folders are left out, links are kept.
 
-    WorkError that names the tar if it is cut, damaged, or goes on behind its end.
+    JobError that names the tar if it is cut, damaged, or goes on behind its end.
     """
     try:
         with open(path, "rb", buffering=0) as file:
             return _Scan(file, path).members()
     except OSError as error:
-        raise RequestError(
-            f"{path} cannot be opened ({error.strerror}); check the path."
-        ) from error
+        raise UserError(f"{path} cannot be opened ({error.strerror}); check the path.") from error
 
 
 def read_range(path: Path, offset: int, size: int) -> bytes:
-    """Bytes of one member; WorkError if the tar has become shorter or unreadable."""
+    """Bytes of one member; JobError if the tar has become shorter or unreadable."""
     try:
         with open(path, "rb", buffering=0) as file:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        raise WorkError(f"{path} cannot be read ({error.strerror}).") from error
+        raise JobError(f"{path} cannot be read ({error.strerror}).") from error
     if len(data) < size:
-        raise WorkError(f"{path} has become shorter since it was opened; restore it.")
+        raise JobError(f"{path} has become shorter since it was opened; restore it.")
     return data
 
 
@@ -152,8 +150,8 @@ class _Scan:
         if any(self.file.read(LONGEST_PADDING)):
             raise self._damaged(f"goes on behind its end at byte {self.offset}")
 
-    def _damaged(self, what: str) -> WorkError:
-        return WorkError(f"{self.path} {what}; download or write it again.")
+    def _damaged(self, what: str) -> JobError:
+        return JobError(f"{self.path} {what}; download or write it again.")
 
 
 def _text(data: bytes) -> str:

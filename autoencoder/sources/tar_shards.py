@@ -25,7 +25,7 @@ from autoencoder.sources.naming import (
 )
 from autoencoder.sources.protocol import SourceImage, UnreadableImage
 from autoencoder.sources.tar_members import Member, read_members, read_range
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 _ABSENT = Member("", 0, -2)
 _LINK = -1
@@ -54,7 +54,7 @@ class TarSource:
         samples = [_samples(*pair) for pair in zip(self.shards, members, strict=True)]
         if not any(sample.image is not _ABSENT for group in samples for sample in group):
             found = what_it_holds(member.name for group in members for member in group)
-            raise RequestError(
+            raise UserError(
                 f"{name} holds no image in its tar shards: {found}; "
                 "give shards with jpg, png, webp, bmp, tif or gif members."
             )
@@ -114,9 +114,9 @@ class TarSource:
         offset, size = row[1 + 2 * part : 3 + 2 * part]
         return read_range(self.shards[row[0]], offset, size) if size >= 0 else None
 
-    def _bad_label(self, index: int, member: str, wanted: str) -> WorkError:
+    def _bad_label(self, index: int, member: str, wanted: str) -> JobError:
         shard = self.shards[int(self._places[index, 0])]
-        return WorkError(
+        return JobError(
             f"{shard} holds a {member} member for {self.key(index)} that is not {wanted}; "
             "write the shard again."
         )
@@ -132,18 +132,16 @@ def expand_pattern(reference: str) -> list[Path] | None:
     try:
         patterns = list(braceexpand(reference))
     except ValueError as error:
-        raise RequestError(
-            f"The braces in {reference} do not match; write {{000..003}}."
-        ) from error
+        raise UserError(f"The braces in {reference} do not match; write {{000..003}}.") from error
     paths: list[Path] = []
     for pattern in patterns:
         found = sorted(glob.glob(pattern, recursive=True), key=natural_key)
         if not found and not Path(pattern).exists():
-            raise RequestError(f"No file matches {pattern}; check the path.")
+            raise UserError(f"No file matches {pattern}; check the path.")
         paths.extend(Path(name) for name in found or [pattern])
     strange = [path for path in paths if path.suffix.lower() != ".tar" or not path.is_file()]
     if strange:
-        raise RequestError(f"{strange[0]}, matched by {reference}, is not a tar shard.")
+        raise UserError(f"{strange[0]}, matched by {reference}, is not a tar shard.")
     return paths
 
 
@@ -158,7 +156,7 @@ def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
         stem, _, extension = base.partition(".")
         group = groups.setdefault(folder + slash + stem, {})
         if extension.lower() in group:
-            raise WorkError(f"{shard} holds {name} twice; write the shard again.")
+            raise JobError(f"{shard} holds {name} twice; write the shard again.")
         group[extension.lower()] = member._replace(name=name)
     found = []
     for base, group in groups.items():
@@ -176,7 +174,7 @@ def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
     choice = plain or list(images.values())
     if len(choice) > 1:
         names = ", ".join(member.name for member in choice)
-        raise RequestError(
+        raise UserError(
             f"{shard} holds several images in the sample {base} ({names}); write one per sample "
             "(a name ends at its first dot), or unpack it and give the folder."
         )
@@ -193,7 +191,7 @@ def _unique_keys(shards: list[Path], samples: list[list[_Sample]]) -> list[str]:
         for sample in group
     ]
     if len(set(keys)) < len(keys):
-        raise RequestError("Two tar shards have the same file name and members; give each once.")
+        raise UserError("Two tar shards have the same file name and members; give each once.")
     return keys
 
 

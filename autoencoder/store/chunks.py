@@ -19,7 +19,7 @@ from autoencoder.store.layout import (
     parse_infos,
 )
 from autoencoder.store.manifest import Manifest
-from latentddm.engine.errors import WorkError
+from latentddm.engine.errors import JobError
 
 Buffer = TypeVar("Buffer", bytearray, memoryview)
 
@@ -89,11 +89,11 @@ class ChunkReader:
             return infos
         except DamagedChunkError as error:
             first = int(self.table.first[chunk])
-            raise WorkError(
+            raise JobError(
                 f"{path} is damaged: chunk {first:09d}: {error}; {self._files.advice}."
             ) from None
         except OSError as error:
-            raise WorkError(f"{path} cannot be read ({error.strerror or error}).") from None
+            raise JobError(f"{path} cannot be read ({error.strerror or error}).") from None
 
     def read_checked(
         self,

@@ -11,8 +11,8 @@ from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.plan import EncodePlan, check_same_plan
 from autoencoder.store.shard import RECORDS, read_record
 from autoencoder.store.statistics import ChannelStatistics
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import TEMPORARY_SUFFIX, read_json, remove_leftovers, write_bytes
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, read_json, remove_leftovers, write_bytes
+from latentddm.engine.errors import JobError, UserError
 
 PLAN_NAME = "plan.json"
 _PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
@@ -21,7 +21,7 @@ _PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
 def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
     """Make `folder` the home of `plan`; return the plan that stands there.
 
-    RequestError if the folder holds something else or was begun with another plan.
+    UserError if the folder holds something else or was begun with another plan.
     """
     found = begun_plan(folder)
     if found is None and (folder / MANIFEST_NAME).exists():
@@ -30,14 +30,14 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
         check_same_plan(found.to_json(), plan.to_json(), str(folder))
         return found
     if folder.exists() and not folder.is_dir():
-        raise RequestError(f"{folder} is a file; choose a folder for the store.")
+        raise UserError(f"{folder} is a file; choose a folder for the store.")
     strangers = sorted(
         path.name
         for path in (folder.iterdir() if folder.exists() else ())
         if path.name != RECORDS and not path.name.endswith(TEMPORARY_SUFFIX)
     )
     if strangers:
-        raise RequestError(
+        raise UserError(
             f"{folder} holds {strangers[0]} and is not a latent store; choose an empty folder."
         )
     text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
@@ -58,7 +58,7 @@ def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
         records.append(record)
     unreadable = tuple(image for record in records for image in record.unreadable)
     if not any(record.entry.samples for record in records):
-        raise WorkError(
+        raise JobError(
             f"None of the {len(unreadable)} images of {plan.source['name']} can be read; the "
             f"first, {unreadable[0].key}: {unreadable[0].reason}."
         )
@@ -98,9 +98,7 @@ def begun_plan(folder: Path) -> EncodePlan | None:
     try:
         return EncodePlan.from_json(read_json(path))
     except (KeyError, TypeError, ValueError) as error:
-        raise RequestError(
-            f"{path} is damaged ({error}); delete {folder} and encode again."
-        ) from None
+        raise UserError(f"{path} is damaged ({error}); delete {folder} and encode again.") from None
 
 
 def _write_alike(path: Path, data: bytes) -> None:
@@ -108,7 +106,7 @@ def _write_alike(path: Path, data: bytes) -> None:
     try:
         if not path.exists() or path.read_bytes() != data:
             write_bytes(path, data)
-    except WorkError:
+    except JobError:
         # Another process may have finished the same file and swept this one's temporary away.
         if not path.exists() or path.read_bytes() != data:
             raise

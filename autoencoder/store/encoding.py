@@ -15,7 +15,7 @@ from autoencoder.store.layout import SampleInfo
 from autoencoder.store.manifest import Unreadable
 from autoencoder.store.plan import EncodePlan
 from autoencoder.store.shard import ShardBuilder
-from latentddm.engine.errors import WorkError
+from latentddm.engine.errors import JobError
 from latentddm.engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class ShardEncoding:
 
     def _refuse_if_strict(self, image: UnreadableImage) -> None:
         if self.strict:
-            raise WorkError(
+            raise JobError(
                 f"The image {image.key} of {self.source.name} cannot be read ({image.reason}); "
                 "repair or remove it, or encode without --strict."
             )
@@ -132,7 +132,7 @@ class ShardEncoding:
         else:
             latents = self.autoencoder.encode(pixels)
         if latents.shape[1:] != layout.row_shape:
-            raise WorkError(
+            raise JobError(
                 f"The autoencoder {self.autoencoder.reference} gives latents of shape "
                 f"{list(latents.shape[1:])} where {list(layout.row_shape)} were expected."
             )
@@ -140,7 +140,7 @@ class ShardEncoding:
         finite = torch.isfinite(rows).flatten(1).all(dim=1)
         if not finite.all():
             image = batch[int((~finite).nonzero()[0])]
-            raise WorkError(
+            raise JobError(
                 f"The latents of image {image.key} are not finite in {layout.dtype}; "
                 "load the autoencoder in float32 or store float32."
             )

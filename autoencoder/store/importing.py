@@ -18,8 +18,8 @@ from autoencoder.store.manifest import Manifest
 from autoencoder.store.plan import EncodePlan, hash_keys
 from autoencoder.store.shard import ShardBuilder, read_record, shard_name
 from autoencoder.store.writer import CHUNK_SAMPLES
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import remove_leftovers
+from latentddm.engine.atomic_io import remove_leftovers
+from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ def import_latents(
     shards: a tar, a folder of tars or a pattern. A sample has one member that ends in `npy`, its
     latent [C, h, w], and may have a label in `cls`. autoencoder: whose latents they are.
     scale_factor: what the raw latents had been multiplied by. check: decode and encode a few, and
-    refuse what does not come back. RequestError names the first sample that does not fit.
+    refuse what does not come back. UserError names the first sample that does not fit.
     """
     if not scale_factor > 0:
-        raise RequestError(f"scale_factor must be above 0, not {scale_factor}.")
+        raise UserError(f"scale_factor must be above 0, not {scale_factor}.")
     samples = _list_samples(shards)
     shape = _read(samples[0], None, scale_factor).shape
     if shape[0] != autoencoder.latent_channels:
-        raise RequestError(
+        raise UserError(
             f"{samples[0].key} has {shape[0]} channels, and the autoencoder "
             f"{autoencoder.reference} {autoencoder.latent_channels}; give the right autoencoder."
         )
@@ -123,7 +123,7 @@ def _write(
 
 
 def _list_samples(reference: str) -> list[_Sample]:
-    """The samples of all shards in order; RequestError if there is none."""
+    """The samples of all shards in order; UserError if there is none."""
     path = Path(reference).expanduser()
     if path.is_dir():
         shards = sorted(path.glob("*.tar"))
@@ -131,7 +131,7 @@ def _list_samples(reference: str) -> list[_Sample]:
         shards = expand_pattern(str(path)) or [path]
     samples = [sample for shard in shards for sample in _shard_samples(shard)]
     if not samples:
-        raise RequestError(f"{reference} holds no latent: its tar shards have no npy members.")
+        raise UserError(f"{reference} holds no latent: its tar shards have no npy members.")
     keys = {sample.key for sample in samples}
     if len(keys) < len(samples):
         samples = [s._replace(key=f"{s.shard.name}/{s.key}") for s in samples]
@@ -150,33 +150,33 @@ def _shard_samples(shard: Path) -> list[_Sample]:
             labels[folder + slash + stem] = member
         elif extension.rpartition(".")[2] == "npy":
             if folder + slash + stem in latents:
-                raise RequestError(f"{shard} holds two npy members in {stem}; write one a sample.")
+                raise UserError(f"{shard} holds two npy members in {stem}; write one a sample.")
             latents[folder + slash + stem] = member
     return [_Sample(key, shard, member, labels.get(key)) for key, member in latents.items()]
 
 
 def _read(sample: _Sample, shape: tuple[int, ...] | None, scale_factor: float) -> np.ndarray:
-    """The raw latent, float32 [C, h, w]; RequestError if it is none or of another shape."""
+    """The raw latent, float32 [C, h, w]; UserError if it is none or of another shape."""
     data = read_range(sample.shard, sample.latent.offset, sample.latent.size)
     where = f"{sample.latent.name} in {sample.shard}"
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise RequestError(f"{where} is no plain array ({error}).") from None
+        raise UserError(f"{where} is no plain array ({error}).") from None
     if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
         found = f"{values.dtype} {list(values.shape)}"
-        raise RequestError(f"{where} is {found}; a latent is floating point [C, h, w].")
+        raise UserError(f"{where} is {found}; a latent is floating point [C, h, w].")
     if shape is not None and values.shape != shape:
-        raise RequestError(f"{where} is {list(values.shape)}, others are {list(shape)}.")
+        raise UserError(f"{where} is {list(values.shape)}, others are {list(shape)}.")
     if not np.isfinite(values).all():
-        raise RequestError(f"{where} holds NaN or infinite values; make it again.")
+        raise UserError(f"{where} holds NaN or infinite values; make it again.")
     return values.astype(np.float32) / scale_factor
 
 
 def _row(sample: _Sample, layout: ChunkFormat, scale_factor: float) -> np.ndarray:
     row = _read(sample, layout.shape, scale_factor).astype(layout.dtype)
     if not np.isfinite(row).all():
-        raise RequestError(f"{sample.key} is too large for {layout.dtype}; store float32.")
+        raise UserError(f"{sample.key} is too large for {layout.dtype}; store float32.")
     return row
 
 
@@ -186,19 +186,19 @@ def _label(sample: _Sample) -> int | None:
     try:
         return int(read_range(sample.shard, sample.label.offset, sample.label.size))
     except ValueError:
-        raise WorkError(
+        raise JobError(
             f"{sample.label.name} in {sample.shard} is no integer; write the shard again."
         ) from None
 
 
 def _check(latents: np.ndarray, autoencoder: Autoencoder) -> None:
-    """RequestError if latents do not survive being decoded and encoded again."""
+    """UserError if latents do not survive being decoded and encoded again."""
     raw = torch.from_numpy(latents)
     back = autoencoder.encode(autoencoder.decode(raw)).cpu()
     spread = (raw - raw.mean(dim=(0, 2, 3), keepdim=True)).norm()
     error = float((back - raw).norm() / spread.clamp_min(1e-6))
     if error > LARGEST_ERROR:
-        raise RequestError(
+        raise UserError(
             f"Decoded and encoded again, the latents return with a relative error of {error:.2f}: "
             f"they are not those of {autoencoder.reference}, or were scaled; give --scale-factor, "
             "or --no-check if you are sure."

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.shard import RECORDS
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import size_problem
+from latentddm.engine.atomic_io import size_problem
+from latentddm.engine.errors import JobError, UserError
 
 
 def holds_store(folder: Path) -> bool:
@@ -22,12 +22,12 @@ def read_manifest(folder: Path) -> Manifest:
         return Manifest.from_bytes(path.read_bytes(), str(path))
     except FileNotFoundError:
         if (folder / RECORDS).is_dir():
-            raise RequestError(
+            raise UserError(
                 f"{folder} is not finished; run the same encode again to finish it."
             ) from None
-        raise RequestError(f"{folder} holds no latent store; check the path.") from None
+        raise UserError(f"{folder} holds no latent store; check the path.") from None
     except OSError as error:
-        raise WorkError(f"{path} cannot be read ({error.strerror}).") from None
+        raise JobError(f"{path} cannot be read ({error.strerror}).") from None
 
 
 class LocalShards:
@@ -47,8 +47,8 @@ class LocalShards:
         """Nothing has to be fetched."""
 
     def check_sizes(self) -> None:
-        """WorkError if a shard is missing or has the wrong size."""
+        """JobError if a shard is missing or has the wrong size."""
         for path, size in zip(self._paths, self._sizes, strict=True):
             problem = size_problem(path, size)
             if problem:
-                raise WorkError(f"{path} {problem}; {self.advice}.")
+                raise JobError(f"{path} {problem}; {self.advice}.")

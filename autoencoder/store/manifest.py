@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from autoencoder.store.plan import FORMAT, VERSION, EncodePlan
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 MANIFEST_NAME = "manifest.json"
 SHARD_NAME = re.compile(r"latents-[0-9]{6,9}\.tar")
@@ -109,7 +109,7 @@ class Manifest:
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
         """Read a manifest; `where` names it in errors.
 
-        RequestError: it is no manifest, or a newer version's. WorkError: it is damaged.
+        UserError: it is no manifest, or a newer version's. JobError: it is damaged.
         """
         try:
             content = json.loads(data)
@@ -118,9 +118,9 @@ class Manifest:
         except (ValueError, AttributeError) as error:
             raise _damaged(where, str(error)) from None
         if name != FORMAT:
-            raise RequestError(f"{where} is not the manifest of a latent store (format {name!r}).")
+            raise UserError(f"{where} is not the manifest of a latent store (format {name!r}).")
         if not isinstance(version, int) or version > VERSION:
-            raise RequestError(
+            raise UserError(
                 f"{where} has version {version!r} and this program reads up to {VERSION}; "
                 "install a newer latentddm."
             )
@@ -174,7 +174,7 @@ def _checksum(content: dict[str, Any]) -> str:
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"
 
 
-def _damaged(where: str, reason: str) -> WorkError:
-    return WorkError(
+def _damaged(where: str, reason: str) -> JobError:
+    return JobError(
         f"{where} is damaged ({reason}); restore it from a copy, or run the same encode again."
     )

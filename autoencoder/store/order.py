@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.seeding import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from autoencoder.store.layout import CONTENTS, DTYPES, VIEWS, ChunkFormat
-from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import numpy_generator
 
 FORMAT = "latentddm.latent-store"
 VERSION = 1
@@ -110,7 +110,7 @@ def hash_keys(keys: Iterator[str]) -> str:
 
 
 def check_same_plan(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """RequestError naming every difference between the plan of a store and a new one."""
+    """UserError naming every difference between the plan of a store and a new one."""
     before, now = _flatten(found), _flatten(wanted)
     differences = [
         f"{name} is {before.get(name)!r} there and {now.get(name)!r} now"
@@ -118,7 +118,7 @@ def check_same_plan(found: dict[str, Any], wanted: dict[str, Any], where: str) -
         if before.get(name) != now.get(name)
     ]
     if differences:
-        raise RequestError(
+        raise UserError(
             f"{where} was begun with another plan: {'; '.join(differences)}. "
             "Repeat the first command, or choose another output folder."
         )

@@ -19,7 +19,7 @@ from autoencoder.store.order import StreamOrder
 from autoencoder.store.remote import RemoteShards, fetch_manifest
 from autoencoder.store.statistics import Standardisation
 from autoencoder.store.stream import BatchMaker, LatentBatch, run_stream
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 if TYPE_CHECKING:
     from autoencoder.models import Autoencoder
@@ -47,7 +47,7 @@ class LatentStore:
     memory: bytes of memory that latents may occupy once read; None is a quarter of what is free,
     0 always reads from the shards.
 
-    RequestError: there is no store, or a newer version's. WorkError: it is damaged or incomplete.
+    UserError: there is no store, or a newer version's. JobError: it is damaged or incomplete.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class LatentStore:
         return self.conversion.restore(model_space)
 
     def check_autoencoder(self, autoencoder: Autoencoder) -> None:
-        """RequestError naming both fingerprints if another autoencoder made these latents."""
+        """UserError naming both fingerprints if another autoencoder made these latents."""
         if autoencoder.fingerprint != self.fingerprint:
             reference = self.manifest.plan.autoencoder["reference"]
-            raise RequestError(
+            raise UserError(
                 f"The store was made with the autoencoder {reference} ({self.fingerprint}) and "
                 f"this is {autoencoder.reference} ({autoencoder.fingerprint}); use the one that "
                 "made the store."
@@ -107,7 +107,7 @@ class LatentStore:
     def info(self, index: int) -> SampleInfo:
         """Key, label and source index of sample `index` of the store."""
         if not 0 <= index < len(self):
-            raise RequestError(f"The store has samples 0 to {len(self) - 1}, not {index}.")
+            raise UserError(f"The store has samples 0 to {len(self) - 1}, not {index}.")
         chunk, row = self._reader.table.chunk_of(index)
         _, infos = self._read_chunk(chunk)
         return infos[row]
@@ -123,7 +123,7 @@ class LatentStore:
         them, the last of which is kept: reading on from `stop` does not read it again.
         """
         if not 0 <= start < stop <= len(self):
-            raise RequestError(f"The store has samples 0 to {len(self)}, not {start} to {stop}.")
+            raise UserError(f"The store has samples 0 to {len(self)}, not {start} to {stop}.")
         channels, parts, done = self.shape[0], [], start
         while done < stop:
             chunk, row = self._reader.table.chunk_of(done)
@@ -166,7 +166,7 @@ class LatentStore:
             stored = layout.row_bytes * len(layout.views)
             window_samples = max(1, min(_WINDOW_SAMPLES, _WINDOW_BYTES // stored))
         elif window_samples < 1:
-            raise RequestError(f"window_samples must be at least 1, not {window_samples}.")
+            raise UserError(f"window_samples must be at least 1, not {window_samples}.")
         table = self._reader.table
         maker = BatchMaker(
             self._reader,
@@ -197,9 +197,9 @@ class LatentStore:
     @staticmethod
     def _check(batch_size: int, start: int, rank: int, world_size: int, workers: int) -> None:
         if batch_size < 1 or start < 0 or workers < 0:
-            raise RequestError(
+            raise UserError(
                 f"batch_size {batch_size}, start {start} and workers {workers} must not be "
                 "negative, and a batch has at least one sample."
             )
         if not 0 <= rank < world_size:
-            raise RequestError(f"rank {rank} is not one of {world_size} processes.")
+            raise UserError(f"rank {rank} is not one of {world_size} processes.")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from autoencoder.remote import FailedTransferError, RemoteFolder, cache_lock, default_cache
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
-from latentddm.engine.errors import WorkError
-from latentddm.engine.files import sha256_of, size_problem
+from latentddm.engine.atomic_io import sha256_of, size_problem
+from latentddm.engine.errors import JobError
 
 _DOWNLOADS_AT_ONCE = 4
 
@@ -20,7 +20,7 @@ def fetch_manifest(folder: RemoteFolder) -> Manifest:
     def check(data: bytes) -> Manifest:
         try:
             return Manifest.from_bytes(data, f"{folder.name}/{MANIFEST_NAME}")
-        except WorkError as error:
+        except JobError as error:
             raise FailedTransferError(str(error)) from None
 
     return folder.read(MANIFEST_NAME, check)

@@ -12,7 +12,7 @@ from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.plan import check_same_plan
 from autoencoder.store.shard import ShardBuilder
 from autoencoder.store.writer import make_plan
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 if TYPE_CHECKING:
     from autoencoder.images import ImageSource
@@ -30,7 +30,7 @@ def repair_shards(
     """Encode the shards `numbers` again and put each in its place if it has the right hash.
 
     Returns the shards that could not be made again, with the reason; they stay as they are.
-    RequestError naming the differences if source or autoencoder are not those of the store.
+    UserError naming the differences if source or autoencoder are not those of the store.
     """
     plan = manifest.plan
     preprocessing = _preprocessing(manifest)
@@ -76,7 +76,7 @@ def _preprocessing(manifest: Manifest) -> Preprocessing:
     try:
         preprocessing = Preprocessing(size=described["size"], crop=described["crop"])
     except KeyError as error:
-        raise RequestError(
+        raise UserError(
             f"{MANIFEST_NAME} does not say the {error.args[0]} of the preprocessing; encode anew."
         ) from None
     return preprocessing

@@ -13,8 +13,8 @@ import numpy as np
 from autoencoder.store.layout import END_OF_ARCHIVE, ChunkFormat, SampleInfo, pack_chunk
 from autoencoder.store.manifest import ChunkEntry, ShardEntry, Unreadable
 from autoencoder.store.statistics import ChannelStatistics
-from latentddm.engine.errors import WorkError
-from latentddm.engine.files import read_json, write_bytes, write_json
+from latentddm.engine.atomic_io import read_json, write_bytes, write_json
+from latentddm.engine.errors import JobError
 
 RECORDS = "encoding"
 
@@ -64,7 +64,7 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
             tuple(Unreadable(**image) for image in value["unreadable"]),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise WorkError(f"{path} is damaged ({error}); delete it and run again.") from None
+        raise JobError(f"{path} is damaged ({error}); delete it and run again.") from None
     shard = folder / entry.name
     whole = shard.exists() and shard.stat().st_size == entry.bytes
     return record if whole else None

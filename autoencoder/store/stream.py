@@ -17,7 +17,7 @@ from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.memory import Rows, WholeStore, Windows
 from autoencoder.store.order import StreamOrder, Window
 from autoencoder.store.statistics import Standardisation
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.seeding import numpy_generator
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from autoencoder.store.reader import open_location
 from autoencoder.store.remote import RemoteShards
 from autoencoder.store.repair import rebuild_manifest, repair_shards
 from autoencoder.store.statistics import ChannelStatistics
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import sha256_of, size_problem
+from latentddm.engine.atomic_io import sha256_of, size_problem
+from latentddm.engine.errors import JobError, UserError
 
 if TYPE_CHECKING:
     from autoencoder.images import ImageSource
@@ -68,17 +68,17 @@ def verify_store(
     A repaired shard has the very bytes that the manifest asks for, or it stays as it was and is
     reported. Nothing in a shard is executed. cache: as for LatentStore.
 
-    RequestError: there is no store, a newer version's, or the source or the autoencoder is not
+    UserError: there is no store, a newer version's, or the source or the autoencoder is not
     the one that made it.
     """
     if (source is None) != (autoencoder is None):
-        raise RequestError("A repair needs both the source and the autoencoder.")
+        raise UserError("A repair needs both the source and the autoencoder.")
     if source is not None and is_remote(location):
-        raise RequestError("A remote store cannot be repaired; repair a local copy and upload it.")
+        raise UserError("A remote store cannot be repaired; repair a local copy and upload it.")
     repaired: list[str] = []
     try:
         manifest, files = open_location(location, cache)
-    except WorkError as error:
+    except JobError as error:
         if source is None or not rebuild_manifest(Path(location)):
             return StoreReport(problems=[Problem(MANIFEST_NAME, str(error).rstrip("."), _REPAIR)])
         repaired.append(MANIFEST_NAME)
@@ -113,7 +113,7 @@ class _Verification:
         for number, entry in enumerate(self._manifest.shards):
             try:
                 parts.append(self._check_shard(number))
-            except (DamagedChunkError, WorkError) as error:
+            except (DamagedChunkError, JobError) as error:
                 damaged.append(number)
                 report.problems.append(Problem(entry.name, str(error).rstrip("."), _REPAIR))
             else:
@@ -126,7 +126,7 @@ class _Verification:
         return report, damaged
 
     def _check_shard(self, number: int) -> ChannelStatistics:
-        """The statistics of a whole shard; DamagedChunkError or WorkError says what is wrong."""
+        """The statistics of a whole shard; DamagedChunkError or JobError says what is wrong."""
         entry = self._manifest.shards[number]
         path = self._files.path(number)
         problem = size_problem(path, entry.bytes)

@@ -11,8 +11,8 @@ from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
 from autoencoder.store.manifest import Manifest
 from autoencoder.store.plan import EncodePlan, hash_keys
 from autoencoder.store.shard import read_record, shard_name
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import remove_leftovers
+from latentddm.engine.atomic_io import remove_leftovers
+from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 
 if TYPE_CHECKING:
@@ -56,15 +56,15 @@ def encode_store(
     strict: stop at the first unreadable image. check: reconstruct the first images and refuse an
     autoencoder that does not give them back.
 
-    RequestError: the folder holds something else or another plan, or a value is wrong.
-    WorkError: an image under `strict`, latents that are not finite, the disk.
+    UserError: the folder holds something else or another plan, or a value is wrong.
+    JobError: an image under `strict`, latents that are not finite, the disk.
     """
     if not 0 <= rank < world_size:
-        raise RequestError(
+        raise UserError(
             f"rank {rank} is not one of {world_size} processes (0 to {world_size - 1})."
         )
     if batch_size < 1:
-        raise RequestError(f"batch_size must be at least 1, not {batch_size}.")
+        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
     plan = make_plan(
         source,
         autoencoder,
@@ -104,12 +104,12 @@ def make_plan(
     shard_samples: int | None = None,
     seed: int | None = 0,
 ) -> EncodePlan:
-    """The plan of a store; RequestError if there are no images or a size does not fit."""
+    """The plan of a store; UserError if there are no images or a size does not fit."""
     count, size, factor = len(source), preprocessing.size, autoencoder.factor
     if count == 0:
-        raise RequestError(f"{source.name} holds no images; check the path.")
+        raise UserError(f"{source.name} holds no images; check the path.")
     if size % factor:
-        raise RequestError(
+        raise UserError(
             f"Size {size} is not a multiple of {factor}, the factor of the autoencoder "
             f"{autoencoder.reference}; choose {size // factor * factor or factor}."
         )
@@ -142,5 +142,5 @@ def make_plan(
     try:
         plan.validate()
     except ValueError as error:
-        raise RequestError(f"The store cannot be made: {error}.") from None
+        raise UserError(f"The store cannot be made: {error}.") from None
     return plan

@@ -9,7 +9,7 @@ from autoencoder.losses import LossConfig
 from latentddm.engine.config import MISSING
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.loop import LoopConfig
-from latentddm.engine.optimisation import OptimizerConfig
+from latentddm.engine.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True, kw_only=True)

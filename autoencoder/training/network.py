@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from autoencoder.models import load_autoencoder
 from autoencoder.training.config import AutoencoderConfig
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SHIPPED_WEIGHTS = Path(__file__).parents[1] / "pretrained"
 
@@ -34,11 +34,11 @@ class Autoencoding(nn.Module):
 
 
 def build_network(config: AutoencoderConfig) -> AutoencoderKL:
-    """The network to train; RequestError if the image size does not fit its factor."""
+    """The network to train; UserError if the image size does not fit its factor."""
     network = _new_network(config) if config.start is None else _load_start(config.start)
     factor = downsampling_factor(network)
     if config.size % factor:
-        raise RequestError(
+        raise UserError(
             f"size is {config.size}, but the autoencoder has {factor} pixels to a latent; "
             f"choose a multiple of {factor}."
         )
@@ -54,7 +54,7 @@ def _load_start(start: str) -> AutoencoderKL:
     shipped = SHIPPED_WEIGHTS / start
     loaded = load_autoencoder(shipped if shipped.is_dir() else start).network
     if not isinstance(loaded, AutoencoderKL):
-        raise RequestError(
+        raise UserError(
             f"start is {start}, which is {type(loaded).__name__}; training needs AutoencoderKL."
         )
     return loaded.requires_grad_(True).train()

@@ -12,19 +12,19 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from autoencoder.image_io import image_grid, save_image
 from autoencoder.images import ImageSource, Preprocessing
 from autoencoder.losses import kl_loss
-from autoencoder.pictures import image_grid, save_image
 from autoencoder.pixel_stream import pixel_batches
-from autoencoder.training.adversary import Adversary
 from autoencoder.training.config import AutoencoderConfig
-from autoencoder.training.likeness import Likeness
+from autoencoder.training.discriminator import Adversary
 from autoencoder.training.network import Autoencoding, downsampling_factor
-from latentddm.engine.files import atomic_path, remove_folder
-from latentddm.engine.learner import Learner
-from latentddm.engine.means import Means
-from latentddm.engine.processes import process_batch_size
-from latentddm.engine.randomness import BatchDraws
+from autoencoder.training.reconstruction_loss import Likeness
+from latentddm.engine.atomic_io import atomic_path, remove_folder
+from latentddm.engine.distributed import process_batch_size
+from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.trainable_module import TrainableModule
 
 PREVIEW_IMAGES = 16
 
@@ -44,10 +44,10 @@ class AutoencoderTask:
         self.factor = downsampling_factor(network)
         self.latent_channels = network.config.latent_channels
         self.autoencoding = Autoencoding(network)
-        self.learner = Learner(
+        self.trainable = TrainableModule(
             self.autoencoding, config.optimizer, config.loop, accelerator, config.ema
         )
-        self.averages = self.learner.averages
+        self.averages = self.trainable.averages
         self.likeness = Likeness(config.loss, accelerator)
         self.adversary: Adversary | None = None
         if config.adversarial.weight > 0:
@@ -64,9 +64,9 @@ class AutoencoderTask:
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        optimizers: dict[str, Optimizer] = {"optimizer": self.learner.optimizer}
+        optimizers: dict[str, Optimizer] = {"optimizer": self.trainable.optimizer}
         if self.adversary is not None:
-            optimizers["discriminator_optimizer"] = self.adversary.learner.optimizer
+            optimizers["discriminator_optimizer"] = self.adversary.trainable.optimizer
         return optimizers
 
     def batches(self, start: int) -> Iterator[Tensor]:
@@ -82,7 +82,7 @@ class AutoencoderTask:
             workers=self.config.workers,
         )
 
-    def step(self, batch: Tensor, images: int, means: Means) -> None:
+    def step(self, batch: Tensor, images: int, accumulator: MetricAccumulator) -> None:
         target = _to_model_range(batch, self.accelerator.device)  # [B, 3, H, W]
         noise = self._posterior_noise(images, target)
         adversary = self.adversary
@@ -90,18 +90,18 @@ class AutoencoderTask:
             adversary = None
 
         reconstructions = []
-        for part in self.learner.micro_batches(len(target)):
+        for part in self.trainable.micro_batches(len(target)):
             with self.accelerator.autocast():
-                reconstruction, *posterior = self.learner.wrapped(target[part], noise[part])
+                reconstruction, *posterior = self.trainable.wrapped(target[part], noise[part])
             reconstruction = reconstruction.float()
-            loss = self._loss(reconstruction, target[part], posterior, adversary, means)
-            self.learner.backward(loss)
+            loss = self._loss(reconstruction, target[part], posterior, adversary, accumulator)
+            self.trainable.backward(loss)
             reconstructions.append(reconstruction.detach())
-        means.add("gradient_norm", self.learner.step(images))
+        accumulator.add("gradient_norm", self.trainable.step(images))
 
         # The discriminator learns second, from the same pictures.
         if adversary is not None:
-            adversary.learn(target, torch.cat(reconstructions), images, means)
+            adversary.learn(target, torch.cat(reconstructions), images, accumulator)
 
     def _loss(
         self,
@@ -109,10 +109,10 @@ class AutoencoderTask:
         target: Tensor,
         posterior: list[Tensor],
         adversary: Adversary | None,
-        means: Means,
+        accumulator: MetricAccumulator,
     ) -> Tensor:
         """Alike to the eye, near a standard normal, taken for real: a scalar."""
-        unlikeness = self.likeness(reconstruction, target, means).mean()
+        unlikeness = self.likeness(reconstruction, target, accumulator).mean()
         mean, log_variance = posterior
         divergence = kl_loss(mean.float(), log_variance.float())
         loss = unlikeness + self.config.loss.kl_weight * divergence.mean()
@@ -120,10 +120,10 @@ class AutoencoderTask:
             deception = adversary.generator_loss(
                 unlikeness, reconstruction, self.autoencoding.last_layer
             )
-            means.add("adversarial", deception)
+            accumulator.add("adversarial", deception)
             loss = loss + deception
-        means.add("loss", loss)
-        means.add("kl", divergence)
+        accumulator.add("loss", loss)
+        accumulator.add("kl", divergence)
         return loss
 
     def preview(self, path: Path) -> None:

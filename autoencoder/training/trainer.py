@@ -6,15 +6,15 @@ from pathlib import Path
 
 from autoencoder.images import ImageSource, open_source
 from autoencoder.perceptual import SMALLEST_SIZE
-from autoencoder.training.adversary import build_discriminator, smallest_size
 from autoencoder.training.config import AutoencoderConfig
+from autoencoder.training.discriminator import build_discriminator, smallest_size
 from autoencoder.training.network import build_network
 from autoencoder.training.task import AutoencoderTask
 from latentddm.engine.config import require_values, to_yaml
-from latentddm.engine.errors import RequestError
+from latentddm.engine.distributed import start_processes, start_run
+from latentddm.engine.dry_run import dry_run
+from latentddm.engine.errors import UserError
 from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop
-from latentddm.engine.processes import start_processes, start_run
-from latentddm.engine.rehearsal import rehearse
 
 RUN_KIND = "autoencoder"
 KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
@@ -53,17 +53,17 @@ def describe(config: AutoencoderConfig) -> str:
         lines.append(f"{count:,} parameters of the discriminator")
     accelerator = start_processes(config.precision)
     task = AutoencoderTask(config, network, source, accelerator)
-    rehearsal = rehearse(task, config.loop, accelerator)
+    rehearsal = dry_run(task, config.loop, accelerator)
     return "\n".join([*lines, f"{len(source):,} images", rehearsal.describe()])
 
 
 def _check(config: AutoencoderConfig) -> None:
-    """RequestError for what is missing, or does not go with a term of the loss."""
+    """UserError for what is missing, or does not go with a term of the loss."""
     require_values(config, "images", "output")
     if config.loop.sharded:
-        raise RequestError("loop.sharded is for generators; an autoencoder is trained without it.")
+        raise UserError("loop.sharded is for generators; an autoencoder is trained without it.")
     if not config.ema.widths:
-        raise RequestError("ema.widths is empty, but the average is what is saved; give one width.")
+        raise UserError("ema.widths is empty, but the average is what is saved; give one width.")
     needed = {}
     if config.loss.perceptual != "none":
         needed[f"loss.perceptual={config.loss.perceptual}"] = SMALLEST_SIZE
@@ -73,7 +73,7 @@ def _check(config: AutoencoderConfig) -> None:
         )
     for term, smallest in needed.items():
         if config.size < smallest:
-            raise RequestError(
+            raise UserError(
                 f"size is {config.size}, but {term} needs pictures of {smallest} pixels at least; "
                 "train on larger ones or without it."
             )

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import latentddm
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SOURCE_HELP = "a folder, zip, tar shards, LSUN lmdb, a URL of these files, hf:NAME or portraits"
 AUTOENCODER_HELP = "a diffusers folder or its URL, a run of train-autoencoder, a hub id"
@@ -29,7 +29,7 @@ def find_config(name: str) -> Path:
     for folder in (package / "configs", package.parent / "configs"):  # installed, or a checkout
         if (folder / name).is_file():
             return folder / name
-    raise RequestError(f"The config {name} does not exist; give a YAML file.")
+    raise UserError(f"The config {name} does not exist; give a YAML file.")
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:

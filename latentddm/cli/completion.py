@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from latentddm.cli.verb import Outcome, Verb
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SHELLS = ("bash", "zsh", "tcsh")
 
@@ -18,7 +18,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     try:
         import shtab
     except ImportError:
-        raise RequestError("Completion needs the package shtab; run `pip install shtab`.") from None
+        raise UserError("Completion needs the package shtab; run `pip install shtab`.") from None
     from latentddm.cli.parser import build_parser
 
     script = shtab.complete(build_parser(), shell=arguments.shell)

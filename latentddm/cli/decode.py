@@ -7,7 +7,7 @@ from pathlib import Path
 
 from latentddm.cli.arguments import add_process_arguments, rank_and_world_size
 from latentddm.cli.verb import Outcome, Verb
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +54,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 def _autoencoder_of(reference: str) -> str:
     """The autoencoder that the latents themselves name, or else a run's file beside them."""
     from autoencoder.latent_files import open_latents
-    from latentddm.latent_space import FILE_NAME, LatentSpace
+    from latentddm.inference.latent_space import FILE_NAME, LatentSpace
 
     named = open_latents(reference).autoencoder
     if named is not None:
         return named
     folder = Path(reference).parent
     if not (folder / FILE_NAME).is_file():
-        raise RequestError(f"Nothing beside {reference} names its autoencoder; give --autoencoder.")
+        raise UserError(f"Nothing beside {reference} names its autoencoder; give --autoencoder.")
     return LatentSpace.read(folder).autoencoder
 
 

@@ -20,8 +20,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.demo import DemoConfig, run_demo
+    from latentddm.engine.atomic_io import read_json
     from latentddm.engine.config import load_config
-    from latentddm.engine.files import read_json
 
     chosen = [
         f"{key}={json.dumps(value)}"  # in quotes: to YAML a folder called no is false

@@ -9,8 +9,8 @@ from latentddm.cli.verb import Outcome, Verb
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.distillation import DistillConfig, describe, distill
     from latentddm.engine.config import load_config, to_plain
+    from latentddm.training.distillation import DistillConfig, describe, distill
 
     config = load_config(DistillConfig, find_config(arguments.config), arguments.overrides)
     if arguments.dry_run:

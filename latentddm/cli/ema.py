@@ -17,9 +17,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.engine.posthoc import reconstruct
+    from latentddm.engine.posthoc_ema import reconstruct
     from latentddm.engine.run import RunFolder
-    from latentddm.generation import RUN_KIND
+    from latentddm.inference.generator import RUN_KIND
 
     run = RunFolder.open(arguments.run, RUN_KIND)
     output = Path(arguments.output) if arguments.output else None

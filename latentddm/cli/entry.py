@@ -16,15 +16,15 @@ from collections.abc import Sequence
 
 from latentddm.cli.parser import build_parser
 from latentddm.cli.verb import Verb
+from latentddm.engine.atomic_io import disk_error
 from latentddm.engine.errors import (
     EXIT_FAILED,
     EXIT_SIGNAL,
     EXIT_WRONG_REQUEST,
     Interrupted,
-    RequestError,
-    WorkError,
+    JobError,
+    UserError,
 )
-from latentddm.engine.files import disk_error
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
 RED, PLAIN = "\033[31m", "\033[0m"
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     try:
         parsed = build_parser().parse_args(arguments)
-    except RequestError as error:
+    except UserError as error:
         _say(str(error))
         return EXIT_WRONG_REQUEST
     _start_logging()
@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
     """The sentence and the exit code of an error; None if it is a mistake in this program."""
-    if isinstance(error, RequestError):
+    if isinstance(error, UserError):
         return str(error), EXIT_WRONG_REQUEST
-    if isinstance(error, WorkError):
+    if isinstance(error, JobError):
         return str(error), EXIT_FAILED
     if isinstance(error, Interrupted):
         return str(error), EXIT_SIGNAL + error.signal_number

@@ -23,8 +23,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.engine.atomic_io import write_json
     from latentddm.engine.devices import default_device
-    from latentddm.engine.files import write_json
     from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 
     options = EvaluationOptions(

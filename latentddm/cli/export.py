@@ -27,7 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.export import ExportOptions, export_run, push_to_hub
+    from latentddm.hub.export import ExportOptions, export_run, push_to_hub
 
     options = ExportOptions(
         ema=arguments.ema,

@@ -8,7 +8,7 @@ from typing import NoReturn
 from latentddm import __version__
 from latentddm.cli.registry import GROUPS, VERBS
 from latentddm.cli.verb import Verb
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 DESCRIPTION = "Few-step latent image generators from a folder of pictures, with no teacher."
 
@@ -28,7 +28,7 @@ class _VerbParser(argparse.ArgumentParser):
     """Says what is wrong with a command in one sentence, as everything else here does."""
 
     def error(self, message: str) -> NoReturn:
-        raise RequestError(f"{message}; see `{self.prog} --help`.")
+        raise UserError(f"{message}; see `{self.prog} --help`.")
 
 
 class _Parser(_VerbParser):

@@ -38,7 +38,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.generation import SamplingConfig, write_samples
+    from latentddm.inference.generator import SamplingConfig, write_samples
 
     config = SamplingConfig(
         steps=arguments.steps,

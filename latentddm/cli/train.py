@@ -10,7 +10,7 @@ from latentddm.cli.verb import Outcome, Verb
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.config import load_config, to_plain
-    from latentddm.training import TrainConfig, describe, train
+    from latentddm.training.generator import TrainConfig, describe, train
 
     config = load_config(TrainConfig, find_config(arguments.config), arguments.overrides)
     if arguments.dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from latentddm.cli.verb import Outcome, Verb
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         from autoencoder.store import LatentStore
 
         if arguments.images is None:
-            raise RequestError("--repair encodes again what is damaged; add --images SRC.")
+            raise UserError("--repair encodes again what is damaged; add --images SRC.")
         plan = LatentStore(arguments.store).manifest.plan
         source = open_source(arguments.images, size=plan.preprocessing["size"])
         autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])

@@ -1,5 +1,5 @@
 """The whole path on one machine in minutes; it only calls the stages that the other verbs call."""
 
-from latentddm.demo.path import DemoConfig, run_demo
+from latentddm.demo.stages import DemoConfig, run_demo
 
 __all__ = ["DemoConfig", "run_demo"]

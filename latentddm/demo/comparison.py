@@ -17,23 +17,23 @@ import torch
 from torch import Tensor
 
 from autoencoder.decode import IMAGES_AT_ONCE, decode_latents
+from autoencoder.image_io import image_grid, save_image
 from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
-from autoencoder.pictures import image_grid, save_image
 from autoencoder.portraits import ATTRIBUTES, attribute_histogram, read_attributes
 from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
-from latentddm.engine.randomness import numpy_generator
 from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.generation import Generator, SamplingConfig, history
-from latentddm.objective import Objective
+from latentddm.inference.generator import Generator, SamplingConfig, history
+from latentddm.training.objective import Objective
 
 METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one

@@ -21,8 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import (
+from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
     atomic_path,
     read_json,
@@ -30,7 +29,8 @@ from latentddm.engine.files import (
     remove_leftovers,
     sha256_of,
 )
-from latentddm.engine.processes import full_tensor, shard_like
+from latentddm.engine.distributed import full_tensor, shard_like
+from latentddm.engine.errors import JobError, UserError
 
 FORMAT_VERSION = 1
 _log = logging.getLogger("latentddm")
@@ -64,18 +64,18 @@ class Checkpoint:
         return read_tensors(self.path / f"{name}.safetensors")
 
     def load_module(self, name: str, module: nn.Module) -> None:
-        """Load the weights saved under `name` into `module`; RequestError if they do not fit."""
+        """Load the weights saved under `name` into `module`; UserError if they do not fit."""
         load_weights(self.path / f"{name}.safetensors", module)
 
     def load_optimizer(self, name: str, optimizer: Optimizer) -> None:
-        """Load the optimizer state saved under `name`; RequestError if it does not fit."""
+        """Load the optimizer state saved under `name`; UserError if it does not fit."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in self.tensors(name).items():
             index, entry = key.split(".", 1)
             parameter = parameters[int(index)] if int(index) < len(parameters) else None
             if parameter is None or (tensor.ndim > 0 and tensor.shape != parameter.shape):
-                raise RequestError(
+                raise UserError(
                     f"{self.path}/{name}.safetensors belongs to another network ({key} is "
                     f"{list(tensor.shape)}); use the config it was trained with."
                 )
@@ -88,15 +88,15 @@ class Checkpoint:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, on the CPU; WorkError if it cannot be read."""
+    """The tensors of a safetensors file, on the CPU; JobError if it cannot be read."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise WorkError(f"{path} cannot be read ({error}); restore it.") from error
+        raise JobError(f"{path} cannot be read ({error}); restore it.") from error
 
 
 def load_weights(path: Path, module: nn.Module) -> None:
-    """Load a safetensors file into `module`, sharded or not; RequestError if it does not fit."""
+    """Load a safetensors file into `module`, sharded or not; UserError if it does not fit."""
     module = _raw(module)
     own = module.state_dict()
     saved = {
@@ -107,7 +107,7 @@ def load_weights(path: Path, module: nn.Module) -> None:
         module.load_state_dict(saved)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
-        raise RequestError(
+        raise UserError(
             f"{path} belongs to another network ({reason}); use the config it was trained with."
         ) from error
 
@@ -131,7 +131,7 @@ def gather_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
 def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint:
     """Write checkpoints/images-…, then drop the oldest valid ones beyond `keep`.
 
-    On one process only. WorkError if it cannot be written; what was there before is there still.
+    On one process only. JobError if it cannot be written; what was there before is there still.
     """
     path = folder / f"images-{state.images:012d}"
     remove_leftovers(folder)
@@ -141,7 +141,7 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
             for name, tensors in state.tensors.items():
                 save_file(dict(tensors), temporary / f"{name}.safetensors")
         except SafetensorError as error:
-            raise WorkError(
+            raise JobError(
                 f"{path} cannot be written ({error}); free space and run again."
             ) from error
         described = {
@@ -175,11 +175,11 @@ def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest valid checkpoint; None if there is none at all.
 
-    RequestError if there are some and none is valid: to begin again must be the user's decision.
+    UserError if there are some and none is valid: to begin again must be the user's decision.
     """
     newest = next(valid_checkpoints(folder), None)
     if newest is None and (torn := _finished(folder)):
-        raise RequestError(
+        raise UserError(
             f"None of the {len(torn)} checkpoints in {folder} is valid (the newest: "
             f"{_problem(torn[0])}); restore one, or delete the folder to begin again."
         )
@@ -196,7 +196,7 @@ def _problem(path: Path) -> str:
     """Why the checkpoint at `path` is not valid; empty if it is."""
     try:
         state = read_json(path / "state.json")
-    except RequestError as error:
+    except UserError as error:
         return str(error).rstrip(".")
     if state.get("version") != FORMAT_VERSION:
         return f"its format is version {state.get('version')}, this program writes {FORMAT_VERSION}"

@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 T = TypeVar("T")
 MISSING = "???"  # OmegaConf's mark of a value that must be given
@@ -30,25 +30,25 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
     """Read `path` (YAML) into the dataclass `kind`, with `key=value` overrides (dots go deeper)."""
     for override in overrides:
         if "=" not in override:
-            raise RequestError(f"{override!r} is not an override; write key=value.")
+            raise UserError(f"{override!r} is not an override; write key=value.")
     try:
         base = OmegaConf.load(path) if path is not None else OmegaConf.create({})
         if not OmegaConf.is_dict(base):
-            raise RequestError(f"The config {path} must hold keys and values.")
+            raise UserError(f"The config {path} must hold keys and values.")
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError:
-        raise RequestError(f"The config {path} does not exist; check the path.") from None
+        raise UserError(f"The config {path} does not exist; check the path.") from None
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise RequestError(f"The config {path} cannot be read: {reason}.") from error
+        raise UserError(f"The config {path} cannot be read: {reason}.") from error
     assert isinstance(values, dict)
     values.pop(KIND_KEY, None)  # a run's own config.yaml may be given again
     return build(kind, values, str(path) if path is not None else "the command line")
 
 
 def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "") -> T:
-    """An instance of the dataclass `kind` from a mapping; RequestError names a wrong key."""
+    """An instance of the dataclass `kind` from a mapping; UserError names a wrong key."""
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     converted = _convert_all({name: hints[name] for name in fields}, values, source, prefix)
@@ -57,21 +57,21 @@ def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "
             entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         )
         if converted.get(name) == MISSING or (required and name not in converted):
-            raise RequestError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
+            raise UserError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
     try:
         return kind(**converted)
     except ValueError as error:  # the dataclass's own check of its values
-        raise RequestError(f"{source}: {prefix.rstrip('.') or 'the config'}: {error}.") from None
+        raise UserError(f"{source}: {prefix.rstrip('.') or 'the config'}: {error}.") from None
 
 
 def require_values(config: Any, *names: str) -> None:
-    """RequestError unless the dotted entries `names` of a config have been given."""
+    """UserError unless the dotted entries `names` of a config have been given."""
     for name in names:
         value = config
         for part in name.split("."):
             value = getattr(value, part)
         if value == MISSING:
-            raise RequestError(f"The key '{name}' is missing; add {name}=... to the command.")
+            raise UserError(f"The key '{name}' is missing; add {name}=... to the command.")
 
 
 def complete_arguments(
@@ -124,7 +124,7 @@ def _convert_all(
     converted = {}
     for key, value in values.items():
         if key not in hints:
-            raise RequestError(f"{source}: unknown key '{prefix}{key}'{_nearest(key, hints)}.")
+            raise UserError(f"{source}: unknown key '{prefix}{key}'{_nearest(key, hints)}.")
         converted[key] = _convert(hints[key], value, source, f"{prefix}{key}")
     return converted
 
@@ -135,7 +135,7 @@ def _nearest(key: Any, known: Mapping[str, Any]) -> str:
 
 
 def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
-    """`value` as the annotated type `hint`, or RequestError."""
+    """`value` as the annotated type `hint`, or UserError."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or value == MISSING:
         return value
@@ -159,7 +159,7 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
             return hint(value)
     elif hint in (str, bool) and isinstance(value, hint):
         return value
-    raise RequestError(f"{source}: '{key}' must be {_describe(hint)}, not {value!r}.")
+    raise UserError(f"{source}: '{key}' must be {_describe(hint)}, not {value!r}.")
 
 
 def _describe(hint: Any) -> str:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from latentddm.engine.errors import WorkError
+from latentddm.engine.errors import JobError
 
 
 def cached_weights(url: str, sha256_prefix: str, otherwise: str) -> Path:
     """The file of `url` in torch's cache; downloaded and checked if it is not there yet.
 
-    WorkError if that fails; `otherwise` tells what to do without a network.
+    JobError if that fails; `otherwise` tells what to do without a network.
     """
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if path.exists():
@@ -22,7 +22,5 @@ def cached_weights(url: str, sha256_prefix: str, otherwise: str) -> Path:
         # It writes under a temporary name, checks the hash and renames.
         torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256_prefix, progress=False)
     except (OSError, RuntimeError) as error:
-        raise WorkError(
-            f"{url} could not be downloaded to {path} ({error}); {otherwise}"
-        ) from error
+        raise JobError(f"{url} could not be downloaded to {path} ({error}); {otherwise}") from error
     return path

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from latentddm.engine.processes import local_tensor
+from latentddm.engine.distributed import local_tensor
 
 SMALLEST_STD, LARGEST_STD = 0.005, 0.28  # gamma > 0 needs a width below 12^-1/2 = 0.2887
 

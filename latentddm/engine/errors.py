@@ -7,14 +7,14 @@ import signal
 EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
 
 
-class RequestError(Exception):
+class UserError(Exception):
     """What was asked for is wrong (a path, a key, a value). Exit code 2.
 
     The message is one sentence for the user: what is wrong, in which file or key, what to do.
     """
 
 
-class WorkError(Exception):
+class JobError(Exception):
     """The request was right and the work failed (a full disk, a damaged shard). Exit code 1.
 
     The message is one sentence for the user: what failed, where, what to do.

@@ -18,11 +18,11 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
+from latentddm.engine.checkpoint_manager import CheckpointManager
+from latentddm.engine.distributed import alone_in
 from latentddm.engine.ema import Averages
-from latentddm.engine.errors import Interrupted, WorkError
-from latentddm.engine.keeper import Keeper
-from latentddm.engine.means import Means
-from latentddm.engine.processes import alone_in
+from latentddm.engine.errors import Interrupted, JobError
+from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.signals import Agreement, StopSignals
@@ -84,7 +84,7 @@ class Task(Protocol):
         """This process's batches, from `start` images seen on, for ever."""
         ...
 
-    def step(self, batch: Any, images: int, means: Means) -> None:
+    def step(self, batch: Any, images: int, accumulator: MetricAccumulator) -> None:
         """One optimizer step on the images after the first `images`; reports into `means`."""
         ...
 
@@ -117,23 +117,23 @@ def _go_on(
     accelerator: Accelerator,
     examine: Examine | None,
 ) -> None:
-    keeper = Keeper(task, run, config, accelerator)
+    keeper = CheckpointManager(task, run, config, accelerator)
     images = keeper.resume()
     start_trackers(accelerator, config.trackers, run, images)
     main = accelerator.is_main_process
-    means, batches = Means(), task.batches(images)
+    accumulator, batches = MetricAccumulator(), task.batches(images)
     clock, counted = time.monotonic(), images
     title = f"train {run.path.name}"
     with StopSignals() as signals, Progress(config.images, title, done=images, show=main) as bar:
         agreement = Agreement(signals, accelerator)
         while images < config.images:
-            task.step(next(batches), images, means)
+            task.step(next(batches), images, accumulator)
             before, images = images, images + config.batch_size
             done = images >= config.images
             stop = agreement.stop(images)
 
             if done or _passed(before, images, config.log_every):
-                metrics = _finite(means.collect(accelerator), images)
+                metrics = _finite(accumulator.collect(accelerator), images)
                 metrics["images_per_second"] = (images - counted) / (time.monotonic() - clock)
                 clock, counted = time.monotonic(), images
                 for warning in examine(images, metrics) if examine else ():
@@ -156,7 +156,7 @@ def _go_on(
 def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise WorkError(
+            raise JobError(
                 f"The {name} before {images} images is not finite; lower optimizer.learning_rate "
                 "and run again: it goes on from the last checkpoint."
             )

@@ -12,9 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import write_text
+from latentddm.engine.errors import UserError
 
 
 class RunFolder:
@@ -33,7 +33,7 @@ class RunFolder:
     def create(
         cls, path: Path, kind: str, config: Any, may_change: Collection[str] = ()
     ) -> RunFolder:
-        """Make the folder, or enter it again; RequestError if it holds another run or other things.
+        """Make the folder, or enter it again; UserError if it holds another run or other things.
 
         kind: what is trained; may_change: dotted config keys that may differ on a resumed run.
         """
@@ -42,7 +42,7 @@ class RunFolder:
         if run.config_path.exists():
             changed = _changed(run.read_config(), plain, may_change)
             if changed:
-                raise RequestError(
+                raise UserError(
                     f"{run.path} holds a run with another config (differs in: "
                     f"{changed}); use that config or another output folder."
                 )
@@ -53,15 +53,13 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str, kind: str) -> RunFolder:
-        """An existing run; RequestError if there is none or it trains something else."""
+        """An existing run; UserError if there is none or it trains something else."""
         run = cls(Path(path))
         if not run.config_path.is_file():
-            raise RequestError(
-                f"{path} is not a run folder: it has no config.yaml; check the path."
-            )
+            raise UserError(f"{path} is not a run folder: it has no config.yaml; check the path.")
         found = run.read_config().get(KIND_KEY)
         if found != kind:
-            raise RequestError(f"{path} is a run of kind '{found}', not '{kind}'; check the path.")
+            raise UserError(f"{path} is a run of kind '{found}', not '{kind}'; check the path.")
         return run
 
     def read_config(self) -> dict[str, Any]:
@@ -70,16 +68,16 @@ class RunFolder:
             values = OmegaConf.to_container(OmegaConf.load(self.config_path))
         except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
-            raise RequestError(f"{self.config_path} cannot be read: {reason}.") from error
+            raise UserError(f"{self.config_path} cannot be read: {reason}.") from error
         if not isinstance(values, dict):
-            raise RequestError(f"{self.config_path} does not hold a config; restore it.")
+            raise UserError(f"{self.config_path} does not hold a config; restore it.")
         return {str(key): value for key, value in values.items()}
 
     def require_own(self, saved: Mapping[str, Any], source: str) -> None:
-        """RequestError unless a checkpoint's config is that of this run; names what differs."""
+        """UserError unless a checkpoint's config is that of this run; names what differs."""
         changed = _changed(saved, self.read_config(), self.may_change)
         if changed:
-            raise RequestError(
+            raise UserError(
                 f"{source} is of a run with another config (differs in: {changed}); remove it, or "
                 "use the config it was trained with."
             )
@@ -112,9 +110,9 @@ class RunFolder:
 
 
 def require_new_folder(path: Path, purpose: str) -> None:
-    """RequestError unless `path` is missing or an empty folder."""
+    """UserError unless `path` is missing or an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise RequestError(
+        raise UserError(
             f"{path} already holds something else than {purpose}; choose another output folder."
         )
 

@@ -9,9 +9,9 @@ from types import FrameType, TracebackType
 import torch
 from accelerate import Accelerator
 
+from latentddm.engine.distributed import collect
 from latentddm.engine.errors import Interrupted
-from latentddm.engine.guard import LateReader
-from latentddm.engine.processes import collect
+from latentddm.engine.nonfinite_guard import LateReader
 
 # SIGUSR1 is what schedulers such as SLURM send ahead of a preemption; Windows has none.
 STOPPING = tuple(

@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from latentddm.engine.atomic_io import remove_leftovers, write_bytes
+from latentddm.engine.distributed import full_tensor
 from latentddm.engine.ema import Averages
-from latentddm.engine.errors import WorkError
-from latentddm.engine.files import remove_leftovers, write_bytes
-from latentddm.engine.processes import full_tensor
+from latentddm.engine.errors import JobError
 
 _PATTERN = "images-{:012d}.safetensors"
 
@@ -68,7 +68,7 @@ class Snapshot:
         try:
             self._file = safe_open(self.path, "pt")
         except (OSError, SafetensorError) as error:
-            raise WorkError(
+            raise JobError(
                 f"{self.path} cannot be read ({error}); delete it, the others go on without it."
             ) from error
 

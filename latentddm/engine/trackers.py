@@ -15,8 +15,8 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import TensorBoardTracker
 
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import write_text
+from latentddm.engine.atomic_io import write_text
+from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 
 TENSORBOARD = "tensorboard"
@@ -25,14 +25,14 @@ PROJECT = "latentddm"
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """RequestError for a tracker that accelerate does not know, or that is not installed."""
+    """UserError for a tracker that accelerate does not know, or that is not installed."""
     for name in names:
         if name not in TRACKERS:
-            raise RequestError(
+            raise UserError(
                 f"loop.trackers names '{name}', which is none of {', '.join(TRACKERS)}."
             )
         if importlib.util.find_spec(name) is None:
-            raise RequestError(
+            raise UserError(
                 f"loop.trackers names '{name}', which is not installed; run `pip install {name}`."
             )
 

@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import torch_generator
+from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import torch_generator
 from latentddm.evaluation.estimate import Estimate
 from latentddm.evaluation.pairs import (
     PairFunction,
@@ -108,9 +108,9 @@ def mmd2_estimate(
 ) -> Estimate:
     """mmd2 with influences 2 (mean_j' k(x_i, x_j') - mean_j k(x_i, y_j))."""
     if kernel not in _KERNELS:
-        raise RequestError(f"There is no kernel {kernel!r}; choose one of {', '.join(_KERNELS)}.")
+        raise UserError(f"There is no kernel {kernel!r}; choose one of {', '.join(_KERNELS)}.")
     if not bandwidth > 0:
-        raise RequestError(f"The bandwidth of a kernel must be positive, not {bandwidth}.")
+        raise UserError(f"The bandwidth of a kernel must be positive, not {bandwidth}.")
     shape = _KERNELS[kernel]
     # A kernel is a similarity: with its sign turned the sum has the form of the energy distance.
     return _pair_estimate(
@@ -126,7 +126,7 @@ def median_distance(features: Tensor, limit: int = 1000) -> float:
     first = features[:limit].double()
     median = float(torch.pdist(first - first.mean(0)).median())
     if median == 0:
-        raise RequestError("Most of the features are equal, so an MMD has no bandwidth here.")
+        raise UserError("Most of the features are equal, so an MMD has no bandwidth here.")
     return median
 
 
@@ -217,7 +217,7 @@ def _estimate(value: float, influence: Tensor) -> Estimate:
 
 def _need(features: Tensor, count: int) -> None:
     if features.ndim != 2 or len(features) < count:
-        raise RequestError(
+        raise UserError(
             f"A distance needs features of shape [N, D] with N >= {count}, "
             f"not {list(features.shape)}; give more images."
         )

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from autoencoder.perceptual import load_lpips, lpips_distances
-from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.estimate import Estimate, bootstrap_interval, interval_description
 from latentddm.evaluation.protocol import Protocol, Result
 from latentddm.evaluation.resize import check_pixels
@@ -30,14 +30,14 @@ def lpips_diversity(
     """The mean LPIPS distance (Zhang et al. 2018, AlexNet, v0.1) of random pairs of images.
 
     images: uint8 [N, S, S, 3], S >= 64. Each image is in at most one pair, so there are
-    min(pairs, N // 2), which the bootstrap resamples. RequestError for images too few or too small,
+    min(pairs, N // 2), which the bootstrap resamples. UserError for images too few or too small,
     and if the weights are not to be had. There is no reference: compare with the value of real
     images; far below it, a generator repeats itself.
     """
     images = torch.as_tensor(images)
     check_pixels(images)
     if len(images) < 2 or images.shape[1] < SMALLEST:
-        raise RequestError(
+        raise UserError(
             f"LPIPS diversity needs two images of {SMALLEST} pixels a side at least; "
             f"there are {len(images)} of {images.shape[1]}."
         )

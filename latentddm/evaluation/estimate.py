@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from latentddm.engine.randomness import numpy_generator
+from latentddm.engine.seeding import numpy_generator
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.estimate import Estimate, bootstrap_interval, interval_description
 from latentddm.evaluation.features import (
     BATCH_SIZE,
@@ -33,7 +33,7 @@ def evaluate_images(
     """The metrics of images against a reference, both uint8 [N, S, S, 3], by name.
 
     extractor: pyramid-v1 if none is given. A reference that is used often may be given as its
-    features (extract_features). RequestError for a metric that does not exist or does not fit the
+    features (extract_features). UserError for a metric that does not exist or does not fit the
     features, for different sizes, for too few images.
     """
     extractor = extractor or PyramidExtractor()
@@ -72,18 +72,18 @@ def evaluate_features(
 
 def _check_sets(samples: FeatureSet, reference: FeatureSet) -> None:
     if samples.space != reference.space:
-        raise RequestError(
+        raise UserError(
             f"The images have the features {samples.space.name} ({samples.space.hash}) and the "
             f"reference {reference.space.name} ({reference.space.hash}); use one extractor."
         )
     if samples.size != reference.size:
-        raise RequestError(
+        raise UserError(
             f"The images have {samples.size} pixels a side and the reference {reference.size}; "
             "bring both to one size, or the difference of sizes is what is measured."
         )
     fewest = min(len(samples), len(reference))
     if fewest < 2:
-        raise RequestError(f"A distance needs two images on each side; one side has {fewest}.")
+        raise UserError(f"A distance needs two images on each side; one side has {fewest}.")
     if fewest < SMALL_SAMPLE:
         warn_of_small_samples()
 

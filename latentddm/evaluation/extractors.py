@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.features import FeatureExtractor
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.latents import LatentExtractor
@@ -20,7 +20,7 @@ def open_extractor(name: str, size: int, device: torch.device | str = "cpu") -> 
     """The extractor called `name`, for images of `size` pixels a side.
 
     pyramid-v1 (built in), inception (FID's; weights from a package or a download),
-    latent:REFERENCE (the latents of an autoencoder), portrait-attributes-v1. RequestError for
+    latent:REFERENCE (the latents of an autoencoder), portrait-attributes-v1. UserError for
     another name.
     """
     if name == PYRAMID:
@@ -33,7 +33,7 @@ def open_extractor(name: str, size: int, device: torch.device | str = "cpu") -> 
         return AttributeExtractor()
     if name.startswith(LATENT_PREFIX):
         return _open_latent(name.removeprefix(LATENT_PREFIX), size, device)
-    raise RequestError(
+    raise UserError(
         f"There are no features {name!r}; choose {PYRAMID}, {INCEPTION} or "
         f"{LATENT_PREFIX}AUTOENCODER."
     )
@@ -45,7 +45,7 @@ def _open_latent(reference: str, size: int, device: torch.device | str) -> Featu
     autoencoder = load_autoencoder(reference, device=device)
     side, rest = divmod(size, autoencoder.factor)
     if rest:
-        raise RequestError(
+        raise UserError(
             f"Images of {size} pixels do not fit the autoencoder {reference}, which divides them "
             f"by {autoencoder.factor}; choose a multiple of it."
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 BATCH_SIZE = 64
 Part = TypeVar("Part")
@@ -116,7 +116,7 @@ def extract_features(
     """Features of an array of images; of every world_size-th from `rank` on if work is shared.
 
     images: uint8 [N, S, S, 3], or latents [N, C, h, w] for an extractor of latents. Keep the result
-    to use a reference again. RequestError if the images have the wrong shape.
+    to use a reference again. UserError if the images have the wrong shape.
     """
     images = torch.as_tensor(images)
     collector = FeatureCollector(extractor, name)
@@ -133,7 +133,7 @@ def merge_features(parts: Sequence[FeatureSet]) -> FeatureSet:
     if not filled:
         return parts[0]
     if len({(part.space, part.size, part.name) for part in filled}) > 1:
-        raise RequestError("Features of different images or extractors cannot be merged.")
+        raise UserError("Features of different images or extractors cannot be merged.")
     indices = [index for part in filled for index in part.indices]
     digests = [digest for part in filled for digest in part.digests]
     order = sorted(range(len(indices)), key=indices.__getitem__)

@@ -12,7 +12,7 @@ from autoencoder.images import (
     read_pixels,
     select_at_random,
 )
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.diversity import PAIRS, load_lpips, lpips_diversity
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extraction import extract_from_source
@@ -48,7 +48,7 @@ class EvaluationOptions:
 
     def __post_init__(self) -> None:
         if self.num is not None and self.num < 2:
-            raise RequestError(f"num is {self.num}; a distance needs two images on each side.")
+            raise UserError(f"num is {self.num}; a distance needs two images on each side.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def evaluate_folders(
 
     The images must all be squares of one size, unless a size is asked for. Larger reference images
     are cropped and resized to it as for encoding; smaller ones are refused. In a torch.distributed
-    group the processes share the work, and all return the same. RequestError says what is wrong.
+    group the processes share the work, and all return the same. UserError says what is wrong.
     """
     options = options or EvaluationOptions()
     plan, with_lpips = _plan(options, reference)

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from latentddm.engine.atomic_io import sha256_of
 from latentddm.engine.downloads import cached_weights
-from latentddm.engine.errors import RequestError
-from latentddm.engine.files import sha256_of
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.resize import resize_pixels
 from latentddm.evaluation.weights import weights_hash
 
@@ -46,7 +46,7 @@ class InceptionExtractor:
     def __init__(
         self, weights: Path | str | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        """RequestError if `weights` is not a known file; WorkError if a download fails."""
+        """UserError if `weights` is not a known file; JobError if a download fails."""
         network = _architecture()
         network.load_state_dict(_read_weights(Path(weights) if weights else _find_weights()))
         # The classifier behind the features is not used.
@@ -124,13 +124,13 @@ def _find_weights() -> Path:
 def _read_weights(path: Path) -> dict[str, Tensor]:
     """The weights in a file, under the names of torchvision's Inception-v3."""
     if not path.is_file():
-        raise RequestError(f"The Inception weights {path} do not exist; check the path.")
+        raise UserError(f"The Inception weights {path} do not exist; check the path.")
     digest = sha256_of(path)
     if digest == STATE_DICT_SHA256:
         return torch.load(path, map_location="cpu", weights_only=True)
     if digest == TORCHSCRIPT_SHA256:
         return _renamed(_torchscript_weights(path))
-    raise RequestError(
+    raise UserError(
         f"{path} is not a file of FID's Inception weights that is known here (sha256 {digest}); "
         f"delete it to download it again, or name {WEIGHTS_URL.rsplit('/', 1)[1]}."
     )

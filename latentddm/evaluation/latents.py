@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 class LatentExtractor:
@@ -29,7 +29,7 @@ class LatentExtractor:
     ) -> None:
         channels, height, width = shape
         if pool < 1 or height % pool or width % pool:
-            raise RequestError(
+            raise UserError(
                 f"Latents of {height} x {width} cannot be averaged over cells of {pool}; "
                 "choose a divisor of both."
             )
@@ -45,7 +45,7 @@ class LatentExtractor:
         if images.dtype == torch.uint8 and self._encode is not None:
             images = self._encode(images)
         if not images.is_floating_point() or tuple(images.shape[1:]) != self._shape:
-            raise RequestError(
+            raise UserError(
                 f"The latent features need latents {list(self._shape)}, "
                 f"not {images.dtype} {list(images.shape[1:])}."
             )

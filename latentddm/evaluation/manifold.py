@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.estimate import Estimate
 from latentddm.evaluation.pairs import centred, distances, row_blocks
 
@@ -38,7 +38,7 @@ def prdc(samples: Tensor, reference: Tensor, neighbours: int = NEIGHBOURS) -> Pr
     """
     fewest = min(len(samples), len(reference))
     if not 1 <= neighbours < fewest:
-        raise RequestError(
+        raise UserError(
             f"Precision and recall with {neighbours} neighbours need more than {neighbours} images "
             f"on each side, and at least one neighbour; the smaller side has {fewest}."
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.distances import (
     energy_estimate,
     frechet_estimate,
@@ -75,17 +75,15 @@ METRICS: dict[str, Metric] = {
 
 
 def find_metric(name: str) -> Metric:
-    """The metric of a name; RequestError listing the names if there is none."""
+    """The metric of a name; UserError listing the names if there is none."""
     if name not in METRICS:
-        raise RequestError(
-            f"There is no metric {name!r}; choose from {', '.join(METRICS)} and lpips."
-        )
+        raise UserError(f"There is no metric {name!r}; choose from {', '.join(METRICS)} and lpips.")
     return METRICS[name]
 
 
 def require_features(name: str, features: str) -> None:
-    """RequestError if a metric is asked for in features in which its name would mislead."""
+    """UserError if a metric is asked for in features in which its name would mislead."""
     wanted = find_metric(name).features
     if wanted not in (None, features):
         other = {"fid": "; use frechet there", "kid": "; use kernel there"}.get(name, "")
-        raise RequestError(f"{name} is defined in the features {wanted}, not in {features}{other}.")
+        raise UserError(f"{name} is defined in the features {wanted}, not in {features}{other}.")

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from typing import Any
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SMALL_SAMPLE = 10_000
 
@@ -42,7 +42,7 @@ class Protocol:
 class Result:
     """A value with its interval and its protocol.
 
-    Results of one protocol can be ordered, subtracted and divided; others raise RequestError that
+    Results of one protocol can be ordered, subtracted and divided; others raise UserError that
     names the first difference.
     """
 
@@ -84,18 +84,18 @@ class Result:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
-        """The result that to_json wrote; RequestError if a field is missing or unknown."""
+        """The result that to_json wrote; UserError if a field is missing or unknown."""
         result = _build(cls, value, "A result")
         protocol = _build(Protocol, value["protocol"], "A result's protocol")
         return cls(result.value, result.low, result.high, protocol)
 
 
 def require_same_protocol(first: Protocol, second: Protocol) -> None:
-    """RequestError naming the first field in which two protocols differ."""
+    """UserError naming the first field in which two protocols differ."""
     for item in fields(Protocol):
         ours, theirs = getattr(first, item.name), getattr(second, item.name)
         if item.compare and ours != theirs:
-            raise RequestError(
+            raise UserError(
                 f"Two {first.metric} results cannot be compared: {item.name} is {ours!r} in one "
                 f"and {theirs!r} in the other; evaluate both in the same way."
             )
@@ -115,6 +115,4 @@ def _build(kind: Callable[..., Any], value: Any, what: str) -> Any:
     try:
         return kind(**value)
     except TypeError as error:
-        raise RequestError(
-            f"{what} in the JSON does not have the fields it needs: {error}."
-        ) from None
+        raise UserError(f"{what} in the JSON does not have the fields it needs: {error}.") from None

@@ -8,20 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SMALLEST = 32
 
 
 def check_pixels(pixels: Tensor) -> None:
-    """RequestError unless pixels are uint8 [N, S, S, 3] with S >= 32."""
+    """UserError unless pixels are uint8 [N, S, S, 3] with S >= 32."""
     shape = list(pixels.shape)
     if pixels.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        raise RequestError(
+        raise UserError(
             f"Images for evaluation must be uint8 [N, S, S, 3], not {pixels.dtype} {shape}."
         )
     if shape[1] < SMALLEST:
-        raise RequestError(
+        raise UserError(
             f"Images for evaluation need {SMALLEST} pixels on each side; these have {shape[1]}."
         )
 

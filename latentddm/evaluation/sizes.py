@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoencoder.images import ImageSource, SourceImage, UnreadableImage
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class SizeChecked:
         return self.source.label(index)
 
     def load(self, index: int) -> SourceImage:
-        """The image; RequestError if its size is refused."""
+        """The image; UserError if its size is refused."""
         loaded = self.source.load(index)
         width, height = loaded.image.size
         if self.exact and (width, height) != (self.size, self.size):
-            raise RequestError(
+            raise UserError(
                 f"{self.name} holds images of several sizes: {loaded.key} has {width} x {height} "
                 f"pixels, others {self.size} x {self.size}; name the size to bring all of them to."
             )
         if min(width, height) < self.size:
-            raise RequestError(
+            raise UserError(
                 f"{loaded.key} in {self.name} has {width} x {height} pixels, less than the "
                 f"{self.size} of the comparison; compare at a smaller size, nothing is enlarged."
             )
@@ -47,7 +47,7 @@ class SizeChecked:
 
 
 def common_size(source: ImageSource) -> int:
-    """The edge in pixels of the first image that can be read; RequestError if it is no square."""
+    """The edge in pixels of the first image that can be read; UserError if it is no square."""
     for index in range(len(source)):
         try:
             loaded = source.load(index)
@@ -55,9 +55,9 @@ def common_size(source: ImageSource) -> int:
             continue
         width, height = loaded.image.size
         if width != height:
-            raise RequestError(
+            raise UserError(
                 f"{loaded.key} in {source.name} has {width} x {height} pixels and is no square; "
                 "name the size to crop and resize all images to."
             )
         return width
-    raise RequestError(f"{source.name} holds no image that can be read; choose another folder.")
+    raise UserError(f"{source.name} holds no image that can be read; choose another folder.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
-from latentddm.engine.randomness import torch_generator
+from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import torch_generator
 from latentddm.evaluation.estimate import Estimate
 from latentddm.evaluation.pairs import centred, row_blocks
 
@@ -26,7 +26,7 @@ def sliced_wasserstein_estimate(
 ) -> Estimate:
     """sliced_wasserstein with influences from the transport potentials, phi' = 2 (x - T(x))."""
     if a.ndim != 2 or b.ndim != 2 or not len(a) or not len(b):
-        raise RequestError("A distance needs two sets of features [N, D] that are not empty.")
+        raise UserError("A distance needs two sets of features [N, D] that are not empty.")
     a, b = centred(a, b)
     directions = torch.randn(
         a.shape[1],

@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.generation import SamplingConfig
-from latentddm.play.studio import Studio
-from latentddm.solvers import SOLVERS
+from latentddm.diffusion.solvers import SOLVERS
+from latentddm.engine.errors import JobError, UserError
+from latentddm.inference.generator import SamplingConfig
+from latentddm.play.renderer import Studio
 
 ABOUT_POSTERIOR = (
     "Left: a sample, then the same with noise up to time t. The rest are independent draws of what "
@@ -120,5 +120,5 @@ def _guarded(draw: Callable[[], np.ndarray]) -> np.ndarray:
     """A wrong setting is a message on the page."""
     try:
         return draw()
-    except (RequestError, WorkError) as error:
+    except (UserError, JobError) as error:
         raise gr.Error(str(error)) from None

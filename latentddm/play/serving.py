@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -18,14 +18,12 @@ HOST, PORT = "127.0.0.1", 7860
 def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = None) -> Iterator[str]:
     """Serve the page of `run` at host:port, with the average `ema`; yields its address.
 
-    RequestError if gradio is missing, the run cannot be used, or the port is taken.
+    UserError if gradio is missing, the run cannot be used, or the port is taken.
     """
     if importlib.util.find_spec("gradio") is None:
-        raise RequestError(
-            "The page needs the package gradio; run `pip install 'latentddm[play]'`."
-        )
+        raise UserError("The page needs the package gradio; run `pip install 'latentddm[play]'`.")
     require_free_port(host, port)
-    from latentddm.play.studio import Studio
+    from latentddm.play.renderer import Studio
 
     studio = Studio.open(run, ema)
     from latentddm.play.page import build_page  # imports gradio: seconds
@@ -41,16 +39,16 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
 
 
 def require_free_port(host: str, port: int) -> None:
-    """RequestError unless a server may listen at host:port."""
+    """UserError unless a server may listen at host:port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OverflowError:
-            raise RequestError(f"The port must lie in 0 to 65535, not {port}.") from None
+            raise UserError(f"The port must lie in 0 to 65535, not {port}.") from None
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise RequestError(
+                raise UserError(
                     f"Port {port} of {host} is taken; give another one with --port."
                 ) from None
-            raise RequestError(f"{host}:{port} cannot be served ({error.strerror}).") from None
+            raise UserError(f"{host}:{port} cannot be served ({error.strerror}).") from None

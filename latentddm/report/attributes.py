@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from latentddm.report.words import number, percent, text
+from latentddm.report.formatting import number, percent, text
 
 
 def attributes(rows: Sequence[dict[str, Any]], methods: Sequence[dict[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from latentddm.report.words import interval, number, text
+from latentddm.report.formatting import interval, number, text
 
 WIDTH, HEIGHT = 520, 350
 LEFT, RIGHT, TOP, BOTTOM = 76, 506, 14, 298  # of the plot within the drawing

@@ -8,17 +8,17 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from latentddm.engine.files import write_json, write_text
-from latentddm.report.pictures import Album
+from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.report.formatting import text
+from latentddm.report.image_files import Album
 from latentddm.report.sections import SECTIONS
-from latentddm.report.words import text
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> Path:
     """Write folder/report.json and folder/report.html; returns the path of the latter.
 
     The page needs no network and no script: the pictures that the report names, relative to
-    `folder`, are embedded. WorkError if one cannot be read or the disk fails.
+    `folder`, are embedded. JobError if one cannot be read or the disk fails.
     """
     report = _encodable(report)
     page = folder / "report.html"

@@ -9,9 +9,9 @@ from typing import Any
 from latentddm.engine.config import to_yaml
 from latentddm.report.attributes import attributes
 from latentddm.report.curves import curve, key
-from latentddm.report.pictures import Album
+from latentddm.report.formatting import counted, duration, interval, number, ratio, text
+from latentddm.report.image_files import Album
 from latentddm.report.tables import DISTANCES, numbers, results_by_steps, stages
-from latentddm.report.words import counted, duration, interval, number, ratio, text
 
 Section = Callable[[dict[str, Any], Album], str]
 HEADLINE_STEPS = 4

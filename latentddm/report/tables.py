@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from latentddm.report.words import duration, interval, number, ratio, text
+from latentddm.report.formatting import duration, interval, number, ratio, text
 
 DISTANCES = {
     "frechet": "Fréchet distance of the pictures",

@@ -20,9 +20,9 @@ from autoencoder.training import AutoencoderConfig, NetworkConfig, train_autoenc
 from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import load_config
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.engine.loop import LoopConfig
-from latentddm.engine.optimisation import OptimizerConfig
+from latentddm.engine.optimizer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPE = NetworkConfig(widths=(8, 8, 8), blocks=1, latent_channels=3, norm_groups=4, attention=False)
@@ -81,7 +81,7 @@ def test_training_can_start_from_a_trained_autoencoder(tmp_path: Path) -> None:
 
 
 def test_a_size_that_does_not_fit_the_factor_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="multiple of 4"):
+    with pytest.raises(UserError, match="multiple of 4"):
         train_autoencoder(replace(config(tmp_path / "run"), size=18), source())
 
 
@@ -170,6 +170,6 @@ def test_what_an_autoencoder_cannot_do_is_refused_before_anything_is_written(
 ) -> None:
     overrides = ["images=noise", f"output={tmp_path / 'run'}", override]
     chosen = load_config(AutoencoderConfig, CONFIGS / "autoencoder_f8_small.yaml", overrides)
-    with pytest.raises(RequestError, match=message):
+    with pytest.raises(UserError, match=message):
         train_autoencoder(chosen, source())
     assert not (tmp_path / "run").exists()

@@ -17,14 +17,14 @@ from safetensors.torch import save_file
 from tiny_autoencoders import random_latents, random_pixels, save_network
 
 from autoencoder.decode import decode_files, decode_latents
+from autoencoder.image_io import image_grid, save_image
 from autoencoder.images import Preprocessing
 from autoencoder.latent_files import LatentFile, open_latents, save_latents
 from autoencoder.models import Autoencoder, load_autoencoder
-from autoencoder.pictures import image_grid, save_image
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.tiling import fade_weights, spans
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 TAEF2 = ROOT.parent / "shared" / "weights" / "taef2"
@@ -112,7 +112,7 @@ def test_tiles_cover_every_pixel_with_weight_one(length: int) -> None:
 
 
 def test_tiles_that_are_too_small_are_refused(kl: Autoencoder) -> None:
-    with pytest.raises(RequestError, match=r"too small.*at least 32"):
+    with pytest.raises(UserError, match=r"too small.*at least 32"):
         decode_latents(random_latents(1, 4, 40), kl, tile=16)
 
 
@@ -200,15 +200,15 @@ def test_a_folder_with_something_else_is_refused(
 ) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(RequestError, match=r"holds thesis.txt"):
+    with pytest.raises(UserError, match=r"holds thesis.txt"):
         decode_files(latents_file, tmp_path / "mine", kl)
-    with pytest.raises(RequestError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         decode_files(latents_file, latents_file, kl)
     output = tmp_path / "images"
     decode_files(latents_file, output, kl)
     before = _contents(output)
     np.save(latents_file, np.zeros((7, 4, 8, 8), dtype=np.float16))
-    with pytest.raises(RequestError, match=r"images of another decoding .latents sha256"):
+    with pytest.raises(UserError, match=r"images of another decoding .latents sha256"):
         decode_files(latents_file, output, kl)
     assert _contents(output) == before
     assert json.loads((output / "decode.json").read_text())["autoencoder"] == kl.fingerprint
@@ -220,7 +220,7 @@ def test_latents_know_their_autoencoder(kl: Autoencoder, tmp_path: Path) -> None
     save_latents(tmp_path / "other.safetensors", latents, "sha256:0")
     assert torch.equal(LatentFile(tmp_path / "own.safetensors").read(1, 2), latents[1:])
     assert decode_files(tmp_path / "own.safetensors", tmp_path / "images", kl) == 2
-    with pytest.raises(RequestError, match="belong to the autoencoder sha256:0"):
+    with pytest.raises(UserError, match="belong to the autoencoder sha256:0"):
         decode_files(tmp_path / "other.safetensors", tmp_path / "none", kl)
     assert not (tmp_path / "none").exists()
 
@@ -245,7 +245,7 @@ def test_a_store_decodes_to_what_its_latents_decode_to(
     expected = decode_latents(stored[9:], kl, batch_size=3)[1].numpy()
     assert np.array_equal(picture, expected)
     other = load_autoencoder(save_network("flux", tmp_path / "flux"))
-    with pytest.raises(RequestError, match="belong to the autoencoder"):
+    with pytest.raises(UserError, match="belong to the autoencoder"):
         decode_files(tmp_path / "store", tmp_path / "others", other)
 
 
@@ -262,7 +262,7 @@ def test_reading_a_store_in_pieces_is_reading_it_at_once(
     pieces = [store.raw(start, min(start + 3, 11)) for start in range(0, 11, 3)]
     assert torch.equal(torch.cat(pieces), whole)
     for start, stop in ((-1, 2), (3, 3), (9, 12)):
-        with pytest.raises(RequestError, match=f"samples 0 to 11, not {start} to {stop}"):
+        with pytest.raises(UserError, match=f"samples 0 to 11, not {start} to {stop}"):
             store.raw(start, stop)
 
 
@@ -281,7 +281,7 @@ def test_files_that_are_no_latents_are_refused(tmp_path: Path) -> None:
         "absent.npy": "does not exist",
         ".": "is a folder",
     }.items():
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             LatentFile(tmp_path / name)
 
 
@@ -295,5 +295,5 @@ def test_a_grid_places_pictures_row_by_row(tmp_path: Path) -> None:
     assert (grid[6:, 8:] == 255).all()
     save_image(tmp_path / "new" / "grid.png", grid)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), grid)
-    with pytest.raises(RequestError, match="does not end in"):
+    with pytest.raises(UserError, match="does not end in"):
         save_image(tmp_path / "grid.gif", grid)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from autoencoder.images import Preprocessing, open_source, read_pixels
 from autoencoder.sources.tar_members import read_members
-from latentddm.engine.errors import WorkError
+from latentddm.engine.errors import JobError
 
 COUNT = 20
 
@@ -58,7 +58,7 @@ def test_a_tar_cut_anywhere_is_refused_by_name(shard: Path) -> None:
     places += [member.offset - 100 for member in members]  # inside a header
     for place in places:
         shard.write_bytes(whole[:place])
-        with pytest.raises(WorkError, match=r"images-000\.tar"):
+        with pytest.raises(JobError, match=r"images-000\.tar"):
             open_source(shard)
 
 
@@ -74,7 +74,7 @@ def test_every_flipped_bit_in_a_header_is_noticed(shard: Path) -> None:
         damaged = bytearray(whole)
         damaged[header + place] ^= 1 << place % 8
         shard.write_bytes(damaged)
-        with pytest.raises(WorkError, match=r"images-000\.tar"):
+        with pytest.raises(JobError, match=r"images-000\.tar"):
             open_source(shard)
 
 
@@ -82,20 +82,20 @@ def test_a_hole_of_zeros_and_a_second_archive_behind_the_end_are_noticed(shard: 
     whole = shard.read_bytes()
     middle = read_members(shard)[5].offset - 512
     shard.write_bytes(whole[:middle] + bytes(1024) + whole[middle + 1024 :])
-    with pytest.raises(WorkError, match="goes on behind its end"):
+    with pytest.raises(JobError, match="goes on behind its end"):
         open_source(shard)
     shard.write_bytes(whole + whole)
-    with pytest.raises(WorkError, match="goes on behind its end"):
+    with pytest.raises(JobError, match="goes on behind its end"):
         open_source(shard)
     shard.write_bytes(whole[:middle] + bytes(2 << 20))
-    with pytest.raises(WorkError, match="goes on behind its end"):
+    with pytest.raises(JobError, match="goes on behind its end"):
         open_source(shard)
 
 
 def test_one_damaged_shard_of_many_is_the_one_that_is_named(shard: Path) -> None:
     other = shard.with_name("images-001.tar")
     other.write_bytes(shard.read_bytes()[:-11_000])
-    with pytest.raises(WorkError, match=r"images-001\.tar is cut"):
+    with pytest.raises(JobError, match=r"images-001\.tar is cut"):
         open_source(shard.parent)
 
 
@@ -114,13 +114,13 @@ def test_a_member_twice_is_refused(shard: Path) -> None:
         member = tarfile.TarInfo("00003.png")
         member.size = len(picture(99))
         archive.addfile(member, io.BytesIO(picture(99)))
-    with pytest.raises(WorkError, match=r"00003\.png twice"):
+    with pytest.raises(JobError, match=r"00003\.png twice"):
         open_source(shard)
 
 
 def test_a_file_that_only_calls_itself_a_tar_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"<html>" * 500)
-    with pytest.raises(WorkError, match=r"a\.tar is not a tar file"):
+    with pytest.raises(JobError, match=r"a\.tar is not a tar file"):
         open_source(tmp_path / "a.tar")
 
 
@@ -132,7 +132,7 @@ def test_zip_damage(tmp_path: Path) -> None:
         place = archive.getinfo("1.png").header_offset
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
-    with pytest.raises(WorkError, match=r"images\.zip is not a whole zip"):
+    with pytest.raises(JobError, match=r"images\.zip is not a whole zip"):
         open_source(path)
     damaged = bytearray(whole)
     damaged[place + 200] ^= 1
@@ -155,7 +155,7 @@ def test_a_cut_lmdb_is_refused_and_does_not_kill_the_process(tmp_path: Path) -> 
     whole = file.read_bytes()
     for size in (len(whole) // 2, len(whole) - 4096, 5000, 100, 0):
         file.write_bytes(whole[:size])
-        with pytest.raises(WorkError, match=r"data\.mdb"):
+        with pytest.raises(JobError, match=r"data\.mdb"):
             open_source(tmp_path)
     file.write_bytes(whole)
     assert len(open_source(tmp_path)) == 200

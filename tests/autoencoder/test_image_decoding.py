@@ -16,7 +16,7 @@ from PIL import Image
 
 from autoencoder.images import Preprocessing, UnreadableImage, open_source, read_pixels
 from autoencoder.sources.decoding import decode_image
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SIZE = (16, 12)  # width, height
 
@@ -258,7 +258,7 @@ def test_the_description_is_json_and_complete() -> None:
         "filter": "lanczos",
         "version": 1,
     }
-    with pytest.raises(RequestError, match="size is 4"):
+    with pytest.raises(UserError, match="size is 4"):
         Preprocessing(size=4)
-    with pytest.raises(RequestError, match="'none'"):
+    with pytest.raises(UserError, match="'none'"):
         Preprocessing(size=64, crop="none")  # type: ignore[arg-type]

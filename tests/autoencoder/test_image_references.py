@@ -15,7 +15,7 @@ from image_files import NAMES, files, keys, picture, pixels, write_folder, write
 from autoencoder import remote
 from autoencoder.images import UnreadableImage, open_source
 from autoencoder.sources.naming import public_name
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 FACES = Path(__file__).parents[2].parent / "shared" / "data" / "faces128"
 
@@ -29,9 +29,9 @@ def test_shards_open_as_a_folder_a_brace_and_a_wildcard(tmp_path: Path) -> None:
     assert keys(open_source(f"{tmp_path}/part-*.tar")) == in_order
     assert keys(open_source(f"{tmp_path}/part-{{1,2,10}}.tar")) == in_order
     assert keys(open_source(f"{tmp_path}/part-{{1..2}}.tar")) == in_order[:4]
-    with pytest.raises(RequestError, match=r"part-3\.tar"):
+    with pytest.raises(UserError, match=r"part-3\.tar"):
         open_source(f"{tmp_path}/part-{{1..3}}.tar")
-    with pytest.raises(RequestError, match="braces"):
+    with pytest.raises(UserError, match="braces"):
         open_source(f"{tmp_path}/part-{{1..3.tar")
 
 
@@ -46,7 +46,7 @@ def test_one_name_in_two_shards_stays_two_keys(tmp_path: Path) -> None:
 def test_a_folder_with_shards_and_images_is_refused_not_half_read(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", files())
     write_folder(tmp_path / "more", files())
-    with pytest.raises(RequestError, match="shards and loose images"):
+    with pytest.raises(UserError, match="shards and loose images"):
         open_source(tmp_path)
     assert len(open_source(f"{tmp_path}/*.tar")) == len(NAMES)
 
@@ -90,7 +90,7 @@ def test_members_that_are_no_images_stay_closed(tmp_path: Path) -> None:
 
 def test_two_images_in_one_sample_are_refused(tmp_path: Path) -> None:
     content = {"a.left.png": picture(0), "a.right.png": picture(1)}
-    with pytest.raises(RequestError, match=r"a\.left\.png, a\.right\.png"):
+    with pytest.raises(UserError, match=r"a\.left\.png, a\.right\.png"):
         open_source(write_tar(tmp_path / "images.tar", content))
 
 
@@ -138,7 +138,7 @@ def test_each_wrong_reference_gets_a_sentence(tmp_path: Path) -> None:
         "a.tar.gz": "compressed",
         "shard-*.tar": "No file matches",
     }.items():
-        with pytest.raises(RequestError, match=sentence) as caught:
+        with pytest.raises(UserError, match=sentence) as caught:
             open_source(tmp_path / reference)
         assert reference in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -151,9 +151,7 @@ def test_a_hub_dataset_without_a_network_is_one_sentence(monkeypatch: pytest.Mon
         raise ConnectionError("Couldn't reach the hub\nwith details")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(
-        RequestError, match=r"owner/name cannot be opened \(Couldn't reach the hub\)"
-    ):
+    with pytest.raises(UserError, match=r"owner/name cannot be opened \(Couldn't reach the hub\)"):
         open_source("hf:owner/name:train")
 
 
@@ -164,7 +162,7 @@ def test_a_missing_package_is_named(
     write_folder(tmp_path / "lsun", {"data.mdb": b""})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(RequestError, match=f"pip install {package}"):
+    with pytest.raises(UserError, match=f"pip install {package}"):
         open_source(reference)
 
 
@@ -173,7 +171,7 @@ def test_credentials_never_reach_a_manifest_or_a_message(monkeypatch: pytest.Mon
     secret = "https://user:hunter2@host:8080/set/0.tar?token=hunter2&a=b#hunter2"
     assert public_name(secret) == "https://host:8080/set/0.tar"
     assert public_name("data/faces:1@2") == "data/faces:1@2"
-    with pytest.raises(WorkError) as caught:
+    with pytest.raises(JobError) as caught:
         open_source(secret)  # there is no such host
     assert "hunter2" not in str(caught.value)
 

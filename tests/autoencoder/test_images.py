@@ -34,7 +34,7 @@ from autoencoder.images import (
     read_pixels,
 )
 from autoencoder.sources.naming import class_labels
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 
 def pack(form: str, place: Path) -> Path:
@@ -149,7 +149,7 @@ def test_a_source_that_breaks_stops_the_stream_with_one_sentence(tmp_path: Path)
     for workers in (0, 2):
         source = open_source(path)
         os.truncate(path, 1024)
-        with pytest.raises(WorkError, match=r"^\S+images\.tar has become shorter[^\n]*$"):
+        with pytest.raises(JobError, match=r"^\S+images\.tar has become shorter[^\n]*$"):
             list(iterate_pixels(source, range(len(source)), Preprocessing(size=16), workers))
         write_tar(path, files())
 
@@ -225,7 +225,7 @@ def test_tar_labels_come_from_cls_or_json(tmp_path: Path) -> None:
     assert labels(source) == [3, 5, None]
     assert source.load(1).attributes == {"label": 5, "caption": "a bird"}
     broken = open_source(write_tar(tmp_path / "bad.tar", {"a.png": picture(0), "a.cls": b"cat"}))
-    with pytest.raises(WorkError, match=r"bad\.tar .*cls.* a\.png"):
+    with pytest.raises(JobError, match=r"bad\.tar .*cls.* a\.png"):
         broken.load(0)
 
 
@@ -242,7 +242,7 @@ def test_saved_datasets_give_labels_and_splits(tmp_path: Path) -> None:
     datasets.DatasetDict({"a": table, "b": table.select([0])}).save_to_disk(tmp_path / "two")
     assert labels(open_source(f"hf:{tmp_path / 'two'}:a")) == [1, 0, None]
     assert len(open_source(f"hf:{tmp_path / 'two'}:b")) == 1
-    with pytest.raises(RequestError, match=r"no split train.* a, b"):
+    with pytest.raises(UserError, match=r"no split train.* a, b"):
         open_source(tmp_path / "two")
 
 
@@ -259,5 +259,5 @@ def test_portraits_are_drawn_at_the_size_asked_for() -> None:
     assert not np.array_equal(np.asarray(first.image), np.asarray(other.image))
     assert len(open_source("portraits")) == 4000
     for wrong in ("portraits:many", "portraits:0", "portraits:1:2:3", "portraits:-4"):
-        with pytest.raises(RequestError, match="portraits"):
+        with pytest.raises(UserError, match="portraits"):
             open_source(wrong)

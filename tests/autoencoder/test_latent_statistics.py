@@ -9,7 +9,7 @@ from scipy import stats
 
 from autoencoder.latent_statistics import LatentStatistics
 from autoencoder.metrics import psnr, ssim
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 @pytest.fixture
@@ -59,5 +59,5 @@ def test_ssim_is_one_for_equal_and_falls_where_psnr_stays() -> None:
     torch.testing.assert_close(psnr(first, brighter), psnr(first, noisy))
     assert (ssim(first, noisy) < ssim(first, brighter)).all()
     assert (ssim(first, brighter) > 0.95).all()
-    with pytest.raises(RequestError, match="11 pixels"):
+    with pytest.raises(UserError, match="11 pixels"):
         ssim(first[:, :8], first[:, :8])

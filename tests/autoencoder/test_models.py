@@ -20,7 +20,7 @@ from tiny_autoencoders import CHANNELS, FACTORS, MAKERS, random_latents, random_
 
 from autoencoder.metrics import psnr
 from autoencoder.models import check_reconstruction, load_autoencoder
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared"
 TAEF2 = SHARED / "weights" / "taef2"
@@ -77,7 +77,7 @@ def test_moments_are_the_posteriors(folders: dict[str, Path]) -> None:
     posterior = autoencoder.network.encode(pixels.permute(0, 3, 1, 2) / 127.5 - 1).latent_dist
     torch.testing.assert_close(mean, autoencoder.encode(pixels))
     torch.testing.assert_close(log_variance, posterior.logvar, atol=1e-5, rtol=1e-4)
-    with pytest.raises(RequestError, match="has no posterior"):
+    with pytest.raises(UserError, match="has no posterior"):
         load_autoencoder(folders["vq"]).encode_moments(pixels)
 
 
@@ -137,7 +137,7 @@ def _save_halves(folder: Path, prefix: str, channels: int, suffix: str) -> None:
 def test_the_taesd_family_is_told_by_its_tensors(tmp_path: Path) -> None:
     _save_halves(tmp_path, "taesd", 4, ".pth")
     _save_halves(tmp_path, "taesd3", 16, ".safetensors")
-    with pytest.raises(RequestError, match="several encoders"):
+    with pytest.raises(UserError, match="several encoders"):
         load_autoencoder(tmp_path)
     latents = random_latents(1, 16, 4)
     loaded = load_autoencoder(tmp_path / "taesd3")
@@ -202,7 +202,7 @@ def test_code_in_a_weights_file_never_runs(tmp_path: Path, kind: str) -> None:
         content = {"0.weight": _Intruder(trace)}
         with open(tmp_path / f"tae_{half}.pth", "wb") as file:
             torch.save(content, file) if kind == "torch" else pickle.dump(content, file)
-    with pytest.raises(RequestError, match="refused without running it"):
+    with pytest.raises(UserError, match="refused without running it"):
         load_autoencoder(tmp_path)
     assert not trace.exists()
 
@@ -247,7 +247,7 @@ def test_wrong_weights_are_refused_in_one_sentence(
         (tmp_path / case / "config.json").write_text(json.dumps(config | change))
     diffusers.AutoencoderKL(in_channels=4, out_channels=4).save_pretrained(tmp_path / "rgba")
     for path, message in cases:
-        with pytest.raises(RequestError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             load_autoencoder(path)
         assert "\n" not in str(caught.value)
 
@@ -256,16 +256,16 @@ def test_halves_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     _save_halves(tmp_path, "four", 4, ".safetensors")
     _save_halves(tmp_path, "sixteen", 16, ".safetensors")
     shutil.copy(tmp_path / "sixteen_decoder.safetensors", tmp_path / "four_decoder.safetensors")
-    with pytest.raises(RequestError, match=r"encoder.layers.14"):
+    with pytest.raises(UserError, match=r"encoder.layers.14"):
         load_autoencoder(tmp_path / "four")
     (tmp_path / "four_decoder.safetensors").unlink()
-    with pytest.raises(RequestError, match="encoder and decoder are needed"):
+    with pytest.raises(UserError, match="encoder and decoder are needed"):
         load_autoencoder(tmp_path / "four")
     for half in ("encoder", "decoder"):
         torch.save({"state_dict": {}}, tmp_path / f"nested_{half}.pth")
         (tmp_path / f"torn_{half}.pth").write_bytes(b"these are no weights")
     for prefix, message in (("nested", "not a plain table"), ("torn", "is damaged")):
-        with pytest.raises(RequestError, match=message):
+        with pytest.raises(UserError, match=message):
             load_autoencoder(tmp_path / prefix)
 
 
@@ -283,20 +283,20 @@ def test_the_hub_is_read_from_its_cache_and_missed_in_one_sentence(
     monkeypatch.chdir(tmp_path)
     assert load_autoencoder("someone/pipeline").latent_channels == 4
     assert load_autoencoder("someone/pipeline:other").latent_channels == 3
-    with pytest.raises(RequestError, match="check the path or the id") as caught:
+    with pytest.raises(UserError, match="check the path or the id") as caught:
         load_autoencoder("someone/absent")
     assert "\n" not in str(caught.value)
 
 
 def test_inputs_that_do_not_fit_are_refused(folders: dict[str, Path]) -> None:
     autoencoder = load_autoencoder(folders["dc"])
-    with pytest.raises(RequestError, match="multiples of 4"):
+    with pytest.raises(UserError, match="multiples of 4"):
         autoencoder.encode(random_pixels(1, 30))
-    with pytest.raises(RequestError, match="must be uint8"):
+    with pytest.raises(UserError, match="must be uint8"):
         autoencoder.encode(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(RequestError, match=r"decodes float latents \[B,8,h,w\]"):
+    with pytest.raises(UserError, match=r"decodes float latents \[B,8,h,w\]"):
         autoencoder.decode(random_latents(1, 4, 8))
-    with pytest.raises(RequestError, match="hold NaN"):
+    with pytest.raises(UserError, match="hold NaN"):
         autoencoder.decode(torch.full((1, 8, 4, 4), torch.nan))
 
 
@@ -328,9 +328,9 @@ def test_a_bad_reconstruction_is_refused_with_its_cause(folders: dict[str, Path]
 
     pixels = random_pixels(2, 16)
     assert check_reconstruction(repeating(0.98), pixels) > 30
-    with pytest.raises(RequestError, match="pixel range or the scale"):
+    with pytest.raises(UserError, match="pixel range or the scale"):
         check_reconstruction(repeating(0.5), pixels)
-    with pytest.raises(RequestError, match="weights that are wrong"):
+    with pytest.raises(UserError, match="weights that are wrong"):
         check_reconstruction(load_autoencoder(folders["kl"]), pixels)
 
 

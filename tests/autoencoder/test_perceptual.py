@@ -14,7 +14,7 @@ from autoencoder.losses import LossConfig
 from autoencoder.perceptual import load_lpips, lpips_distances
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.training import AutoencoderConfig, NetworkConfig, train_autoencoder
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.loop import LoopConfig
 from latentddm.engine.run import RunFolder
 
@@ -61,7 +61,7 @@ def test_a_missing_or_wrong_file_is_one_sentence(tmp_path: Path) -> None:
         (tmp_path / "absent.pth", "absent.pth does not exist"),
         (tmp_path / "vgg.safetensors", "AlexNet: features.0.weight is missing or of another"),
     ):
-        with pytest.raises(RequestError, match=message) as caught:
+        with pytest.raises(UserError, match=message) as caught:
             load_lpips(weights=path)
         assert "\n" not in str(caught.value)
 
@@ -78,7 +78,7 @@ def test_without_a_network_the_sentence_says_which_file_belongs_where(
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     expected = f"to {tmp_path / 'checkpoints' / name} .*put the file there .*perceptual=none"
-    with pytest.raises(WorkError, match=expected) as caught:
+    with pytest.raises(JobError, match=expected) as caught:
         load_lpips(backbone=kind)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
@@ -112,5 +112,5 @@ def test_training_reports_it_and_learns_from_it(backbone: Path, tmp_path: Path) 
 
 def test_pictures_that_are_too_small_for_it_are_refused(tmp_path: Path) -> None:
     images = ArraySource(np.zeros((4, 16, 16, 3), np.uint8), "pictures")
-    with pytest.raises(RequestError, match=r"loss.perceptual=alex needs pictures of 32 pixels"):
+    with pytest.raises(UserError, match=r"loss.perceptual=alex needs pictures of 32 pixels"):
         train_autoencoder(training(tmp_path / "run", LossConfig(perceptual="alex"), 16), images)

@@ -20,9 +20,9 @@ from autoencoder.portraits import (
     read_attributes,
 )
 from autoencoder.portraits.canvas import Canvas, Frame
+from autoencoder.portraits.face_parameters import Sitter, draw_sitter
 from autoencoder.portraits.shapes import Shape, ellipse, rounded_box, stroke
-from autoencoder.portraits.sitter import Sitter, draw_sitter
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 UNSEEN_SEED = 3
 
@@ -216,7 +216,7 @@ def test_distance_is_total_variation() -> None:
 
 
 def test_bad_requests_get_one_sentence() -> None:
-    with pytest.raises(RequestError, match="cannot be 15 pixels wide; ask for a size of 16"):
+    with pytest.raises(UserError, match="cannot be 15 pixels wide; ask for a size of 16"):
         draw_portrait(0, 15)
     assert draw_portrait(0, 16)[0].shape == (16, 16, 3)
     for wrong in (
@@ -225,9 +225,9 @@ def test_bad_requests_get_one_sentence() -> None:
         np.zeros((2, 64, 32, 3), np.uint8),
         np.zeros((2, 8, 8, 3), np.uint8),
     ):
-        with pytest.raises(RequestError, match="Attributes"):
+        with pytest.raises(UserError, match="Attributes"):
             read_attributes(wrong)
-    with pytest.raises(RequestError, match="no readings"):
+    with pytest.raises(UserError, match="no readings"):
         attribute_histogram([])
-    with pytest.raises(RequestError, match="skin is 'blue'"):
+    with pytest.raises(UserError, match="skin is 'blue'"):
         attribute_histogram([{name: v[0] for name, v in ATTRIBUTES.items()} | {"skin": "blue"}])

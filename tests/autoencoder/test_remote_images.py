@@ -20,7 +20,7 @@ from autoencoder import remote
 from autoencoder.images import open_source
 from autoencoder.models import load_autoencoder
 from autoencoder.portraits import draw_portrait
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 pytest.importorskip("aiohttp", reason="pip install 'latentddm[http]'")
 
@@ -95,10 +95,10 @@ def test_secrets_of_a_url_are_not_in_its_name(served: SimpleNamespace) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "said"),
     [
-        ("pictures/", RequestError, "must name a .zip"),
-        ("*.tar", RequestError, "must name a .zip"),
-        ("photo.png", RequestError, "must name a .zip"),
-        ("none.zip", WorkError, "none.zip does not exist"),
+        ("pictures/", UserError, "must name a .zip"),
+        ("*.tar", UserError, "must name a .zip"),
+        ("photo.png", UserError, "must name a .zip"),
+        ("none.zip", JobError, "none.zip does not exist"),
     ],
 )
 def test_what_cannot_be_read_is_said(
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_is_said(
 def test_without_a_network_the_name_and_what_to_do_are_said(served: SimpleNamespace) -> None:
     served.close.shutdown()
     served.close.server_close()
-    with pytest.raises(WorkError, match=r"all\.zip could not be read in .* check the network"):
+    with pytest.raises(JobError, match=r"all\.zip could not be read in .* check the network"):
         open_source(f"{served.url}/all.zip")
 
 

@@ -24,8 +24,8 @@ def runs(
 ) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
     from latentddm.engine.loop import LoopConfig
-    from latentddm.objective import Objective
-    from latentddm.training import TrainConfig, train
+    from latentddm.training.generator import TrainConfig, train
+    from latentddm.training.objective import Objective
 
     folder = tmp_path_factory.mktemp("compare")
     store = encode_tiny("portraits:24", tiny_autoencoder, folder / "store")

@@ -9,8 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from latentddm.process import posterior_weights
-from latentddm.sampling import time_grid
+from latentddm.diffusion.process import posterior_weights
+from latentddm.diffusion.sampling import time_grid
 
 TOOLS = Path(__file__).parents[2] / "tools"
 

@@ -14,10 +14,10 @@ import pytest
 from autoencoder.training import AutoencoderConfig
 from latentddm.cli.arguments import find_config
 from latentddm.cli.parser import build_parser
-from latentddm.distillation import DistillConfig
 from latentddm.engine.config import load_config
-from latentddm.objective import Objective
-from latentddm.training import TrainConfig
+from latentddm.training.distillation import DistillConfig
+from latentddm.training.generator import TrainConfig
+from latentddm.training.objective import Objective
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIGS = {"train-autoencoder": AutoencoderConfig, "train": TrainConfig, "distill": DistillConfig}

@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -43,5 +43,5 @@ def test_the_error_is_that_of_the_singular_values_left_out(
 
 
 def test_too_few_pictures_are_refused(baseline: ModuleType) -> None:
-    with pytest.raises(RequestError, match="need as many training vectors"):
+    with pytest.raises(UserError, match="need as many training vectors"):
         baseline.LinearCode.fit(torch.zeros(5, 30), 6)

@@ -16,7 +16,7 @@ import torch
 
 from autoencoder.store import LatentStore, verify_store
 from autoencoder.store import manifest as manifest_module
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 SHARD = "latents-000002.tar"
 CHUNK = 2560  # bytes: three headers, one json and 8 rows of 96 bytes
@@ -96,7 +96,7 @@ DAMAGES = {
 def test_reading_names_the_damaged_shard(store: Path, name: str) -> None:
     DAMAGES[name](store)
     for memory in (0, None):
-        with pytest.raises(WorkError, match=r"latents-00000[12]\.tar"):
+        with pytest.raises(JobError, match=r"latents-00000[12]\.tar"):
             list(islice(LatentStore(store, memory=memory).stream(8), 25))
     assert not (store / "executed").exists()
 
@@ -133,7 +133,7 @@ def test_verify_says_which_chunk_and_which_shard(store: Path) -> None:
 def test_a_repair_with_another_autoencoder_is_refused(store: Path, toy: SimpleNamespace) -> None:
     remove(store)
     other = toy.Autoencoder(fingerprint="sha256:" + "b" * 64)
-    with pytest.raises(RequestError, match=r"autoencoder\.fingerprint"):
+    with pytest.raises(UserError, match=r"autoencoder\.fingerprint"):
         verify_store(store, source=toy.Source(200), autoencoder=other)
 
 
@@ -171,7 +171,7 @@ def test_a_truncated_manifest_is_named_and_rebuilt(
     path = store / "manifest.json"
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data))])
-    with pytest.raises(WorkError, match=r"manifest\.json is damaged"):
+    with pytest.raises(JobError, match=r"manifest\.json is damaged"):
         LatentStore(store)
     assert [problem.file for problem in verify_store(store).problems] == ["manifest.json"]
     report = verify_store(store, source=toy.Source(200), autoencoder=toy.Autoencoder())
@@ -182,27 +182,27 @@ def test_a_truncated_manifest_is_named_and_rebuilt(
 def test_one_wrong_digit_in_the_manifest_is_noticed(store: Path) -> None:
     path = store / "manifest.json"
     path.write_text(path.read_text().replace('"samples": 200', '"samples": 201'))
-    with pytest.raises(WorkError, match="checksum"):
+    with pytest.raises(JobError, match="checksum"):
         LatentStore(store)
 
 
 def test_a_newer_version_asks_for_an_upgrade(store: Path) -> None:
     forge(store, lambda content: content.update(version=2))
     for read in (LatentStore, verify_store):
-        with pytest.raises(RequestError, match=r"version 2 .*newer latentddm"):
+        with pytest.raises(UserError, match=r"version 2 .*newer latentddm"):
             read(store)
 
 
 @pytest.mark.parametrize("name", ["../../x", "/etc/passwd", "..", "latents-000000.tar/../x", ""])
 def test_a_name_that_is_no_shard_name_is_refused(store: Path, name: str) -> None:
     forge(store, lambda content: content["shards"][0].update(name=name))
-    with pytest.raises(WorkError, match=r"manifest\.json is damaged"):
+    with pytest.raises(JobError, match=r"manifest\.json is damaged"):
         LatentStore(store)
 
 
 def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "a web app"}')
-    with pytest.raises(RequestError, match="not the manifest of a latent store"):
+    with pytest.raises(UserError, match="not the manifest of a latent store"):
         LatentStore(tmp_path)
 
 

@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 
 from autoencoder.models import Autoencoder, wrap_network
 from autoencoder.store import LatentStore, import_latents, verify_store
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 SHAPE = (3, 4, 4)
 
@@ -107,7 +107,7 @@ def test_run_again_it_goes_on_and_gives_the_same_bytes(
 def test_latents_of_another_autoencoder_are_refused(
     shards: Path, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
-    with pytest.raises(RequestError, match="--scale-factor"):
+    with pytest.raises(UserError, match="--scale-factor"):
         imported(shards, autoencoder, tmp_path / "store", check=True)
     assert not (tmp_path / "store").exists()
 
@@ -128,7 +128,7 @@ def test_what_is_no_latent_is_named(
     member: str, data: bytes, said: str, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
     write_shard(tmp_path / "000.tar", {member: data})
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(UserError, match=said):
         imported(tmp_path / "000.tar", autoencoder, tmp_path / "store")
 
 
@@ -136,5 +136,5 @@ def test_a_latent_of_another_shape_is_named(
     shards: Path, autoencoder: Autoencoder, tmp_path: Path
 ) -> None:
     write_shard(shards / "002.tar", {"odd.npy": npy(np.zeros((3, 8, 8), dtype=np.float32))})
-    with pytest.raises(RequestError, match=r"odd.npy in .* is \[3, 8, 8\], others are \[3, 4, 4\]"):
+    with pytest.raises(UserError, match=r"odd.npy in .* is \[3, 8, 8\], others are \[3, 4, 4\]"):
         imported(shards, autoencoder, tmp_path / "store")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from autoencoder.store import LatentBatch, LatentStore
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 @pytest.fixture
@@ -210,13 +210,13 @@ def test_a_stream_may_be_left_at_any_time(ordered: Path) -> None:
     ],
 )
 def test_wrong_numbers_are_refused_at_once(ordered: Path, options: dict) -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(UserError):
         LatentStore(ordered).stream(**{"batch_size": 4, **options})
 
 
 def test_what_is_no_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="holds no latent store"):
+    with pytest.raises(UserError, match="holds no latent store"):
         LatentStore(tmp_path)
     (tmp_path / "encoding").mkdir()
-    with pytest.raises(RequestError, match="not finished"):
+    with pytest.raises(UserError, match="not finished"):
         LatentStore(tmp_path)

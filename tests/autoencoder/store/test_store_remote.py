@@ -20,7 +20,7 @@ import torch
 from autoencoder import remote
 from autoencoder.store import LatentStore, verify_store
 from autoencoder.store import manifest as manifest_module
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 pytest.importorskip("aiohttp")
 
@@ -107,11 +107,9 @@ def test_a_dead_server_is_named_after_the_retries(
 ) -> None:
     store = LatentStore(served.url, cache=served.cache)
     served.handler.always_drop = True
-    with pytest.raises(
-        WorkError, match=rf"latents-\d+\.tar could not be read in {remote.ATTEMPTS}"
-    ):
+    with pytest.raises(JobError, match=rf"latents-\d+\.tar could not be read in {remote.ATTEMPTS}"):
         next(store.stream(8))
-    with pytest.raises(WorkError, match=r"manifest\.json could not be read"):
+    with pytest.raises(JobError, match=r"manifest\.json could not be read"):
         LatentStore(served.url, cache=served.cache)
 
 
@@ -121,7 +119,7 @@ def test_a_wrong_shard_never_enters_the_cache(served: SimpleNamespace) -> None:
     data[900] ^= 1
     shard.write_bytes(data)
     store = LatentStore(served.url, cache=served.cache)
-    with pytest.raises(WorkError, match=r"latents-000003\.tar .*hash of the manifest"):
+    with pytest.raises(JobError, match=r"latents-000003\.tar .*hash of the manifest"):
         list(itertools.islice(store.stream(200), 1))
     assert len(list(served.cache.glob("*.tar"))) <= 6
     (problem,) = verify_store(served.url, cache=served.cache).problems
@@ -131,7 +129,7 @@ def test_a_wrong_shard_never_enters_the_cache(served: SimpleNamespace) -> None:
 def test_a_missing_shard_is_named(served: SimpleNamespace) -> None:
     (served.folder / "latents-000003.tar").unlink()
     store = LatentStore(served.url, cache=served.cache)
-    with pytest.raises(WorkError, match=r"latents-000003\.tar does not exist"):
+    with pytest.raises(JobError, match=r"latents-000003\.tar does not exist"):
         next(store.stream(200))
 
 
@@ -145,11 +143,11 @@ def test_credentials_are_never_shown(
     served.handler.always_drop = True
     messages = []
     for location in (secret, secret.replace("/store", "/nothing")):
-        with pytest.raises(WorkError) as caught:
+        with pytest.raises(JobError) as caught:
             LatentStore(location, cache=served.cache)
         messages += traceback.format_exception(caught.value)
     served.handler.always_drop = False
-    with pytest.raises(WorkError) as caught:
+    with pytest.raises(JobError) as caught:
         LatentStore(secret.replace("/store", "/nothing"), cache=served.cache)
     messages += traceback.format_exception(caught.value)
     assert "again in" in caplog.text
@@ -164,13 +162,13 @@ def test_hostile_names_never_leave_the_cache(served: SimpleNamespace) -> None:
     content["shards"][0]["name"] = "../../x"
     content["checksum"] = manifest_module._checksum(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(WorkError, match=r"manifest\.json"):
+    with pytest.raises(JobError, match=r"manifest\.json"):
         LatentStore(served.url, cache=served.cache)
     assert not served.cache.exists()
 
 
 def test_an_unknown_protocol_is_a_wrong_request() -> None:
-    with pytest.raises(RequestError, match="protocol"):
+    with pytest.raises(UserError, match="protocol"):
         LatentStore("carrier-pigeon://coop/store")
 
 
@@ -209,7 +207,7 @@ def test_a_store_in_s3(
         for found, expected in itertools.islice(pairs, 40):
             assert torch.equal(found.latents, expected.latents)
         assert next(unreliable.numbers) > 10
-        with pytest.raises(WorkError, match=r"s3://bucket/stores/none/manifest\.json does not"):
+        with pytest.raises(JobError, match=r"s3://bucket/stores/none/manifest\.json does not"):
             LatentStore("s3://bucket/stores/none", cache=tmp_path / "cache")
     finally:
         server.shutdown()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from autoencoder.store import LatentStore
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 
 
 def test_the_bytes_do_not_depend_on_workers_or_processes(
@@ -102,12 +102,12 @@ def test_unreadable_images_are_listed_or_stop_the_work(
     assert manifest.samples == 38
     found = {(image.index, image.key, image.reason) for image in manifest.unreadable}
     assert found == {(i, source.key(i), "the file is empty") for i in (5, 11)}
-    with pytest.raises(WorkError, match=r"class-[45]/000(05|11)\.png .*the file is empty"):
+    with pytest.raises(JobError, match=r"class-[45]/000(05|11)\.png .*the file is empty"):
         toy.encode(tmp_path / "strict", source, strict=True)
 
 
 def test_no_readable_image_is_an_error(tmp_path: Path, toy: SimpleNamespace) -> None:
-    with pytest.raises(WorkError, match="None of the 3 images"):
+    with pytest.raises(JobError, match="None of the 3 images"):
         toy.encode(tmp_path / "store", toy.Source(3, broken=(0, 1, 2)))
 
 
@@ -124,7 +124,7 @@ def test_another_plan_is_refused(
     tmp_path: Path, toy: SimpleNamespace, change: dict, named: str
 ) -> None:
     toy.encode(tmp_path / "store")
-    with pytest.raises(RequestError, match=named):
+    with pytest.raises(UserError, match=named):
         toy.encode(tmp_path / "store", **change)
 
 
@@ -133,11 +133,11 @@ def test_another_autoencoder_is_refused_naming_both_fingerprints(
 ) -> None:
     toy.encode(tmp_path / "store")
     other = toy.Autoencoder(fingerprint="sha256:" + "b" * 64)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         toy.encode(tmp_path / "store", autoencoder=other)
     assert "a" * 64 in str(caught.value)
     assert "b" * 64 in str(caught.value)
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         LatentStore(tmp_path / "store").check_autoencoder(other)
     assert "a" * 64 in str(caught.value)
     assert "b" * 64 in str(caught.value)
@@ -148,13 +148,13 @@ def test_another_source_is_refused_and_a_moved_one_is_not(
 ) -> None:
     toy.encode(tmp_path / "store", toy.Source(40))
     assert toy.encode(tmp_path / "store", toy.Source(40, name="elsewhere")).samples == 40
-    with pytest.raises(RequestError, match=r"source\.count is 40 there and 41 now"):
+    with pytest.raises(UserError, match=r"source\.count is 40 there and 41 now"):
         toy.encode(tmp_path / "store", toy.Source(41))
 
 
 def test_a_folder_with_other_things_is_refused(tmp_path: Path, toy: SimpleNamespace) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(RequestError, match=r"thesis\.txt"):
+    with pytest.raises(UserError, match=r"thesis\.txt"):
         toy.encode(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -164,7 +164,7 @@ def test_values_that_overflow_name_the_image(tmp_path: Path, toy: SimpleNamespac
         def encode(self, pixels: torch.Tensor) -> torch.Tensor:
             return super().encode(pixels) * 1e6
 
-    with pytest.raises(WorkError, match=r"class-\d/\d+\.png are not finite in float16"):
+    with pytest.raises(JobError, match=r"class-\d/\d+\.png are not finite in float16"):
         toy.encode(tmp_path / "half", autoencoder=Loud())
     assert toy.encode(tmp_path / "single", autoencoder=Loud(), dtype="float32").samples == 200
 
@@ -177,7 +177,7 @@ def test_an_autoencoder_that_does_not_reconstruct_is_refused(
             return super().decode(latents / 4)
 
     assert toy.encode(tmp_path / "good", toy.Source(8), check=True).samples == 8
-    with pytest.raises(RequestError, match="PSNR"):
+    with pytest.raises(UserError, match="PSNR"):
         toy.encode(tmp_path / "bad", toy.Source(8), check=True, autoencoder=WrongRange())
 
 
@@ -226,5 +226,5 @@ def test_the_manifest_is_plain_json_without_a_time(tmp_path: Path, toy: SimpleNa
 
 @pytest.mark.parametrize("options", [{"rank": 2, "world_size": 2}, {"batch_size": 0}])
 def test_wrong_numbers_are_refused(tmp_path: Path, toy: SimpleNamespace, options: dict) -> None:
-    with pytest.raises(RequestError):
+    with pytest.raises(UserError):
         toy.encode(tmp_path / "store", **options)

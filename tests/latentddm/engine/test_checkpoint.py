@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from latentddm.engine import checkpoint
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX
 from latentddm.engine.checkpoint import (
     TrainingState,
     gather_module,
@@ -24,8 +25,7 @@ from latentddm.engine.checkpoint import (
     save_checkpoint,
     valid_checkpoints,
 )
-from latentddm.engine.errors import RequestError, WorkError
-from latentddm.engine.files import TEMPORARY_SUFFIX
+from latentddm.engine.errors import JobError, UserError
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -107,10 +107,10 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     save(tmp_path, 10)
     found = newest_checkpoint(tmp_path)
     assert found is not None
-    with pytest.raises(RequestError, match=r"network\.safetensors belongs to another network"):
+    with pytest.raises(UserError, match=r"network\.safetensors belongs to another network"):
         found.load_module("network", nn.Linear(3, 4))
     other = torch.optim.AdamW(nn.Linear(5, 4).parameters())
-    with pytest.raises(RequestError, match=r"optimizer\.safetensors belongs to another network"):
+    with pytest.raises(UserError, match=r"optimizer\.safetensors belongs to another network"):
         found.load_optimizer("optimizer", other)
 
 
@@ -172,7 +172,7 @@ def test_a_disk_that_fills_up_in_a_save_loses_nothing(
         raise error
 
     monkeypatch.setattr(checkpoint, "save_file", write_half)
-    with pytest.raises(WorkError, match="free space and run again") as caught:
+    with pytest.raises(JobError, match="free space and run again") as caught:
         save(tmp_path, 20)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["images-000000000010"]

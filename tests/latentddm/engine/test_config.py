@@ -9,7 +9,7 @@ from typing import Literal
 import pytest
 
 from latentddm.engine.config import build, complete_arguments, differences, load_config, to_yaml
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,16 +70,16 @@ def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path: Path, text: str, said: str) -> None:
-    with pytest.raises(RequestError, match=r"config\.yaml") as caught:
+    with pytest.raises(UserError, match=r"config\.yaml") as caught:
         read(tmp_path, text)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_file_and_a_bad_override_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         load_config(Outer, tmp_path / "none.yaml")
-    with pytest.raises(RequestError, match="key=value"):
+    with pytest.raises(UserError, match="key=value"):
         read(tmp_path, "images: 5", "seven")
 
 
@@ -87,7 +87,7 @@ def test_arguments_of_a_function_are_checked_like_a_dataclass() -> None:
     def function(self: object, width: int = 4, kind: Literal["a", "b", "no"] = "a") -> None: ...
 
     assert complete_arguments(function, {"width": 8}, "f") == {"width": 8, "kind": "a"}
-    with pytest.raises(RequestError, match=r"'network.widht'; did you mean 'width'"):
+    with pytest.raises(UserError, match=r"'network.widht'; did you mean 'width'"):
         complete_arguments(function, {"widht": 8}, "f", "network.")
 
 
@@ -99,5 +99,5 @@ def test_differences_name_the_dotted_keys() -> None:
 
 def test_none_is_taken_only_where_it_is_allowed() -> None:
     assert build(Outer, {"images": 1, "limit": None}, "x").limit is None
-    with pytest.raises(RequestError, match="'name' must be a text"):
+    with pytest.raises(UserError, match="'name' must be a text"):
         build(Outer, {"images": 1, "name": None}, "x")

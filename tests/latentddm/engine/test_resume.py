@@ -23,9 +23,9 @@ from tiny_training import (
 )
 
 from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.distributed import alone_in
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.errors import Interrupted, RequestError
-from latentddm.engine.processes import alone_in
+from latentddm.engine.errors import Interrupted, UserError
 from latentddm.engine.run import RunFolder
 
 STEPS = 40
@@ -112,7 +112,7 @@ def test_one_process_goes_on_from_two_and_sharded_weights_from_whole_ones(tmp_pa
 def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
     one = train_tiny(config(tmp_path, "one"))
     assert_close_run(one, train_tiny(config(tmp_path, "parts", micro_batches=4)))
-    with pytest.raises(RequestError, match=r"loop\.micro_batches is 3, which does not divide"):
+    with pytest.raises(UserError, match=r"loop\.micro_batches is 3, which does not divide"):
         train_tiny(config(tmp_path, "odd", micro_batches=3))
 
 
@@ -159,7 +159,7 @@ def test_a_save_that_fails_on_the_main_process_ends_all_with_its_sentence(tmp_pa
     assert processes.wait(60) == [1, 1], processes.said()
     first, second = (said.splitlines()[-1] for said in processes.said())
     assert first == second
-    assert "WorkError: Writing" in first
+    assert "JobError: Writing" in first
     assert "checkpoints" in first
 
 
@@ -167,13 +167,13 @@ def test_a_run_that_is_being_trained_is_not_trained_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two commands would write the same checkpoints and figures in turn."""
-    monkeypatch.setattr("latentddm.engine.processes.LONGEST_FAREWELL", 0)
+    monkeypatch.setattr("latentddm.engine.distributed.LONGEST_FAREWELL", 0)
     wanted = config(tmp_path, "run")
     run = train_tiny(wanted)
     longer = replace(wanted, loop=replace(wanted.loop, images=wanted.loop.images + BATCH))
     with (
         alone_in(run, Accelerator()),
-        pytest.raises(RequestError, match="Another process is training"),
+        pytest.raises(UserError, match="Another process is training"),
     ):
         train_tiny(longer)
     train_tiny(longer)
@@ -186,7 +186,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_key_that_differs(tmp_path
     (tmp_path / "second").mkdir()
     run = RunFolder.create(tmp_path / "second", "tiny", other)
     (tmp_path / "first" / "checkpoints").rename(run.checkpoints)
-    with pytest.raises(RequestError, match=r"another config \(differs in: seed\)"):
+    with pytest.raises(UserError, match=r"another config \(differs in: seed\)"):
         train_tiny(other)
 
 
@@ -198,7 +198,7 @@ def test_a_run_whose_checkpoints_are_all_torn_does_not_begin_again(
         weights.write_bytes(weights.read_bytes()[:-1])
     with (
         caplog.at_level(logging.WARNING, "latentddm"),
-        pytest.raises(RequestError, match=r"None of the 2 checkpoints .* network\.safetensors"),
+        pytest.raises(UserError, match=r"None of the 2 checkpoints .* network\.safetensors"),
     ):
         train_tiny(config(tmp_path, "run"))
 

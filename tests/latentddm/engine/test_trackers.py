@@ -11,10 +11,10 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from latentddm.engine.config import build
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.engine.loop import LoopConfig
 from latentddm.engine.trackers import require_trackers
-from latentddm.training import TrainConfig, train
+from latentddm.training.generator import TrainConfig, train
 
 STAND_IN = """
 import json, pathlib
@@ -103,9 +103,9 @@ def test_a_tracker_that_is_not_there_is_named_before_anything_is_made(
     tiny_store: Path, tmp_path: Path, name: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(UserError, match=said):
         require_trackers([name])
-    with pytest.raises(RequestError, match=said):
+    with pytest.raises(UserError, match=said):
         train(config(tiny_store, tmp_path / "run", trackers=[name]))
     assert not (tmp_path / "run").exists()
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from autoencoder.portraits import ATTRIBUTES
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation import attributes, evaluate_images
 from latentddm.evaluation.attributes import AttributeExtractor, attribute_estimates
 
@@ -48,5 +48,5 @@ def test_influence_predicts_what_another_portrait_would_change(
 
 def test_the_metric_works_in_its_own_features_only() -> None:
     images = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
-    with pytest.raises(RequestError, match="portrait-attributes"):
+    with pytest.raises(UserError, match="portrait-attributes"):
         evaluate_images(images, images, ["attributes"])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation import pairs
 from latentddm.evaluation.distances import (
     energy_distance,
@@ -176,7 +176,7 @@ class TestPairs:
     def test_the_median_distance_is_that_of_all_pairs(self) -> None:
         points = torch.tensor([[0.0], [1.0], [3.0]])  # distances 1, 2, 3
         assert median_distance(points) == 2
-        with pytest.raises(RequestError, match="bandwidth"):
+        with pytest.raises(UserError, match="bandwidth"):
             median_distance(torch.ones(5, 2))
 
 
@@ -245,12 +245,12 @@ class TestIntervals:
 
 @pytest.mark.parametrize("distance", [energy_distance, mmd2, kid])
 def test_one_row_is_refused(distance: object) -> None:
-    with pytest.raises(RequestError, match="more images"):
+    with pytest.raises(UserError, match="more images"):
         distance(torch.zeros(1, 3), torch.zeros(5, 3))  # type: ignore[operator]
 
 
 def test_a_kernel_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(RequestError, match="rbf"):
+    with pytest.raises(UserError, match="rbf"):
         mmd2(normal(5, 2), normal(5, 2), kernel="cubic")  # type: ignore[arg-type]
-    with pytest.raises(RequestError, match="positive"):
+    with pytest.raises(UserError, match="positive"):
         mmd2(normal(5, 2), normal(5, 2), bandwidth=0.0)

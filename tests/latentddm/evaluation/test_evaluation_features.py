@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.distances import energy_distance, frechet_estimate
 from latentddm.evaluation.features import extract_features, merge_features
 from latentddm.evaluation.latents import LatentExtractor
@@ -164,7 +164,7 @@ def test_any_size_is_brought_to_the_same_space() -> None:
     ],
 )
 def test_other_shapes_and_types_are_refused(pixels: Tensor) -> None:
-    with pytest.raises(RequestError, match="Images for evaluation"):
+    with pytest.raises(UserError, match="Images for evaluation"):
         PyramidExtractor()(pixels)
 
 
@@ -190,7 +190,7 @@ class TestLatents:
     def test_other_shapes_are_refused(self) -> None:
         extractor = LatentExtractor((4, 8, 8), "sha256:f")
         for wrong in (torch.zeros(2, 4, 4, 4), torch.zeros(2, 64, 64, 3, dtype=torch.uint8)):
-            with pytest.raises(RequestError, match="latent"):
+            with pytest.raises(UserError, match="latent"):
                 extractor(wrong)
-        with pytest.raises(RequestError, match="divisor"):
+        with pytest.raises(UserError, match="divisor"):
             LatentExtractor((4, 8, 8), "sha256:f", pool=3)

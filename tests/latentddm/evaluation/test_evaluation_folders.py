@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation import PyramidExtractor, evaluate_images
 from latentddm.evaluation.extraction import extract_from_source
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
@@ -58,7 +58,7 @@ def test_a_larger_reference_is_reduced_and_a_smaller_one_refused(
 ) -> None:
     large = write(tmp_path / "large", pictures(9, 3, size=80))
     assert evaluate_folders(samples, large).results["energy"].protocol.size == 32
-    with pytest.raises(RequestError, match=r"32 x 32 pixels, less than the 80"):
+    with pytest.raises(UserError, match=r"32 x 32 pixels, less than the 80"):
         evaluate_folders(large, samples)
     small = evaluate_folders(large, samples, EvaluationOptions(size=32))
     assert small.results["energy"].protocol.size == 32
@@ -68,14 +68,14 @@ def test_images_of_several_sizes_are_refused_unless_a_size_is_named(
     samples: str, reference: str
 ) -> None:
     Image.fromarray(pictures(1, 5, size=64)[0]).save(Path(samples) / "larger.png")
-    with pytest.raises(RequestError, match=r"larger.png has 64 x 64 pixels, others 32 x 32"):
+    with pytest.raises(UserError, match=r"larger.png has 64 x 64 pixels, others 32 x 32"):
         evaluate_folders(samples, reference)
     assert evaluate_folders(samples, reference, EvaluationOptions(size=32)).results
 
 
 def test_an_oblong_image_is_refused(samples: str, reference: str) -> None:
     Image.new("RGB", (40, 32)).save(Path(samples) / "0000.png")
-    with pytest.raises(RequestError, match="no square"):
+    with pytest.raises(UserError, match="no square"):
         evaluate_folders(samples, reference)
 
 
@@ -105,7 +105,7 @@ def test_num_draws_as_many_from_each_side_and_depends_on_the_seed(
     assert run(0)[:2] == (6, 6)
     assert run(0) == run(0)
     assert run(0)[2] != run(1)[2]
-    with pytest.raises(RequestError, match="num is 1"):
+    with pytest.raises(UserError, match="num is 1"):
         EvaluationOptions(num=1)
 
 
@@ -121,9 +121,9 @@ def test_wrong_requests_are_one_sentence_before_any_work(samples: str, reference
         (EvaluationOptions(features="vgg"), "no features 'vgg'"),
         (EvaluationOptions(metrics=["fid"], features="pyramid-v1"), "use frechet there"),
     ]:
-        with pytest.raises(RequestError, match=word):
+        with pytest.raises(UserError, match=word):
             evaluate_folders(samples, reference, options)
-    with pytest.raises(RequestError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         evaluate_folders(samples, "nowhere")
 
 

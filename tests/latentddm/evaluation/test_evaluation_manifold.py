@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation import pairs
 from latentddm.evaluation.manifold import prdc
 
@@ -59,5 +59,5 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_few_images_for_the_neighbours_are_refused() -> None:
-    with pytest.raises(RequestError, match="more than 5"):
+    with pytest.raises(UserError, match="more than 5"):
         prdc(torch.zeros(5, 2), torch.zeros(50, 2))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from latentddm.engine.errors import RequestError, WorkError
+from latentddm.engine.errors import JobError, UserError
 from latentddm.evaluation import evaluate_features, extract_features, inception
 from latentddm.evaluation.distances import kid
 from latentddm.evaluation.diversity import load_lpips, lpips_diversity
@@ -50,9 +50,9 @@ def test_resizing_is_that_of_clean_fid(size: int) -> None:
 def test_a_file_that_is_not_known_is_never_loaded(tmp_path: Path) -> None:
     strange = tmp_path / "weights.pth"
     strange.write_bytes(b"anything")
-    with pytest.raises(RequestError, match="not a file of FID's Inception weights"):
+    with pytest.raises(UserError, match="not a file of FID's Inception weights"):
         InceptionExtractor(strange)
-    with pytest.raises(RequestError, match="do not exist"):
+    with pytest.raises(UserError, match="do not exist"):
         InceptionExtractor(tmp_path / "missing.pth")
 
 
@@ -68,7 +68,7 @@ def test_no_network_is_one_sentence_that_says_what_to_do(
     monkeypatch.setattr(inception, "PACKAGE", "a_package_that_does_not_exist")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(WorkError, match="could not be downloaded") as caught:
+    with pytest.raises(JobError, match="could not be downloaded") as caught:
         load()  # type: ignore[operator]
     assert "\n" not in str(caught.value)
 
@@ -141,7 +141,7 @@ class TestDiversity:
 
     def test_small_or_single_images_are_refused(self) -> None:
         for wrong in (noise(4, 48), noise(1, 64)):
-            with pytest.raises(RequestError, match="two images of 64"):
+            with pytest.raises(UserError, match="two images of 64"):
                 lpips_diversity(wrong, network=MeanColour())
 
     def test_the_real_network_has_the_weights_of_the_package_and_of_the_cache(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from latentddm.engine.errors import RequestError
+from latentddm.engine.errors import UserError
 from latentddm.evaluation import PyramidExtractor, Result, evaluate_images, extract_features
 from latentddm.evaluation.metrics import METRICS
 from latentddm.evaluation.protocol import Protocol, warn_of_small_samples
@@ -41,7 +41,7 @@ def test_the_protocol_says_what_was_done(result: Result) -> None:
 
 def test_results_survive_json(result: Result) -> None:
     assert Result.from_json(json.loads(json.dumps(result.to_json()))) == result
-    with pytest.raises(RequestError, match="fields"):
+    with pytest.raises(UserError, match="fields"):
         Result.from_json({"value": 1.0})
 
 
@@ -67,7 +67,7 @@ def test_any_difference_of_protocol_is_refused_and_named(result: Result, name: s
         lambda: result > other,
         lambda: result >= other,
     ):
-        with pytest.raises(RequestError, match=rf"\b{name} is"):
+        with pytest.raises(UserError, match=rf"\b{name} is"):
             compare()
 
 
@@ -81,7 +81,7 @@ def test_another_reference_has_another_hash() -> None:
     first = evaluate_images(images, reference, ["energy"])["energy"]
     reference[7, 3, 3, 1] += 1
     second = evaluate_images(images, reference, ["energy"])["energy"]
-    with pytest.raises(RequestError, match="reference_hash"):
+    with pytest.raises(UserError, match="reference_hash"):
         _ = first - second
 
 
@@ -106,21 +106,21 @@ def test_a_set_against_itself_has_no_distance() -> None:
 
 def test_fid_and_kid_are_the_names_of_nothing_else() -> None:
     for name in ("fid", "kid"):
-        with pytest.raises(RequestError, match="pyramid-v1"):
+        with pytest.raises(UserError, match="pyramid-v1"):
             evaluate_images(pictures(5, 1), pictures(5, 2), [name])
 
 
 def test_a_metric_that_does_not_exist_is_refused_with_the_list() -> None:
-    with pytest.raises(RequestError) as caught:
+    with pytest.raises(UserError) as caught:
         evaluate_images(pictures(5, 1), pictures(5, 2), ["frechett"])
     assert all(name in str(caught.value) for name in METRICS)
 
 
 def test_other_sizes_and_single_images_are_refused() -> None:
     large = torch.zeros(5, 64, 64, 3, dtype=torch.uint8)
-    with pytest.raises(RequestError, match="32 pixels a side and the reference 64"):
+    with pytest.raises(UserError, match="32 pixels a side and the reference 64"):
         evaluate_images(pictures(5, 1), large)
-    with pytest.raises(RequestError, match="two images"):
+    with pytest.raises(UserError, match="two images"):
         evaluate_images(pictures(1, 1), pictures(5, 2))
 
 

@@ -1,0 +1,1 @@
+"""The process and how to run it backwards: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""The diffusers face: pipeline, scheduler, exported folders."""

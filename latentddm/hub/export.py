@@ -1,0 +1,138 @@
+"""A run as a folder for diffusers: the stage behind `latentddm export`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
+
+from autoencoder.image_io import image_grid, save_image
+from autoencoder.models.tiny import PooledBlock
+from latentddm.engine.atomic_io import atomic_path, read_json
+from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.hub.model_card import GRID_NAME, Card, write_card
+from latentddm.hub.pipeline import LatentDDMPipeline
+from latentddm.hub.scheduler import DistributionalScheduler
+from latentddm.inference.generator import RUN_KIND, Generator, history
+
+# What DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR) runs where nothing is imported.
+LOADER = '''"""Lets DiffusionPipeline find the class of latentddm, which must be installed."""
+
+from latentddm.hub.pipeline import LatentDDMPipeline  # noqa: F401
+'''
+LOADER_NAME = "pipeline.py"
+GRID_IMAGES, GRID_COLUMNS = 16, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What an exported folder holds beside the weights.
+
+    ema: width or file of the moving average; None takes the first that was tracked.
+    autoencoder: a reference, where the one in the run is no longer there. evaluation: a file that
+    `latentddm evaluate --output` wrote. steps, seed: of the grid of samples. license: of the
+    weights, which is not that of this program.
+    """
+
+    ema: str | None = None
+    autoencoder: str | None = None
+    evaluation: Path | None = None
+    steps: int = 4
+    seed: int = 0
+    license: str = "other"
+
+
+def export_run(run: Path, output: Path, options: ExportOptions | None = None) -> Path:
+    """Write the folder `output`, whole or not at all, for `from_pretrained` of the pipeline.
+
+    UserError if the run has no checkpoint, the folder holds something else, or diffusers alone
+    could not load the autoencoder.
+    """
+    options = options or ExportOptions()
+    require_new_folder(output, "an export")
+    evaluation = read_json(options.evaluation) if options.evaluation is not None else None
+    generator = Generator.load(run, ema=options.ema)
+    pipeline = build_pipeline(generator, options.autoencoder)
+    pipeline.set_progress_bar_config(disable=True)
+    pixels = draw_pixels(pipeline, GRID_IMAGES, options.steps, options.seed)
+    folder = RunFolder.open(run, RUN_KIND)
+    card = Card(
+        config=folder.read_config(),
+        images_seen=history(folder, generator.images).images,
+        parameters=generator.network.num_parameters(),
+        shape=generator.space.shape,
+        autoencoder=type(pipeline.vae).__name__,
+        fingerprint=generator.space.fingerprint,
+        picture=tuple(pixels.shape[1:3]),
+        steps=options.steps,
+        seed=options.seed,
+        ema=options.ema,
+        license=options.license,
+        evaluation=evaluation,
+    )
+    if output.is_dir():  # empty, and a folder is renamed into place
+        output.rmdir()
+    with atomic_path(output) as temporary:
+        pipeline.save_pretrained(temporary)
+        (temporary / LOADER_NAME).write_text(LOADER, encoding="utf-8")
+        save_image(temporary / GRID_NAME, image_grid(pixels.numpy(), GRID_COLUMNS))
+        write_card(temporary, card)
+    return output
+
+
+def build_pipeline(generator: Generator, autoencoder: str | None = None) -> LatentDDMPipeline:
+    """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers."""
+    space = generator.space
+    wrapped = space.load_autoencoder(reference=autoencoder)
+    network = wrapped.network
+    known = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC)
+    if type(network) not in known or any(isinstance(m, PooledBlock) for m in network.modules()):
+        raise UserError(
+            f"diffusers cannot load the autoencoder {wrapped.reference}: it has layers (TAEF2's "
+            "pool branch) that diffusers lacks; draw with `latentddm sample RUN --decode` instead."
+        )
+    return LatentDDMPipeline(
+        unet=generator.network,
+        vae=network,
+        scheduler=DistributionalScheduler(safety=generator.least_safety),
+        latent_shape=space.shape,
+        latent_mean=space.mean,
+        latent_std=space.std,
+    )
+
+
+def draw_pixels(pipeline: LatentDDMPipeline, count: int, steps: int, seed: int) -> torch.Tensor:
+    """The first `count` images under `seed`, uint8 [count, H, W, 3]."""
+    generators = pipeline.generators(seed, count)
+    try:
+        (unit,) = pipeline(
+            count, generators, num_inference_steps=steps, output_type="np", return_dict=False
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return torch.as_tensor(unit * 255).round().to(torch.uint8)
+
+
+def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
+    """Upload an exported folder to the hub as `owner/name`; returns the commit's address.
+
+    JobError if the hub is out of reach or refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Upload a latentddm pipeline"
+        )
+    except Exception as error:  # the hub's client raises errors of several libraries
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise JobError(
+            f"{folder} is written, but {repository} could not be had on the Hugging Face hub "
+            f"({reason}); check the id, the network and your login (`hf auth login`)."
+        ) from error
+    return str(commit)

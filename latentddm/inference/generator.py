@@ -1,0 +1,209 @@
+"""Draws latents with a trained run: the stage behind `latentddm sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from autoencoder.decode import decode_files
+from autoencoder.latent_files import save_latents
+from latentddm.diffusion.guidance import GuidedDenoiser
+from latentddm.diffusion.sampling import POWER, Denoiser, GridKind
+from latentddm.diffusion.solvers import solve, solver_grid, steps_within
+from latentddm.engine.atomic_io import read_json, write_json
+from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
+from latentddm.engine.config import complete_arguments, to_plain
+from latentddm.engine.devices import default_device
+from latentddm.engine.errors import UserError
+from latentddm.engine.posthoc_ema import load_average
+from latentddm.engine.progress import Progress
+from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.engine.seeding import torch_generator
+from latentddm.inference.latent_space import LatentSpace
+from latentddm.networks.unet import UNet
+
+RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
+LATENTS_NAME = "latents.safetensors"
+START_NAME = "start.json"  # in a run that started from another: what had gone into that one
+SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How samples are drawn; image i depends on the seed and on i alone."""
+
+    steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
+    churn: float = 0.0  # of ddim
+    safety: float = 0.0
+    label: int | None = None  # what to draw, of a network with classes; None: anything
+    guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
+    solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
+    grid: GridKind | None = None  # None: the one that the solver is made for
+    power: float = POWER  # the exponent of the power grid
+    seed: int = 0
+    ema: str | None = None  # width or file of the average; None: the first that was tracked
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A trained network with what it needs to be used."""
+
+    network: UNet
+    space: LatentSpace
+    images: int  # seen in training
+
+    @classmethod
+    def load(
+        cls,
+        run: Path | str,
+        device: torch.device | str = "cpu",
+        images: int | None = None,
+        ema: str | None = None,
+    ) -> Generator:
+        """The averaged weights of a run: of its newest valid checkpoint, or of that at `images`.
+
+        ema: the width or the file of another average than the first that was tracked.
+        """
+        folder = RunFolder.open(run, RUN_KIND)
+        checkpoint = checkpoint_at(folder, images)
+        source = str(folder.config_path)
+        arguments = complete_arguments(
+            UNet.__init__, folder.read_config().get("network", {}), source, "network."
+        )
+        network = UNet(**arguments)
+        load_average(folder, checkpoint, ema, network)
+        network.eval().requires_grad_(False).to(device)
+        return cls(network, LatentSpace.read(folder.path), checkpoint.images)
+
+    def draw(
+        self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
+    ) -> Tensor:
+        """Raw latents [count, C, H, W], float32 on the CPU, of the images from `first` on."""
+        if count < 1 or config.batch_size < 1:
+            raise UserError("The number of images and the batch size must be at least 1.")
+        if not 0 <= config.churn <= 1:
+            raise UserError(f"churn must lie in [0, 1], not {config.churn}.")
+        if config.churn and config.solver != "ddim":
+            raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
+        times = self.times(config)
+        batches = []
+        with Progress(count, "sample", show=show_progress) as progress:
+            for start in range(first, first + count, config.batch_size):
+                indices = range(start, min(start + config.batch_size, first + count))
+                batches.append(self._draw_batch(indices, times, config).cpu())
+                progress.update(len(indices))
+        return self.space.restore(torch.cat(batches))
+
+    @property
+    def least_safety(self) -> float:
+        """How far from t = 1 and t = 0 the network must be kept."""
+        return SMALLEST_EPS_SAFETY if self.network.config["prediction"] == "eps" else 0.0
+
+    def times(self, config: SamplingConfig) -> Tensor:
+        """The times at which samples are drawn; UserError if the solver cannot take them."""
+        safety = max(config.safety, self.least_safety)
+        try:
+            steps = steps_within(config.solver, config.steps)
+            return solver_grid(config.solver, steps, config.grid, safety, config.power)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+
+    def denoiser(self, config: SamplingConfig) -> Denoiser:
+        """The network, or the network asked for a label; UserError if it knows none."""
+        if config.label is None:
+            if config.guidance != 1:
+                raise UserError("guidance needs a label; add --label.")
+            return self.network
+        classes = self.network.config["classes"]
+        if not classes:
+            raise UserError(
+                "The run was trained without labels (network.classes is 0); leave --label out."
+            )
+        try:
+            return GuidedDenoiser(self.network, config.label, classes, config.guidance)
+        except ValueError as error:
+            raise UserError(f"{error}.") from None
+
+    def _draw_batch(self, indices: range, times: Tensor, config: SamplingConfig) -> Tensor:
+        generators = [torch_generator(config.seed, "sample", index) for index in indices]
+        noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
+        return solve(
+            self.denoiser(config),
+            noise.to(self.network.device),
+            times,
+            config.solver,
+            churn=config.churn,
+            generator=generators,
+        )
+
+
+def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
+    """A run's newest valid checkpoint, or the one at `images` seen; UserError if none is."""
+    if images is None:
+        newest = newest_checkpoint(folder.checkpoints)
+        if newest is None:
+            raise UserError(f"{folder.path} holds no valid checkpoint yet; train it first.")
+        return newest
+    others = []
+    for checkpoint in valid_checkpoints(folder.checkpoints):  # each is hashed: no more than needed
+        if checkpoint.images == images:
+            return checkpoint
+        others.append(str(checkpoint.images))
+    raise UserError(
+        f"{folder.path} holds no valid checkpoint at {images} images, but "
+        f"{', '.join(others) or 'none at all'}; "
+        "train with a larger loop.keep_checkpoints to keep more."
+    )
+
+
+class History(NamedTuple):
+    """What went into a run, and into those that it started from."""
+
+    images: int  # seen
+    seconds: float  # of training, by the log
+
+
+def history(run: RunFolder, images: int) -> History:
+    """What went into a run until it had seen `images` itself."""
+    seconds = run.training_seconds(images)
+    path = run.path / START_NAME
+    if not path.is_file():
+        return History(images, seconds)
+    before = read_json(path)
+    return History(images + before["images"], seconds + before["seconds"])
+
+
+def record_start(run: RunFolder, start: str) -> None:
+    """Write what had gone into the run that `run` starts from, which may be gone one day."""
+    path = run.path / START_NAME
+    if not path.is_file():
+        before = RunFolder.open(start, RUN_KIND)
+        write_json(path, history(before, checkpoint_at(before).images)._asdict())
+
+
+def write_samples(
+    run: Path, count: int, config: SamplingConfig, output: Path, decode: bool = False
+) -> Path:
+    """Draw `count` samples of a run into the folder `output`; returns what holds them.
+
+    latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
+    are in output/images. UserError if the folder holds something else.
+    """
+    require_new_folder(output, "samples")
+    generator = Generator.load(run, device=default_device(), ema=config.ema)
+    latents = generator.draw(count, config, show_progress=True)
+    generator.space.write(output)
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    write_json(output / "samples.json", settings | to_plain(config))
+    path = output / LATENTS_NAME
+    save_latents(path, latents, generator.space.fingerprint)
+    if not decode:
+        return path
+    autoencoder = generator.space.load_autoencoder(default_device())
+    decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
+    return output / "images"

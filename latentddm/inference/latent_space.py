@@ -1,0 +1,74 @@
+"""What a run knows of the latents it was trained on, so that it can be used without the store."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from autoencoder.models import Autoencoder, load_autoencoder
+from autoencoder.store import LatentStore, Standardisation
+from latentddm.engine.atomic_io import read_json, write_json
+from latentddm.engine.errors import UserError
+
+FILE_NAME = "latents.json"
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Shape and statistics of the raw latents, and the autoencoder they belong to."""
+
+    shape: tuple[int, int, int]  # channels, height, width
+    mean: tuple[float, ...]  # of the raw latents, per channel
+    std: tuple[float, ...]
+    autoencoder: str  # its reference
+    fingerprint: str
+
+    @classmethod
+    def of_store(cls, store: LatentStore) -> LatentSpace:
+        plan = store.manifest.plan
+        return cls(
+            shape=store.shape,
+            mean=tuple(store.manifest.mean),
+            std=tuple(store.manifest.std),
+            autoencoder=str(plan.autoencoder["reference"]),
+            fingerprint=store.fingerprint,
+        )
+
+    @classmethod
+    def read(cls, run: Path) -> LatentSpace:
+        """The latent space of the run in folder `run`."""
+        values = read_json(run / FILE_NAME)
+        try:
+            return cls(
+                shape=tuple(values["shape"]),
+                mean=tuple(values["mean"]),
+                std=tuple(values["std"]),
+                autoencoder=values["autoencoder"],
+                fingerprint=values["fingerprint"],
+            )
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{run / FILE_NAME} lacks {error}; run the training command again to restore it."
+            ) from error
+
+    def write(self, run: Path) -> None:
+        write_json(run / FILE_NAME, asdict(self))
+
+    def restore(self, model_space: Tensor) -> Tensor:
+        """Model space [B, C, H, W] -> raw latents, float32."""
+        return Standardisation(self.mean, self.std).restore(model_space)
+
+    def load_autoencoder(
+        self, device: torch.device | str = "cpu", reference: str | None = None
+    ) -> Autoencoder:
+        """The autoencoder of these latents; UserError if the one found is another."""
+        autoencoder = load_autoencoder(reference or self.autoencoder, device=device)
+        if autoencoder.fingerprint != self.fingerprint:
+            raise UserError(
+                f"The run was trained on latents of {self.autoencoder} ({self.fingerprint}), but "
+                f"{autoencoder.reference} is {autoencoder.fingerprint}; give the right autoencoder."
+            )
+        return autoencoder

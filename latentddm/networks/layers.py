@@ -1,0 +1,121 @@
+"""Small layers of the generator, and what particles of one x_t share: rows and dropout masks."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+TIME_FREQUENCIES = 64
+
+
+class TimeEmbedding(nn.Module):
+    """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width].
+
+    With `classes`, a vector for each label is added before the last layer; label `classes` means
+    that none is given.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, classes: int = 0) -> None:
+        super().__init__()
+        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.input = nn.Linear(2 * TIME_FREQUENCIES, width)
+        self.label = nn.Embedding(classes + 1, width) if classes else None
+        self.output = nn.Linear(width, width)
+
+    def forward(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        phases = t[:, None] * self.frequencies  # [B, frequencies]
+        hidden = self.input(torch.cat([phases.sin(), phases.cos()], dim=1))
+        if self.label is not None:
+            if labels is None:
+                labels = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
+            hidden = hidden + self.label(labels)
+        return functional.silu(self.output(functional.silu(hidden)))
+
+
+class Norm(nn.GroupNorm):
+    """Group normalisation with groups of at least 8 channels, at most 32 groups.
+
+    A pointwise norm is for maps of one position: all channels are its one group, as a few numbers
+    say too little of their own scale.
+
+    The kernels accumulate the statistics in float32 whatever the format of x. Autocast would copy
+    x to float32 and leave the result so, which doubles the memory; it is kept out.
+    """
+
+    def __init__(self, width: int, pointwise: bool = False) -> None:
+        groups = 1 if pointwise else min(32, max(1, width // 8))
+        while width % groups:
+            groups -= 1
+        super().__init__(groups, width, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            if self.num_groups == 1 and x.shape[2:] == (1, 1):  # the same, four times as fast
+                rows = functional.layer_norm(x.flatten(1), x.shape[1:2], weight, bias, self.eps)
+                return rows[..., None, None]
+            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
+class Convolution(nn.Conv2d):
+    """A convolution that keeps the size of its map: 3 x 3, or pointwise, which sees a position.
+
+    On a map of one position a pointwise convolution is a matrix product, and is computed as one:
+    twice as fast.
+    """
+
+    def __init__(self, width_in: int, width: int, pointwise: bool = False) -> None:
+        super().__init__(width_in, width, 1 if pointwise else 3, padding=0 if pointwise else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kernel_size == x.shape[2:] == (1, 1):
+            product = functional.linear(x.flatten(1), self.weight.flatten(1), self.bias)
+            return product[..., None, None]
+        return super().forward(x)
+
+
+class SharedDropout(nn.Module):
+    """Dropout with one mask for all particles of an x_t: their differences come from xi alone.
+
+    The masks of the whole global batch are drawn, and those of the rows at hand are used, so that
+    a run sees the same masks on any number of processes; see `place_rows`.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+        self.first = 0  # the first row's place in the global batch
+        self.batch: int | None = None  # rows of the global batch; None: those at hand are all
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        if not self.training or self.probability == 0:
+            return x
+        everyone = x.new_ones(self.batch or rows, *x.shape[1:])
+        mask = functional.dropout(everyone, self.probability)[self.first : self.first + rows]
+        return (x.unflatten(0, (rows, -1)) * mask[:, None]).flatten(0, 1)
+
+
+def place_rows(network: nn.Module, first: int, batch: int) -> None:
+    """Tell a network's dropout that its next rows begin at `first` in a global batch of `batch`."""
+    for module in network.modules():
+        if isinstance(module, SharedDropout):
+            module.first, module.batch = first, batch
+
+
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """[B, ...] -> [rows, ...], each row rows / B times; x itself if it has them already."""
+    return x if len(x) == rows else x.repeat_interleave(rows // len(x), dim=0)
+
+
+def add_rows(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, where the one of [B, ...] counts for all particles of the other of [B m, ...]."""
+    if len(x) == len(y):
+        return x + y
+    few, many = (x, y) if len(x) < len(y) else (y, x)
+    return (many.unflatten(0, (len(few), -1)) + few[:, None]).flatten(0, 1)

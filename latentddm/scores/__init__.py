@@ -1,0 +1,1 @@
+"""How well m draws describe a distribution of which one sample is seen."""

@@ -1,0 +1,1 @@
+"""Trains generators: the config, the objective, the phases, distillation."""

@@ -1,0 +1,195 @@
+"""Distils a run of plain diffusion into a student of few steps: the config, the task, `distill`.
+
+The strongest rival of training without a teacher; the maths is in moment_matching.py. The student
+is a run like any other, to be sampled with its number of steps and churn 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from autoencoder.store import LatentBatch, LatentStore
+from latentddm.diffusion.process import corrupt
+from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.engine.config import MISSING, require_values, to_yaml
+from latentddm.engine.distributed import on_main, start_run
+from latentddm.engine.ema import EMAConfig
+from latentddm.engine.errors import UserError
+from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
+from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.trainable_module import TrainableModule
+from latentddm.inference.generator import RUN_KIND, Generator
+from latentddm.inference.latent_space import LatentSpace
+from latentddm.networks.unet import UNet
+from latentddm.training.generator import process_batches
+from latentddm.training.moment_matching import (
+    auxiliary_loss,
+    distillation_times,
+    moment_gap,
+    renoise,
+    student_loss,
+)
+from latentddm.training.preview import Preview
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Everything that defines a student's training."""
+
+    teacher: str = MISSING  # the folder of a run of plain diffusion
+    output: str = MISSING
+    teacher_images: int | None = None  # which checkpoint; None: the newest
+    store: str | None = None  # None: the one that the teacher was trained on
+    steps: int = 4  # k, that the student is to be sampled with
+    seed: int = 0
+    network: dict[str, Any] = field(default_factory=dict)  # filled in: the teacher's
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of both networks
+    loop: LoopConfig
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+    def __post_init__(self) -> None:
+        """ValueError for a number of steps that makes no student."""
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}")
+
+
+def distill(config: DistillConfig) -> RunFolder:
+    """Train or resume the student at `config.output`; returns its folder.
+
+    UserError if the teacher is no plain diffusion or belongs to other latents than the store's.
+    """
+    config, teacher, store = _resolve(config)
+    run, accelerator = start_run(
+        config.output, RUN_KIND, config, config.precision, LOOP_KEYS_THAT_MAY_CHANGE
+    )
+    on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
+    task = StudentTask(config, teacher.network, store, accelerator)
+    run_loop(task, run, config.loop, accelerator)
+    accelerator.end_training()
+    return run
+
+
+def describe(config: DistillConfig) -> str:
+    """What `distill` would do: the resolved config and the networks' size. Touches nothing."""
+    config, teacher, store = _resolve(config)
+    parameters = teacher.network.num_parameters()
+    return (
+        f"{to_yaml(config)}\n{parameters:,} parameters each of student, auxiliary and teacher; "
+        f"the teacher has seen {teacher.images:,} images; latents {list(store.shape)}."
+    )
+
+
+def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentStore]:
+    """The config with nothing left open, the teacher, and the store; checked against each other."""
+    require_values(config, "teacher", "output")
+    teacher = Generator.load(config.teacher, images=config.teacher_images)
+    run = RunFolder.open(config.teacher, RUN_KIND).read_config()
+    objective = run.get("objective", {})
+    if objective.get("beta") != 2.0 or objective.get("lam") != 0.0:
+        raise UserError(
+            f"{config.teacher} is no run of plain diffusion (objective beta 2, lam 0), whose mean "
+            "the student is to match; give one that is."
+        )
+    if run["network"].get("classes"):
+        raise UserError(f"{config.teacher} takes labels; give a teacher without classes.")
+    store = LatentStore(config.store or run["store"])
+    if LatentSpace.of_store(store) != teacher.space:
+        raise UserError(
+            f"{config.teacher} was trained on other latents than those in "
+            f"{config.store or run['store']}: their shape, statistics or autoencoder differ; give "
+            "the teacher's store."
+        )
+    resolved = replace(
+        config,
+        store=config.store or run["store"],
+        teacher_images=teacher.images,
+        network={**run["network"], "dropout": 0.0},
+    )
+    return resolved, teacher, store
+
+
+class StudentTask:
+    """The student's part of the training loop: an auxiliary step, then a student step, a batch."""
+
+    def __init__(
+        self, config: DistillConfig, teacher: UNet, store: LatentStore, accelerator: Accelerator
+    ) -> None:
+        self.config, self.store, self.accelerator = config, store, accelerator
+        self.schedule = FlowSchedule()
+        self.teacher = teacher.to(accelerator.device)
+        self.student = self._trainable(config.ema)
+        self.auxiliary = self._trainable(None)
+        self.averages = self.student.averages
+        self._preview = Preview(store, config.seed, accelerator)
+
+    def _trainable(self, ema: EMAConfig | None) -> TrainableModule:
+        """Student and auxiliary both start as the teacher."""
+        network = UNet(**self.config.network)
+        network.load_state_dict(self.teacher.state_dict())
+        return TrainableModule(
+            network, self.config.optimizer, self.config.loop, self.accelerator, ema
+        )
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {
+            "network": self.student.network,
+            "auxiliary": self.auxiliary.network,
+            **self.averages.modules,
+        }
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        return {
+            "optimizer": self.student.optimizer,
+            "auxiliary_optimizer": self.auxiliary.optimizer,
+        }
+
+    def batches(self, start: int) -> Iterator[LatentBatch]:
+        loop = self.config.loop
+        return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
+
+    def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
+        x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
+        draws = BatchDraws(self.config.seed, "distill", images, len(x0), self.accelerator)
+        t, s = distillation_times(draws.uniform(), draws.uniform(), self.config.steps)
+        z_t = corrupt(x0, t, draws.normal(*x0.shape[1:]), self.schedule)
+        noise, xi, xi_s = (draws.normal(*x0.shape[1:]) for _ in range(3))
+
+        # What the student makes of z_t now, and what the teacher makes of that.
+        with torch.no_grad(), self.accelerator.autocast():
+            drawn = self.student.network(z_t, t, xi)
+            z_s = renoise(z_t, drawn, t, s, noise, self.schedule)
+            target = self.teacher(z_s, s, xi_s)
+        for part in self.auxiliary.micro_batches(len(x0)):
+            with self.accelerator.autocast():
+                mean = self.auxiliary.wrapped(z_s[part], s[part], xi_s[part])
+            loss = auxiliary_loss(mean, drawn[part], target[part])
+            self.auxiliary.backward(loss.mean())
+            accumulator.add("loss", loss)
+        accumulator.add("auxiliary_gradient_norm", self.auxiliary.step(images))
+
+        with torch.no_grad(), self.accelerator.autocast():
+            mean = self.auxiliary.network(z_s, s, xi_s)
+        for part in self.student.micro_batches(len(x0)):
+            with self.accelerator.autocast():
+                again = self.student.wrapped(z_t[part], t[part], xi[part])
+            self.student.backward(student_loss(again, mean[part], target[part]).mean())
+        accumulator.add("moment_gap", moment_gap(mean, target))
+        accumulator.add("gradient_norm", self.student.step(images))
+
+    def preview(self, path: Path) -> None:
+        """A grid of the student's own steps."""
+        self._preview.write(self.averages.first, path, self.config.steps, churn=1.0)

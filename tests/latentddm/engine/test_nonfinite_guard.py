@@ -1,0 +1,97 @@
+"""A number that is not finite stops every process before the weights change."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from tiny_training import (
+    BATCH,
+    Processes,
+    TinyConfig,
+    TinyNetwork,
+    Trouble,
+    loop_config,
+    train_tiny,
+)
+
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.errors import JobError
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.run import RunFolder
+from latentddm.engine.trainable_module import TrainableModule
+
+
+def config(tmp_path: Path, **loop: object) -> TinyConfig:
+    return TinyConfig(output=str(tmp_path / "run"), loop=loop_config(20, **loop))
+
+
+def trainable(optimizer: OptimizerConfig | None = None) -> TrainableModule:
+    torch.manual_seed(0)
+    return TrainableModule(
+        TinyNetwork(4), optimizer or OptimizerConfig(), loop_config(20), Accelerator(cpu=True)
+    )
+
+
+def test_a_loss_that_is_not_finite_names_step_images_and_rank(tmp_path: Path) -> None:
+    with pytest.raises(
+        JobError, match=r"loss of rank 0 is not finite in step 7, after 48 images; no weights"
+    ):
+        train_tiny(config(tmp_path), Trouble(nan_at=6 * BATCH))
+    checkpoint = newest_checkpoint(RunFolder(tmp_path / "run").checkpoints)
+    assert checkpoint is not None
+    assert checkpoint.images == 4 * BATCH
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_loss_that_is_not_finite_on_one_of_two_ranks_stops_both(
+    tmp_path: Path, sharded: bool
+) -> None:
+    burning = config(tmp_path, sharded=sharded)
+    processes = Processes(2, burning, tmp_path, Trouble(nan_at=6 * BATCH, nan_rank=1))
+    assert processes.wait(60) == [1, 1], processes.said()
+    for said in processes.said():
+        assert "loss of rank 1 is not finite in step 7, after 48 images" in said.splitlines()[-1]
+
+
+def test_the_weights_and_the_optimizer_are_those_before_the_step() -> None:
+    trained = trainable()
+    x = torch.ones(BATCH, 6)
+    trained.backward(trained.wrapped(x).square().mean())
+    trained.step(0)
+    weights = {name: t.clone() for name, t in trained.network.state_dict().items()}
+    steps = [entry["step"].clone() for entry in trained.optimizer.state.values()]
+    trained.backward(trained.wrapped(x * math.inf).square().mean())
+    with pytest.raises(JobError):
+        trained.step(BATCH)
+    for name, tensor in trained.network.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    assert steps == [entry["step"] for entry in trained.optimizer.state.values()]
+
+
+def test_the_optimizer_skips_the_step_by_itself_where_the_host_reads_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # On CUDA the flags arrive one step later; until then the device holds the step back.
+    trained = trainable(OptimizerConfig(learning_rate=1.0))
+    monkeypatch.setattr(trained._guard._reader, "read", lambda values, images: None)
+    weights = {name: t.clone() for name, t in trained.network.state_dict().items()}
+    trained.backward(trained.wrapped(torch.full((BATCH, 6), math.nan)).mean())
+    trained.step(0)
+    for name, tensor in trained.network.state_dict().items():
+        assert torch.equal(tensor, weights[name])
+    trained.backward(trained.wrapped(torch.ones(BATCH, 6)).square().mean())
+    trained.step(BATCH)
+    assert not torch.equal(trained.network.enter.linear.weight, weights["enter.linear.weight"])
+
+
+def test_a_gradient_that_is_not_finite_is_told_from_a_loss() -> None:
+    trained = trainable()
+    trained.backward((0 * trained.wrapped(torch.ones(BATCH, 6))).square().sum().sqrt())
+    with pytest.raises(
+        JobError, match=r"gradient of all ranks together is not finite in step 2, after 8 images"
+    ):
+        trained.step(BATCH)

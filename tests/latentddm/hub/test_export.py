@@ -1,0 +1,198 @@
+"""An exported folder is complete: a process that has never heard of the run draws from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline
+from hub_server import HubServer
+from PIL import Image
+
+from autoencoder.latent_files import LatentFile
+from autoencoder.models import load_autoencoder
+from latentddm.cli import main
+from latentddm.engine.loop import LoopConfig
+from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
+from latentddm.hub.pipeline import LatentDDMPipeline
+from latentddm.training.generator import TrainConfig, train
+from latentddm.training.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    config = TrainConfig(
+        store=str(tiny_store),
+        output=str(tmp_path_factory.mktemp("runs") / "run"),
+        network={"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
+        objective=Objective(draws=2),
+        loop=LoopConfig(images=16, batch_size=8),
+    )
+    return train(config).path
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "folder"
+    assert main(["export", str(run), str(folder), "--license", "cc0-1.0"]) == 0
+    return folder
+
+
+def in_a_new_process(lines: Sequence[str], *arguments: str) -> str:
+    """What a program prints that runs far from the checkout's folder."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=Path(arguments[0]).parent,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_folder_draws_what_the_sample_command_draws(
+    run: Path, exported: Path, tmp_path: Path
+) -> None:
+    command = ["sample", str(run), "--num", "8", "--batch-size", "8", "--output", str(tmp_path)]
+    assert main(command) == 0
+    expected = LatentFile(tmp_path / "latents.safetensors").read(0, 8)
+    pipeline = LatentDDMPipeline.from_pretrained(exported)
+    drawn = pipeline(8, pipeline.generators(0, 8), output_type="latent").images
+    assert torch.equal(drawn, expected)
+
+
+def test_diffusion_pipeline_of_a_process_that_never_imported_us_loads_it(exported: Path) -> None:
+    """Four steps to a PNG, knowing diffusers alone (issue 7)."""
+    picture = exported.parent / "drawn.png"
+    program = [
+        "import sys, torch",
+        "from diffusers import DiffusionPipeline",
+        "folder, picture = sys.argv[1:]",
+        "pipe = DiffusionPipeline.from_pretrained(",
+        "    folder, custom_pipeline=folder, trust_remote_code=True)",
+        "generator = torch.Generator().manual_seed(0)",
+        "pipe(num_inference_steps=4, generator=generator).images[0].save(picture)",
+        "print(type(pipe).__name__)",
+    ]
+    assert "LatentDDMPipeline" in in_a_new_process(program, str(exported), str(picture))
+    pipeline = LatentDDMPipeline.from_pretrained(exported)
+    (expected,) = pipeline(generator=torch.Generator().manual_seed(0)).images
+    assert np.array_equal(np.asarray(Image.open(picture)), np.asarray(expected))
+
+
+def test_diffusion_pipeline_loads_it_once_our_pipeline_is_imported(exported: Path) -> None:
+    assert isinstance(DiffusionPipeline.from_pretrained(exported), LatentDDMPipeline)
+
+
+def test_the_autoencoder_loads_with_diffusers_alone_and_as_a_reference_of_ours(
+    exported: Path, tiny_autoencoder: Path
+) -> None:
+    network = AutoencoderKL.from_pretrained(exported, subfolder="vae")
+    assert network.config.latent_channels == 3
+    ours = load_autoencoder(exported)
+    assert ours.fingerprint == load_autoencoder(tiny_autoencoder).fingerprint
+
+
+def test_no_weights_are_pickled_and_no_path_of_this_machine_is_told(
+    exported: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    files = [path for path in exported.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors", ".md", ".png", ".py"}
+    base = str(tmp_path_factory.getbasetemp())
+    for path in files:
+        assert base.encode() not in path.read_bytes(), path
+
+
+def test_the_card_says_what_it_is_with_the_numbers_and_their_protocol(
+    run: Path, tmp_path: Path
+) -> None:
+    numbers = tmp_path / "numbers.json"
+    options = EvaluationOptions(metrics=["energy"])
+    evaluation = evaluate_folders("portraits:20", "portraits:20:1", options)
+    numbers.write_text(json.dumps(evaluation.to_json()))
+    folder = tmp_path / "folder"
+    command = ["export", str(run), str(folder), "--evaluation", str(numbers)]
+    assert main([*command, "--license", "cc0-1.0"]) == 0
+    card = (folder / "README.md").read_text()
+    result = evaluation.results["energy"]
+    assert f"| energy | {result.value:.4g} | {result.low:.4g} to {result.high:.4g} |" in card
+    assert "n_reference 20" in card
+    assert "license: cc0-1.0" in card
+    assert "portraits:40" in card
+    assert "| images seen | 16 |" in card
+    assert "LatentDDMPipeline.from_pretrained" in card
+    assert Image.open(folder / "samples.png").width > 4 * 32
+
+
+def test_another_average_can_be_chosen_and_is_another(run: Path, tmp_path: Path) -> None:
+    assert main(["export", str(run), str(tmp_path / "other"), "--ema", "0.05"]) == 0
+    assert main(["export", str(run), str(tmp_path / "first")]) == 0
+    first, other = (
+        LatentDDMPipeline.from_pretrained(tmp_path / name).unet.state_dict()
+        for name in ("first", "other")
+    )
+    assert first.keys() == other.keys()
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_a_push_sends_every_file_and_makes_the_repository(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    with HubServer() as hub:
+        use_hub(monkeypatch, hub)
+        command = ["export", str(run), str(folder), "--push-to-hub", "someone/model", "--private"]
+        assert main(command) == 0
+    assert f"{hub.address}/someone/model" in capsys.readouterr().out
+    assert hub.created[0].get("private", hub.created[0].get("visibility")) in (True, "private")
+    expected = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    assert hub.files == expected
+
+
+def test_a_hub_that_refuses_or_is_out_of_reach_costs_one_sentence(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with HubServer(refuse=True) as hub:
+        use_hub(monkeypatch, hub)
+        command = ["export", str(run), str(tmp_path / "a"), "--push-to-hub", "someone/model"]
+        assert main(command) == 1
+    assert "is written, but someone/model could not be had" in capsys.readouterr().err
+    assert (tmp_path / "a" / "model_index.json").is_file()
+    command[2] = str(tmp_path / "b")  # nothing serves at that address any more
+    assert main(command) == 1
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, hub: HubServer) -> None:
+    import huggingface_hub
+
+    init = huggingface_hub.HfApi.__init__
+
+    def with_endpoint(api: huggingface_hub.HfApi, **options: object) -> None:
+        init(api, endpoint=hub.address, token="hf_stand_in")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "__init__", with_endpoint)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.address)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+
+def test_a_folder_that_holds_something_else_is_left_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    assert main(["export", str(run), str(tmp_path)]) == 2
+    assert "already holds something else" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]

@@ -1,0 +1,114 @@
+"""Sampling a run: image i depends on the seed and on i, and the files say what they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from latentddm.cli import main
+from latentddm.engine.errors import UserError
+from latentddm.engine.loop import LoopConfig
+from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.training.generator import TrainConfig, train
+from latentddm.training.objective import Objective
+
+
+@pytest.fixture(scope="module")
+def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
+    loop = LoopConfig(images=16, batch_size=8)
+    objective = Objective(draws=2)
+    return train(
+        TrainConfig(
+            store=str(tiny_store),
+            output=str(folder),
+            network=network,
+            objective=objective,
+            loop=loop,
+        )
+    ).path
+
+
+@pytest.mark.parametrize("churn", [0.0, 1.0])
+def test_an_image_does_not_depend_on_the_batch_it_is_drawn_in(run: Path, churn: float) -> None:
+    generator = Generator.load(run)
+    config = SamplingConfig(steps=3, churn=churn, seed=5, batch_size=2)
+    whole = generator.draw(5, config)
+    torch.testing.assert_close(generator.draw(2, config, first=3), whole[3:], rtol=1e-5, atol=1e-5)
+    larger = generator.draw(5, replace(config, batch_size=5))
+    torch.testing.assert_close(larger, whole, rtol=1e-5, atol=1e-5)
+    assert not torch.equal(generator.draw(5, replace(config, seed=6)), whole)
+
+
+def test_sample_with_decode_writes_latents_settings_and_images(run: Path, tmp_path: Path) -> None:
+    output = tmp_path / "samples"
+    arguments = ["sample", str(run), "--steps", "2", "--num", "3", "--output", str(output)]
+    assert main([*arguments, "--decode"]) == 0
+    assert (output / "latents.safetensors").is_file()
+    assert '"steps": 2' in (output / "samples.json").read_text()
+    pictures = sorted((output / "images").glob("*.png"))
+    assert len(pictures) == 3
+    assert Image.open(pictures[0]).size == (32, 32)
+    # The latents alone lead to the same pictures: the file beside them names the autoencoder.
+    again = tmp_path / "again"
+    assert main(["decode", str(output / "latents.safetensors"), "--output", str(again)]) == 0
+    assert [Image.open(path).tobytes() for path in sorted(again.glob("*.png"))] == [
+        Image.open(path).tobytes() for path in pictures
+    ]
+
+
+def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
+    run: Path, tmp_path: Path
+) -> None:
+    arguments = ["sample", str(run), "--steps", "3", "--num", "2", "--solver", "dpmsolver++"]
+    drawn = []
+    for number, (grid, power) in enumerate([("uniform", 0.5), ("power", 0.5), ("power", 0.4)]):
+        output = tmp_path / str(number)
+        spread = ["--grid", grid, "--power", str(power)]
+        assert main([*arguments, *spread, "--output", str(output)]) == 0
+        asked = SamplingConfig(steps=3, solver="dpmsolver++", grid=grid, power=power)
+        latents = load_file(output / "latents.safetensors")["latents"]
+        assert torch.equal(latents, Generator.load(run).draw(2, asked))
+        drawn.append(latents)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"churn": 2.0}, "churn"),
+        ({"steps": 0}, "steps"),
+        ({"safety": 0.7}, "safety"),
+        ({"power": 0.0}, "power"),
+    ],
+)
+def test_impossible_settings_are_refused(run: Path, change: dict[str, float], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Generator.load(run).draw(1, SamplingConfig(**change))
+
+
+def test_another_autoencoder_is_refused_naming_both(
+    run: Path, tiny_autoencoder: Path, tmp_path: Path
+) -> None:
+    from diffusers import AutoencoderKL
+
+    network = AutoencoderKL.from_pretrained(tiny_autoencoder)
+    network.decoder.conv_out.bias.data.add_(1)
+    network.save_pretrained(tmp_path / "other")
+    space = Generator.load(run).space
+    with pytest.raises(UserError, match=r"sha256:.*sha256:"):
+        space.load_autoencoder(reference=str(tmp_path / "other"))
+
+
+def test_a_folder_that_is_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sample", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "is not a run folder" in capsys.readouterr().err

@@ -1,0 +1,57 @@
+"""Whatever kernel runs, attention is softmax(q k^T / sqrt(D)) v."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from latentddm.networks.attention import attention, default_backend, set_attention_backend
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = torch.einsum("bihd,bjhd->bhij", query, key) / query.shape[-1] ** 0.5
+    return torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), value)
+
+
+@pytest.fixture(autouse=True)
+def _default_backend() -> Iterator[None]:
+    yield
+    set_attention_backend(None)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_sdpa_equals_the_plain_softmax_forward_and_backward(heads: int) -> None:
+    parts = [torch.randn(2, 7, heads, 8, dtype=torch.float64, requires_grad=True) for _ in "qkv"]
+    weight = torch.randn(2, 7, heads, 8, dtype=torch.float64)
+    assert default_backend("cpu", torch.float64) == "sdpa"
+    ours = attention(*parts)
+    gradients = torch.autograd.grad((ours * weight).sum(), parts)
+    reference = plain_attention(*parts)
+    expected = torch.autograd.grad((reference * weight).sum(), parts)
+    torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
+    for gradient, right in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)]
+)
+def test_xformers_agrees_with_sdpa_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
+    if not torch.cuda.is_available() or default_backend("cuda", dtype) != "xformers":
+        pytest.skip(f"needs a CUDA device on which xformers runs in {dtype}")
+    torch.manual_seed(0)
+    parts = [
+        torch.randn(2, 256, 4, 32, device="cuda", dtype=dtype, requires_grad=True) for _ in "qkv"
+    ]
+    weight = torch.randn(2, 256, 4, 32, device="cuda", dtype=dtype)
+    results = []
+    for backend in ("xformers", "sdpa"):
+        set_attention_backend(backend)  # type: ignore[arg-type]
+        result = attention(*parts)
+        results.append((result, *torch.autograd.grad((result * weight).sum(), parts)))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)

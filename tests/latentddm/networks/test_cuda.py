@@ -1,0 +1,106 @@
+"""A GPU computes what the CPU computes: the network, its gradients, samples, distances."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+
+from latentddm.diffusion.sampling import sample, time_grid
+from latentddm.engine.errors import UserError
+from latentddm.engine.loop import LoopConfig
+from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
+from latentddm.inference.generator import Generator
+from latentddm.networks.unet import UNet
+from latentddm.training.generator import TrainConfig, train
+from latentddm.training.objective import Objective
+from latentddm.training.performance import PerformanceConfig, apply_performance
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def pair(expansion: str) -> tuple[UNet, UNet]:
+    """A network on the CPU, and the same on the GPU with all that is on there by itself."""
+    torch.manual_seed(0)
+    network = UNet(
+        channels=32,
+        multipliers=(1, 2),
+        blocks=1,
+        attention_levels=(0, 1),
+        head_channels=16,
+        expansion=expansion,
+    )
+    for parameter in network.parameters():  # nothing stays at its initial zero
+        parameter.data.add_(0.02 * torch.randn(parameter.shape))
+    device = torch.device("cuda")
+    other = copy.deepcopy(network).to(device)
+    apply_performance(other, PerformanceConfig(), device)
+    return network, other
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.cpu() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("expansion", ["input", "middle", "output"])
+def test_draws_and_gradients_are_those_of_the_cpu(expansion: str) -> None:
+    network, other = pair(expansion)
+    x_t, t, xi = torch.randn(4, 4, 16, 16), torch.rand(4), torch.randn(4, 3, 4, 16, 16)
+    expected, found = network(x_t, t, xi), other(x_t.cuda(), t.cuda(), xi.cuda())
+    assert relative(found.detach(), expected.detach()) < 2e-3
+    expected.square().mean().backward()
+    found.square().mean().backward()
+    for (name, ours), theirs in zip(network.named_parameters(), other.parameters(), strict=True):
+        assert ours.grad is not None
+        assert theirs.grad is not None
+        assert relative(theirs.grad, ours.grad) < 2e-2, name
+
+
+def test_samples_are_those_of_the_cpu() -> None:
+    network, other = (each.eval() for each in pair("middle"))
+    noise = torch.randn(4, 4, 16, 16)
+    drawn = []
+    for each, device in ((network, "cpu"), (other, "cuda")):
+        generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        drawn.append(sample(each, noise.to(device), time_grid(4), churn=0.5, generator=generators))
+    assert relative(drawn[1], drawn[0]) < 5e-3
+
+
+def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
+    first, second = torch.randn(300, 20), torch.randn(200, 20) + 0.1
+    for estimate in (frechet_estimate, energy_estimate, kid_estimate):
+        expected, found = estimate(first, second), estimate(first.cuda(), second.cuda())
+        assert found.value == pytest.approx(expected.value, rel=1e-9, abs=1e-12)
+        torch.testing.assert_close(found.influence.cpu(), expected.influence, rtol=1e-6, atol=1e-9)
+
+
+def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1) -> torch.Tensor:
+    """The averaged weights after six steps."""
+    network = {"channels": 32, "multipliers": [1], "blocks": 1, "attention_levels": [0]}
+    config = TrainConfig(
+        store=str(store),
+        output=str(output),
+        network={**network, "expansion": "up0"},
+        objective=Objective(draws=2),
+        loop=LoopConfig(images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
+        precision="bf16",
+        performance=PerformanceConfig(cuda_graphs=cuda_graphs),
+    )
+    parameters = Generator.load(train(config).path).network.parameters()
+    return torch.cat([parameter.flatten() for parameter in parameters])
+
+
+def test_a_run_learns_the_same_with_cuda_graphs(tiny_store: Path, tmp_path: Path) -> None:
+    plain = trained(tiny_store, tmp_path / "plain", cuda_graphs=False)
+    recorded = trained(tiny_store, tmp_path / "recorded", cuda_graphs=True)
+    torch.testing.assert_close(recorded, plain, rtol=1e-3, atol=1e-4)
+
+
+def test_what_no_graph_repeats_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"does not go with loop\.micro_batches"):
+        trained(tiny_store, tmp_path / "run", cuda_graphs=True, micro_batches=2)

@@ -1,0 +1,101 @@
+"""Distillation: resumes bit-equal, gives a run like any other, and refuses what is no teacher."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.ema import EMAConfig
+from latentddm.engine.errors import UserError
+from latentddm.engine.loop import LoopConfig
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.training.distillation import DistillConfig, describe, distill
+from latentddm.training.generator import TrainConfig, train
+from latentddm.training.objective import Objective
+
+NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": [], "dropout": 0.1}
+
+
+def run_of(objective: Objective, store: Path, output: Path) -> Path:
+    loop = LoopConfig(images=16, batch_size=8)
+    return train(
+        TrainConfig(
+            store=str(store), output=str(output), network=NETWORK, objective=objective, loop=loop
+        )
+    ).path
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "plain"
+    return run_of(Objective.plain_diffusion(), tiny_store, folder)
+
+
+def config(teacher: Path, output: Path, images: int = 32) -> DistillConfig:
+    return DistillConfig(
+        teacher=str(teacher),
+        output=str(output),
+        steps=2,
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        loop=LoopConfig(
+            images=images, batch_size=8, log_every=8, preview_every=32, checkpoint_every=16
+        ),
+        ema=EMAConfig(widths=(0.1,), snapshots=0),
+    )
+
+
+def files(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    return {path.name: load_file(path) for path in checkpoint.path.glob("*.safetensors")}
+
+
+def test_a_stopped_student_ends_bit_equal_to_one_that_was_never_stopped(
+    teacher: Path, tmp_path: Path
+) -> None:
+    straight = distill(config(teacher, tmp_path / "straight"))
+    distill(config(teacher, tmp_path / "stopped", images=16))
+    stopped = distill(config(teacher, tmp_path / "stopped"))
+    first, second = files(straight.path), files(stopped.path)
+    names = {"network", "auxiliary", "ema", "optimizer", "auxiliary_optimizer"}
+    assert set(first) == {f"{name}.safetensors" for name in names}
+    for name, tensors in first.items():
+        assert all(torch.equal(tensors[key], second[name][key]) for key in tensors), name
+    taught = files(teacher)["ema.safetensors"]
+    for name in ("network.safetensors", "auxiliary.safetensors"):
+        assert any(not torch.equal(first[name][key], taught[key]) for key in taught), name
+    line = straight.read_metrics()[-1]
+    assert {"loss", "moment_gap", "gradient_norm", "auxiliary_gradient_norm"} <= set(line)
+    assert list(straight.samples.glob("*.png"))
+
+
+def test_the_student_is_a_run_like_any_other(teacher: Path, tmp_path: Path) -> None:
+    student = Generator.load(distill(config(teacher, tmp_path / "student", images=8)).path)
+    assert student.space == Generator.load(teacher).space
+    assert student.network.config["dropout"] == 0.0
+    drawn = student.draw(3, SamplingConfig(steps=2, churn=1.0))
+    assert bool(drawn.isfinite().all())
+
+
+def test_a_teacher_that_draws_is_refused(teacher: Path, tiny_store: Path, tmp_path: Path) -> None:
+    ddm = run_of(Objective(draws=2), tiny_store, tmp_path / "ddm")
+    with pytest.raises(UserError, match="no run of plain diffusion"):
+        distill(config(ddm, tmp_path / "student"))
+    with pytest.raises(UserError, match="no valid checkpoint at 7 images, but 16"):
+        distill(replace(config(teacher, tmp_path / "student"), teacher_images=7))
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_touches_nothing(
+    teacher: Path, tmp_path: Path
+) -> None:
+    text = describe(config(teacher, tmp_path / "student"))
+    assert "teacher_images: 16" in text
+    assert "parameters each" in text
+    assert not (tmp_path / "student").exists()
