@@ -2,6 +2,10 @@
 
 OmegaConf reads, merges and interpolates; `build` checks every key and value against the dataclass,
 so that a typing mistake is one sentence that names the file, the key and the nearest right one.
+
+A dataclass with a static method `kinds() -> Mapping[str, type]` stands for several: the key `kind`
+of the values chooses one of them by name, the first by default. A name alone, `network: dit`, is
+short for `network: {kind: dit}`.
 """
 
 from __future__ import annotations
@@ -27,16 +31,17 @@ KIND_KEY = "kind"  # what a run trains; stands in its config.yaml beside the con
 
 
 def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` (YAML) into the dataclass `kind`, with `key=value` overrides (dots go deeper)."""
-    for override in overrides:
-        if "=" not in override:
-            raise UserError(f"{override!r} is not an override; write key=value.")
+    """Read `path` (YAML) into the dataclass `kind`, with `key=value` overrides.
+
+    Dots go deeper, a number into a list: `phases.0.images=1000`.
+    """
     try:
         base = OmegaConf.load(path) if path is not None else OmegaConf.create({})
         if not OmegaConf.is_dict(base):
             raise UserError(f"The config {path} must hold keys and values.")
-        merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=True)
+        for override in overrides:
+            _override(base, override)
+        values = OmegaConf.to_container(base, resolve=True)
     except FileNotFoundError:
         raise UserError(f"The config {path} does not exist; check the path.") from None
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
@@ -47,8 +52,22 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
     return build(kind, values, str(path) if path is not None else "the command line")
 
 
+def _override(config: Any, override: str) -> None:
+    """Set one `key=value` in an OmegaConf config; a group of keys is merged, a list replaced."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise UserError(f"{override!r} is not an override; write key=value.")
+    value = OmegaConf.from_dotlist([f"value={text}"]).value
+    try:
+        OmegaConf.update(config, key, value, merge=True, force_add=True)
+    except (ValueError, IndexError, TypeError, AttributeError) as error:
+        raise UserError(f"The override {override!r} fits nothing in the config: {error}.") from None
+
+
 def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "") -> T:
     """An instance of the dataclass `kind` from a mapping; UserError names a wrong key."""
+    if "kinds" in vars(kind):
+        kind, values = _choose_kind(kind, values, source, prefix)
     hints = typing.get_type_hints(kind)
     fields = {f.name: f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     converted = _convert_all({name: hints[name] for name in fields}, values, source, prefix)
@@ -62,6 +81,19 @@ def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "
         return kind(**converted)
     except ValueError as error:  # the dataclass's own check of its values
         raise UserError(f"{source}: {prefix.rstrip('.') or 'the config'}: {error}.") from None
+
+
+def _choose_kind(
+    base: Any, values: Mapping[Any, Any], source: str, prefix: str
+) -> tuple[type[T], Mapping[Any, Any]]:
+    """The dataclass that the key `kind` names, and the values with that key."""
+    kinds = base.kinds()
+    name = values.get("kind", next(iter(kinds)))
+    if name not in kinds:
+        raise UserError(
+            f"{source}: '{prefix}kind' must be one of {', '.join(kinds)}, not {name!r}."
+        )
+    return kinds[name], {**values, "kind": name}
 
 
 def require_values(config: Any, *names: str) -> None:
@@ -148,12 +180,22 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         return value
     if origin is Literal and value is False and "no" in arguments:  # YAML's other word for false
         return "no"
+    if isinstance(value, str) and "kinds" in vars(hint if isinstance(hint, type) else object):
+        value = {"kind": value}
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return build(hint, value, source, f"{key}.")  # type: ignore[type-var, arg-type]
     if origin is dict and isinstance(value, Mapping):
-        return dict(value)
+        return {
+            _convert(arguments[0], name, source, key): _convert(
+                arguments[1], item, source, f"{key}.{name}"
+            )
+            for name, item in value.items()
+        }
     if origin is tuple and isinstance(value, list | tuple):
-        return tuple(_convert(arguments[0], item, source, key) for item in value)
+        return tuple(
+            _convert(arguments[0], item, source, f"{key}.{index}")
+            for index, item in enumerate(value)
+        )
     if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
         if hint is float or float(value).is_integer():
             return hint(value)

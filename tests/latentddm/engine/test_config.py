@@ -8,7 +8,14 @@ from typing import Literal
 
 import pytest
 
-from latentddm.engine.config import build, complete_arguments, differences, load_config, to_yaml
+from latentddm.engine.config import (
+    build,
+    complete_arguments,
+    differences,
+    load_config,
+    to_plain,
+    to_yaml,
+)
 from latentddm.engine.errors import UserError
 
 
@@ -62,7 +69,7 @@ def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
         ("images: 1.5", "'images' must be a whole number"),
         ("images: true", "'images' must be a whole number"),
         ("images: 5\ninner: {kind: c}", "'inner.kind' must be one of a, b"),
-        ("images: 5\nwidths: [1, x]", "'widths' must be a whole number"),
+        ("images: 5\nwidths: [1, x]", "'widths.1' must be a whole number"),
         ("images: 5\nflag: maybe", "'flag' must be true or false"),
         ("name: y", "'images' is missing"),
         ("images: [", "cannot be read"),
@@ -101,3 +108,66 @@ def test_none_is_taken_only_where_it_is_allowed() -> None:
     assert build(Outer, {"images": 1, "limit": None}, "x").limit is None
     with pytest.raises(UserError, match="'name' must be a text"):
         build(Outer, {"images": 1, "name": None}, "x")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    kind: str
+
+    @staticmethod
+    def kinds() -> dict[str, type[Shape]]:
+        return {"circle": Circle, "box": Box}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circle(Shape):
+    kind: Literal["circle"] = "circle"
+    radius: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Box(Shape):
+    kind: Literal["box"] = "box"
+    edges: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawing:
+    shape: Shape = field(default_factory=Circle)
+    layers: tuple[Inner, ...] = ()
+    weights: dict[str, float] = field(default_factory=dict)
+
+
+def test_the_key_kind_chooses_the_dataclass_and_its_name_alone_will_do() -> None:
+    assert build(Drawing, {"shape": {"kind": "box", "edges": [1]}}, "f").shape == Box(edges=(1.0,))
+    assert build(Drawing, {"shape": "box"}, "f").shape == Box()
+    assert build(Drawing, {"shape": {"radius": 2}}, "f").shape == Circle(radius=2.0)
+    drawing = Drawing(shape=Box(edges=(3.0,)), weights={"a": 0.5})
+    assert build(Drawing, to_plain(drawing), "f") == drawing
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"shape": "bxo"}, ["'shape.kind'", "circle, box", "bxo"]),
+        ({"shape": {"kind": "box", "radius": 2}}, ["'shape.radius'", "edges"]),
+        ({"layers": [{}, {"rate": "fast"}]}, ["'layers.1.rate'", "fast"]),
+        ({"weights": {"a": "heavy"}}, ["'weights.a'", "heavy"]),
+    ],
+)
+def test_a_wrong_value_below_a_kind_a_list_or_a_mapping_is_named_by_its_whole_key(
+    values: dict[str, object], named: list[str]
+) -> None:
+    with pytest.raises(UserError) as raised:
+        build(Drawing, values, "drawing.yaml")
+    assert all(part in str(raised.value) for part in ["drawing.yaml", *named])
+
+
+def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "drawing.yaml"
+    path.write_text("layers: [{rate: 1}, {rate: 2}]\nweights: {a: 1}\n")
+    drawing = load_config(Drawing, path, ["layers.1.rate=5", "weights.b=2"])
+    assert [layer.rate for layer in drawing.layers] == [1, 5]
+    assert drawing.weights == {"a": 1, "b": 2}
+    with pytest.raises(UserError, match=r"layers\.7\.rate"):
+        load_config(Drawing, path, ["layers.7.rate=5"])
