@@ -16,7 +16,7 @@ from latentddm.diffusion.sampling import POWER, Denoiser, GridKind
 from latentddm.diffusion.solvers import solve, solver_grid, steps_within
 from latentddm.engine.atomic_io import read_json, write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
-from latentddm.engine.config import complete_arguments, to_plain
+from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.posthoc_ema import load_average
@@ -24,7 +24,7 @@ from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
 LATENTS_NAME = "latents.safetensors"
@@ -53,9 +53,10 @@ class SamplingConfig:
 class Generator:
     """A trained network with what it needs to be used."""
 
-    network: UNet
+    network: NetworkModel
     space: LatentSpace
     images: int  # seen in training
+    reads_xi: bool = True
 
     @classmethod
     def load(
@@ -71,14 +72,13 @@ class Generator:
         """
         folder = RunFolder.open(run, RUN_KIND)
         checkpoint = checkpoint_at(folder, images)
-        source = str(folder.config_path)
-        arguments = complete_arguments(
-            UNet.__init__, folder.read_config().get("network", {}), source, "network."
-        )
-        network = UNet(**arguments)
+        values = folder.read_config().get("network", {})
+        config: NetworkConfig = build(NetworkConfig, values, str(folder.config_path), "network.")
+        space = LatentSpace.read(folder.path)
+        network = make_network(config, space.shape[0])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, LatentSpace.read(folder.path), checkpoint.images)
+        return cls(network, space, checkpoint.images)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False

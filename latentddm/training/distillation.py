@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import FlowSchedule
-from latentddm.engine.config import MISSING, require_values, to_yaml
+from latentddm.engine.config import MISSING, build, require_values, to_yaml
 from latentddm.engine.distributed import on_main, start_run
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
@@ -31,7 +31,7 @@ from latentddm.engine.seeding import BatchDraws
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import NetworkConfig, NetworkModel, default_config, make_network
 from latentddm.training.generator import process_batches
 from latentddm.training.moment_matching import (
     auxiliary_loss,
@@ -53,7 +53,7 @@ class DistillConfig:
     store: str | None = None  # None: the one that the teacher was trained on
     steps: int = 4  # k, that the student is to be sampled with
     seed: int = 0
-    network: dict[str, Any] = field(default_factory=dict)  # filled in: the teacher's
+    network: NetworkConfig = field(default_factory=default_config)  # filled in: the teacher's
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of both networks
     loop: LoopConfig
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -115,7 +115,9 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
         config,
         store=config.store or run["store"],
         teacher_images=teacher.images,
-        network={**run["network"], "dropout": 0.0},
+        network=build(
+            NetworkConfig, {**run["network"], "dropout": 0.0}, config.teacher, "network."
+        ),
     )
     return resolved, teacher, store
 
@@ -124,7 +126,11 @@ class StudentTask:
     """The student's part of the training loop: an auxiliary step, then a student step, a batch."""
 
     def __init__(
-        self, config: DistillConfig, teacher: UNet, store: LatentStore, accelerator: Accelerator
+        self,
+        config: DistillConfig,
+        teacher: NetworkModel,
+        store: LatentStore,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.store, self.accelerator = config, store, accelerator
         self.schedule = FlowSchedule()
@@ -136,7 +142,7 @@ class StudentTask:
 
     def _trainable(self, ema: EMAConfig | None) -> TrainableModule:
         """Student and auxiliary both start as the teacher."""
-        network = UNet(**self.config.network)
+        network = make_network(self.config.network, self.store.shape[0])
         network.load_state_dict(self.teacher.state_dict())
         return TrainableModule(
             network, self.config.optimizer, self.config.loop, self.accelerator, ema

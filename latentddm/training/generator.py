@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +19,7 @@ from latentddm.diffusion.guidance import drop_labels
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.engine.checkpoint import newest_checkpoint
-from latentddm.engine.config import (
-    MISSING,
-    complete_arguments,
-    require_values,
-    to_yaml,
-)
+from latentddm.engine.config import MISSING, require_values, to_yaml
 from latentddm.engine.distributed import (
     on_main,
     process_batch_size,
@@ -43,7 +38,7 @@ from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import RUN_KIND, Generator, record_start
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.layers import place_rows
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import NetworkConfig, NetworkModel, default_config, make_network
 from latentddm.scores.score import antithetic_pairs
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.objective import Objective, ObjectiveTerms, draw_targets, objective_terms
@@ -69,7 +64,7 @@ class TrainConfig:
     output: str = MISSING
     seed: int = 0
     start: str | None = None  # a run (of plain diffusion) whose averaged weights it begins with
-    network: dict[str, Any] = field(default_factory=dict)  # arguments of UNet
+    network: NetworkConfig = field(default_factory=default_config)
     objective: Objective = field(default_factory=Objective)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     loop: LoopConfig
@@ -114,61 +109,39 @@ def describe(config: TrainConfig) -> str:
 
 
 def _resolve(config: TrainConfig, store: LatentStore) -> TrainConfig:
-    """The config with every argument of the network spelt out; channels come from the store."""
-    given = {**config.network, "latent_channels": store.shape[0]}
-    network = complete_arguments(UNet.__init__, given, config.output, "network.")
+    """The config, checked against the store."""
+    network = config.network
     _check_network(network, store, config.store)
-    if network["expansion"] == "none" and config.objective.draws > 1:
+    if network.classes and not store.manifest.labelled:
         raise UserError(
-            f"network.expansion is none, so all of the {config.objective.draws} draws would be the "
-            "same; choose a place where xi enters, or set objective.draws to 1 and objective.lam "
-            "to 0 (plain diffusion)."
-        )
-    if network["classes"] and not store.manifest.labelled:
-        raise UserError(
-            f"network.classes is {network['classes']}, but the store {config.store} holds no "
+            f"network.classes is {network.classes}, but the store {config.store} holds no "
             "labels; encode images that have some, or leave network.classes out."
         )
-    if network["classes"] and config.objective.targets > 1:
+    if network.classes and config.objective.targets > 1:
         raise UserError(
             "objective.targets takes what is behind an x_t from the whole batch, whatever its "
             "label; set it to 1 with network.classes."
         )
-    return TrainConfig(**{**vars(config), "network": network})
+    return config
 
 
-def _check_network(network: dict[str, Any], store: LatentStore, name: str) -> None:
-    """UserError for arguments that make no network, or none for the store's latents."""
+def _check_network(config: NetworkConfig, store: LatentStore, name: str) -> None:
+    """UserError for a network that does not fit the store's latents."""
     try:
         with torch.device("meta"):
-            divisor = UNet(**network).divisor
+            make_network(config, store.shape[0]).check_latents(store.shape)
     except ValueError as error:
-        raise UserError(f"network: {error}.") from None
-    height, width = store.shape[1:]
-    latents = f"The latents in {name} are {height} x {width}"
-    if height % divisor or width % divisor:
-        raise UserError(
-            f"{latents}, but the network needs edges divisible by {divisor}: network.patch_size, "
-            "doubled for each level after the first in network.multipliers; change one of these."
-        )
-    one_level = len(network["multipliers"]) == 1
-    deaf = 0 in network["pointwise_levels"] and 0 not in network["attention_levels"]
-    if one_level and deaf and (height > divisor or width > divisor):
-        raise UserError(
-            f"{latents}, and in a pointwise network of one level patches of {divisor} would not "
-            f"hear each other; set network.patch_size to {max(height, width)} or "
-            "network.attention_levels to [0]."
-        )
+        raise UserError(f"network, with the latents in {name}: {error}.") from None
 
 
-def _first_network(config: TrainConfig, store: LatentStore) -> UNet:
+def _first_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
     """The network that training begins with: of the seed or, with `start`, of another run.
 
     A mean is learnt fast, with one draw; a DDM that starts from it has only the rest of the
     posterior to learn.
     """
     torch.manual_seed(config.seed)  # every later draw is derived
-    network = UNet(**config.network)
+    network = make_network(config.network, store.shape[0])
     if config.start is None:
         return network
     if newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is not None:
@@ -181,9 +154,9 @@ def _first_network(config: TrainConfig, store: LatentStore) -> UNet:
             "store."
         )
     try:
-        network.start_from(start.network)
-    except ValueError as error:
-        raise UserError(f"start is {config.start}: {error}.") from None
+        network.load_state_dict(start.network.state_dict())
+    except RuntimeError:
+        raise UserError(f"start is {config.start}, whose network is another.") from None
     return network
 
 
@@ -204,7 +177,11 @@ class GeneratorTask:
     """The generator's part of the training loop."""
 
     def __init__(
-        self, config: TrainConfig, network: UNet, store: LatentStore, accelerator: Accelerator
+        self,
+        config: TrainConfig,
+        network: NetworkModel,
+        store: LatentStore,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.store, self.accelerator = config, store, accelerator
         self.schedule = FlowSchedule()
@@ -272,14 +249,14 @@ class GeneratorTask:
 
     def _seed_dropout(self, images: int, part: slice, share: int) -> None:
         """Every part of the global batch, on whatever process, takes its rows of the same masks."""
-        if self.config.network["dropout"]:
+        if self.config.network.dropout:
             torch.manual_seed(derive_seed(self.config.seed, "dropout", images))
             first = self.accelerator.process_index * share + part.start
             place_rows(self.trainable.network, first, share * self.accelerator.num_processes)
 
     def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
         """The labels [B] that the network is shown, some dropped; None for one without classes."""
-        classes, labels = self.config.network["classes"], batch.labels
+        classes, labels = self.config.network.classes, batch.labels
         if not classes or labels is None:
             return None
         if int(labels.max()) >= classes:
