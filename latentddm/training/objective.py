@@ -12,9 +12,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from latentddm.diffusion.process import posterior_weights
+from latentddm.diffusion.process import draw_targets
 from latentddm.diffusion.schedules import FlowSchedule
-from latentddm.scores.score import energy_terms
+from latentddm.scores import EnergyConfig
+
+__all__ = ["Objective", "ObjectiveTerms", "draw_targets", "objective_terms"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,22 +125,6 @@ class ObjectiveTerms(NamedTuple):
     spread: Tensor  # standard deviation of the draws, root mean square over the sample
 
 
-def draw_targets(
-    x_t: Tensor, t: Tensor, batch: Tensor, uniform: Tensor, schedule: FlowSchedule
-) -> Tensor:
-    """Other x_0 that may be behind each x_t, [B, n, C, H, W], drawn from the batch that it is of.
-
-    batch: the x_0 of all x_t of the step, [N, C, H, W], independent draws of the data; uniform: in
-    [0, 1), [B, n]. Given x_t and the batch in any order, the chance that x_t was made from y_k is
-    the weight p(x_0 = y_k | x_t) among the batch; so y_k drawn by it has, given x_t, exactly the
-    law of x_0 (a Gibbs step), and the loss keeps its mean. Its noise falls where many x_0 may be
-    behind an x_t, near t = 1. Elsewhere all n are the x_0 that x_t was made from.
-    """
-    weights = posterior_weights(x_t, t, batch, schedule)  # [B, N]
-    chosen = torch.searchsorted(weights.cumsum(1), uniform.to(weights))
-    return batch[chosen.clamp_max(len(batch) - 1)]
-
-
 def objective_terms(
     draws: Tensor, x0: Tensor, t: Tensor, objective: Objective, schedule: FlowSchedule
 ) -> ObjectiveTerms:
@@ -150,18 +136,18 @@ def objective_terms(
     """
     dtype = torch.promote_types(draws.dtype, torch.float32)
     draws, x0, t = draws.to(dtype), x0.to(dtype), t.to(dtype)
-    terms = energy_terms(
-        draws,
-        x0,
-        objective.beta_at(t),
-        objective.position_share,
-        mean_square=True,
-        antithetic=objective.antithetic,
-    )
-    score = terms.score(objective.lam_at(t))
+    share = objective.position_share
+    score = EnergyConfig(
+        beta=objective.beta,
+        beta_data=objective.beta_data,
+        lam=objective.lam,
+        lam_data=objective.lam_data,
+        views={"whole": 1 - share, "position": share},
+    ).make()
+    terms = score(draws, x0, t, objective.antithetic)
     independent = draws[:, : draws.shape[1] // 2] if objective.antithetic else draws
     return ObjectiveTerms(
-        objective.weight(t, schedule) * score,
+        objective.weight(t, schedule) * terms.score(score.lam_at(t)),
         terms.confinement.detach(),
         terms.interaction.detach(),
         _spread(independent.detach()),
