@@ -1,6 +1,6 @@
-"""The one switch for attention kernels: xformers on CUDA, torch's own elsewhere.
+"""Exact attention with one of two kernels: xformers on CUDA, torch's own elsewhere.
 
-The choice is probed once per device and number format, said in the log, and can be forced.
+The choice is probed once per device and number format, logged, and can be forced.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def set_attention_backend(backend: Backend | None) -> None:
-    """Force a backend for this process; None goes back to the default of each device."""
+    """Force a backend for this process; None restores the default of each device."""
     global _forced
     _forced = backend
 
@@ -63,8 +63,8 @@ def _xformers_problem(dtype: torch.dtype) -> str:
 
         probe = torch.randn(1, 16, 2, 32, device="cuda", dtype=dtype, requires_grad=True)
         memory_efficient_attention(probe, probe, probe).sum().backward()
-    except NotImplementedError:  # its word for it; a build for another CUDA has no kernel at all
-        return "this build of xformers has no kernel for it; `python -m xformers.info` says more"
+    except NotImplementedError:  # a build for another CUDA has no kernel at all
+        return "this build of xformers has no kernel for it; see `python -m xformers.info`"
     except Exception as error:  # a missing package, or a broken one
         return f"xformers is not usable: {type(error).__name__}"
     return ""

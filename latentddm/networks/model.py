@@ -2,7 +2,7 @@
 
 A new network is one file: a config, and a subclass of `NetworkModel` with four methods. `build`
 makes the layers; `run_trunk` is the part that runs once for each x_t, `run_draws` the rest, which
-runs once for each draw; `draw_parameters` names what xi alone uses. Then one line in `network`.
+runs once for each draw; `draw_parameters` lists the parameters of xi. Then one line in `network`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         return self._to_x0(outputs, x_t[:, None], t)
 
     def run_parts(self, parts: Iterable[nn.Module], state: Any, *inputs: Any) -> Any:
-        """state = part(state, *inputs) for each part; recomputed in the backward pass if asked."""
+        """state = part(state, *inputs) for each part, with gradient checkpointing if it is on."""
         recompute = self.gradient_checkpointing and torch.is_grad_enabled()
         for part in parts:
             if recompute:

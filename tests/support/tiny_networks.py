@@ -1,4 +1,4 @@
-"""Tiny networks of every kind, for the tests of what all networks promise."""
+"""Tiny networks of every kind, for the tests of the protocol of networks."""
 
 from __future__ import annotations
 

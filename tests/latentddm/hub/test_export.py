@@ -126,9 +126,7 @@ def test_no_weights_are_pickled_and_no_path_of_this_machine_is_in_it(
         assert base.encode() not in path.read_bytes(), path
 
 
-def test_the_card_says_what_it_is_with_the_numbers_and_their_protocol(
-    run: Path, tmp_path: Path
-) -> None:
+def test_the_card_has_the_numbers_with_their_protocol(run: Path, tmp_path: Path) -> None:
     numbers = tmp_path / "numbers.json"
     options = EvaluationOptions(metrics=["energy"])
     evaluation = evaluate_folders("portraits:20", "portraits:20:1", options)
@@ -187,7 +185,7 @@ def test_the_card_has_a_row_for_each_phase_with_its_objective(tmp_path: Path) ->
     assert "/home" not in text
 
 
-def test_the_card_of_a_mean_and_of_a_student_does_not_speak_of_a_posterior(tmp_path: Path) -> None:
+def test_the_card_of_a_mean_and_of_a_student_mentions_no_posterior(tmp_path: Path) -> None:
     write_card(tmp_path, card({"phases": []}, reads_xi=False))
     text = (tmp_path / "README.md").read_text()
     assert "plain diffusion" in text

@@ -108,7 +108,7 @@ def test_saved_and_loaded_it_draws_the_same(pipe: LatentDDMPipeline, tmp_path: P
     AutoencoderKL.from_pretrained(tmp_path, subfolder="vae")  # with diffusers alone
 
 
-def test_every_output_type_says_the_same(pipe: LatentDDMPipeline) -> None:
+def test_every_output_type_holds_the_same_images(pipe: LatentDDMPipeline) -> None:
     outputs = {
         kind: pipe(2, pipe.generators(1, 2), output_type=kind).images
         for kind in ("pil", "np", "pt", "latent")
@@ -192,7 +192,7 @@ class GaussianMean(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(self, latent_channels: int = 3) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(1))  # says its device and its format
+        self.unused = nn.Parameter(torch.zeros(1))  # has the device and the format
 
     def forward(self, x_t: Tensor, t: Tensor, xi: Tensor | None) -> Tensor:
         assert xi is None  # a mean has no use for it

@@ -70,5 +70,5 @@ def test_draws_fall_on_both_modes_as_often_as_the_posterior(
     assert across.mean() < 0.25
     share = (along > 0).float().mean(1)
     assert (share - expected).abs().mean() < 0.17
-    assert (0.5 - expected).abs().mean() > 0.35  # what a network that ignores x_t would have
+    assert (0.5 - expected).abs().mean() > 0.35  # the error of a network that ignores x_t
     assert ((share > 0.05) & (share < 0.95)).sum() > 10  # and both modes are drawn for one x_t
