@@ -95,13 +95,12 @@ class LatentDDMPipeline(DiffusionPipeline):
         generator: one for all images, or a list with one for each; image i depends on its own
         alone, and is bit-equal in every batch: the network always runs on exactly `images_at_once`
         images, the last of them repeated where some are missing. class_labels: one label, or one
-        for each image, of a network with classes; guidance_scale above 1 exaggerates them, at two
-        evaluations a step. xi_scale: standard deviation of xi, one number or one for each
-        evaluation; 1 is exact, below 1 the draws lie closer to their mean. latents: the noise to
-        begin with, standard normal [B, C, H, W]. output_type: pil; np [B, H, W, 3] or pt [B, 3, H,
-        W] in [0, 1]; latent: raw latents [B, C, H, W], float32. callback_on_step_end(pipeline,
-        step, timestep, tensors) may return other tensors, and may request "latents" (x_s) and "x0"
-        (the draw that led there). ValueError names a wrong argument.
+        for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
+        xi_scale: standard deviation of xi, one number or one for each evaluation; 1 is exact, below
+        1 the draws lie closer to their mean. latents: the noise to begin with, [B, C, H, W].
+        output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: raw latents, float32.
+        callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
+        request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
         """
         _check_call(batch_size, images_at_once, output_type, callback_on_step_end_tensor_inputs)
         schedule = make_schedule(self.network.config.get("schedule", "flow"))
