@@ -98,7 +98,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
         xi_scale: standard deviation of xi, one number or one for each evaluation; 1 is exact, below
         1 the draws lie closer to their mean. latents: the noise to begin with, [B, C, H, W].
-        output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: raw latents, float32.
+        output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: float32, raw.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
         """
