@@ -8,7 +8,7 @@ from typing import Literal
 from autoencoder.losses import LossConfig
 from latentddm.engine.config import MISSING
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
 
 
@@ -52,6 +52,6 @@ class AutoencoderConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig
+    loop: SinglePhaseConfig
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(widths=(0.05,), snapshots=0))
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from autoencoder.training.config import AdversarialConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig, whole_span
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import derive_seed
 from latentddm.engine.trainable_module import TrainableModule
@@ -28,12 +28,20 @@ class Adversary:
     """A discriminator in training; network and optimizer of `trainable` are all its state."""
 
     def __init__(
-        self, config: AdversarialConfig, loop: LoopConfig, seed: int, accelerator: Accelerator
+        self,
+        config: AdversarialConfig,
+        loop: SinglePhaseConfig,
+        seed: int,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.accelerator = config, accelerator
         self.discriminator = build_discriminator(config, seed)
         self.trainable = TrainableModule(
-            _TellingApart(self.discriminator), config.optimizer, loop, accelerator
+            _TellingApart(self.discriminator),
+            config.optimizer,
+            loop,
+            whole_span(loop),
+            accelerator,
         )
 
     def has_started(self, images: int) -> bool:

@@ -22,6 +22,7 @@ from autoencoder.training.network import Autoencoding, downsampling_factor
 from autoencoder.training.reconstruction_loss import Likeness
 from latentddm.engine.atomic_io import atomic_path, remove_folder
 from latentddm.engine.distributed import process_batch_size
+from latentddm.engine.loop import whole_span
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws
 from latentddm.engine.trainable_module import TrainableModule
@@ -45,7 +46,12 @@ class AutoencoderTask:
         self.latent_channels = network.config.latent_channels
         self.autoencoding = Autoencoding(network)
         self.trainable = TrainableModule(
-            self.autoencoding, config.optimizer, config.loop, accelerator, config.ema
+            self.autoencoding,
+            config.optimizer,
+            config.loop,
+            whole_span(config.loop),
+            accelerator,
+            config.ema,
         )
         self.averages = self.trainable.averages
         self.likeness = Likeness(config.loss, accelerator)

@@ -14,7 +14,7 @@ from latentddm.engine.config import require_values, to_yaml
 from latentddm.engine.distributed import start_processes, start_run
 from latentddm.engine.dry_run import dry_run
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop
+from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop, single_phase
 
 RUN_KIND = "autoencoder"
 KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
@@ -32,7 +32,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
         config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE
     )
     task = AutoencoderTask(config, network, source, accelerator)
-    run_loop(task, run, config.loop, accelerator)
+    run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()
     result = run.path / "autoencoder"
     if accelerator.is_main_process:

@@ -10,7 +10,8 @@ from latentddm.cli.verb import Outcome, Verb
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.config import load_config, to_plain
-    from latentddm.training.generator import TrainConfig, describe, train
+    from latentddm.training.config import TrainConfig
+    from latentddm.training.generator import describe, train
 
     config = load_config(TrainConfig, find_config(arguments.config), arguments.overrides)
     if arguments.dry_run:
@@ -29,5 +30,5 @@ VERB = Verb(
         "latentddm train faces.yaml store=store output=run loop.batch_size=128 --dry-run",
         "accelerate launch -m latentddm train faces.yaml store=store output=run",
     ),
-    memory="loop.batch_size or objective.draws",
+    memory="loop.batch_size or the draws of a phase's objective",
 )

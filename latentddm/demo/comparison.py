@@ -32,8 +32,7 @@ from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_
 from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.inference.generator import Generator, SamplingConfig, history
-from latentddm.training.objective import Objective
+from latentddm.inference.generator import Generator, SamplingConfig
 
 METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
@@ -67,7 +66,7 @@ class MethodResults:
 
     key: str
     label: str
-    objective: Objective
+    draws: int  # for each x_t in training
     training_seconds: float = 0.0
     images_seen: int = 0
     parameters: int = 0
@@ -82,7 +81,7 @@ class MethodResults:
             "training_seconds": self.training_seconds,
             "images_seen": self.images_seen,
             "parameters": self.parameters,
-            "draws": self.objective.draws,
+            "draws": self.draws,
             "results": self.results,
         }
 
@@ -118,7 +117,8 @@ class Comparison:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
         generator = Generator.load(self.folder / method.key, device=default_device())
         run = RunFolder(self.folder / method.key)
-        method.images_seen, method.training_seconds = history(run, generator.images)
+        method.images_seen = generator.images
+        method.training_seconds = run.training_seconds(generator.images)
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:

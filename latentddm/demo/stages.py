@@ -25,9 +25,10 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
+from latentddm.networks.unet import UNetConfig
 from latentddm.report import write_report
-from latentddm.training.generator import TrainConfig
-from latentddm.training.objective import Objective
+from latentddm.training.config import TrainConfig
+from latentddm.training.objective import PlainObjective
 
 FEWEST_IMAGES = 64
 
@@ -42,18 +43,15 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    # Of DDM. Its network's patch_size, if none is given, is the edge of the latents: one patch.
-    generator: TrainConfig
-    plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
-    start_share: float = 0.0  # of DDM's images, the first ones, which it sees as plain diffusion
+    generator: TrainConfig  # of the DDM; its network may have latents of one patch, `whole_patch`
+    plain: PlainObjective = field(default_factory=PlainObjective)  # of the run beside it
+    whole_patch: bool = False  # the network's patch_size is the edge of the latents: one patch
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
 
 
 def run_demo(config: DemoConfig) -> Path:
     """Run the demo, or finish one that was stopped; returns the path of report.html."""
-    if not 0 <= config.start_share < 1:
-        raise UserError(f"start_share must lie in [0, 1), not {config.start_share}.")
     source = open_source(config.images, size=config.size)
     folder = RunFolder.create(Path(config.output), "demo", config).path
     store = folder / "store"
@@ -95,12 +93,14 @@ def run_demo(config: DemoConfig) -> Path:
 
     edge = config.size // autoencoder.factor
     methods = {
-        "ddm": MethodResults("ddm", "DDM (energy score)", config.generator.objective),
-        "plain": MethodResults("plain", "plain diffusion (DDIM)", config.plain),
+        "ddm": MethodResults(
+            "ddm", "DDM (energy score)", config.generator.phases[-1].objective.draw_count
+        ),
+        "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
     }
-    chains = _trainings(config, store, edge)
+    runs = _trainings(config, store, edge)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:
-        with train_in_parallel(chains, folder) as finished:
+        with train_in_parallel(runs, folder) as finished:
             portraits = isinstance(source, PortraitSource)
             comparison = Comparison(
                 folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
@@ -108,7 +108,7 @@ def run_demo(config: DemoConfig) -> Path:
             for name in finished:  # the one is measured while the other is still in training
                 comparison.measure(methods[name], config.steps)
         stage.detail = (
-            f"{config.generator.loop.images:,} images seen by each, {config.samples:,} images for "
+            f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
             f"each of {len(methods) * len(config.steps)} settings"
         )
 
@@ -122,23 +122,28 @@ def run_demo(config: DemoConfig) -> Path:
     return write_report(folder, _report(config, clock, about) | measured)
 
 
-def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, list[TrainConfig]]:
-    """The runs behind each method: DDM, from a start as plain diffusion, and plain diffusion."""
-    network = {"patch_size": edge, **config.generator.network}
-    ddm = replace(config.generator, store=str(store), network=network)
-    plain = replace(ddm, network=network | {"expansion": "none"}, objective=config.plain)
+def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, TrainConfig]:
+    """The run of each method: the DDM, and plain diffusion on as many images."""
+    network = config.generator.network
+    if config.whole_patch:
+        if not isinstance(network, UNetConfig) or network.patch_size not in (1, edge):
+            raise UserError(
+                "whole_patch is true, so generator.network must be a unet without a patch_size of "
+                "its own; add whole_patch=false."
+            )
+        network = replace(network, patch_size=edge)
+    ddm = replace(
+        config.generator, store=str(store), output=str(store.parent / "ddm"), network=network
+    )
+    first = ddm.phases[0]
+    only = replace(first, images=_images_seen(config), objective=config.plain)
+    plain = replace(ddm, output=str(store.parent / "plain"), phases=(only,))
+    return {"ddm": ddm, "plain": plain}
 
-    def run(name: str, training: TrainConfig, images: int, start: str | None = None) -> TrainConfig:
-        output, loop = str(store.parent / name), replace(training.loop, images=images)
-        return replace(training, output=output, loop=loop, start=start)
 
-    images = config.generator.loop.images
-    first = int(config.start_share * images)
-    only = [run("plain", plain, images)]
-    if first == 0:
-        return {"ddm": [run("ddm", ddm, images)], "plain": only}
-    start = run("start", plain, first)
-    return {"ddm": [start, run("ddm", ddm, images - first, start.output)], "plain": only}
+def _images_seen(config: DemoConfig) -> int:
+    """The images that each method sees in training."""
+    return sum(phase.images for phase in config.generator.phases)
 
 
 def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> dict[str, Any]:

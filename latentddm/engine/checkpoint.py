@@ -32,7 +32,7 @@ from latentddm.engine.atomic_io import (
 from latentddm.engine.distributed import full_tensor, shard_like
 from latentddm.engine.errors import JobError, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: the phase
 _log = logging.getLogger("latentddm")
 
 
@@ -41,11 +41,13 @@ class TrainingState:
     """All that a training needs to go on, gathered from all processes.
 
     images: seen so far, the position of every random draw; tensors: by file, then by name;
-    scaler: of the losses in fp16; config: of the run, to refuse a checkpoint of another one.
+    phase: the number of the phase that these are the state of; scaler: of the losses in fp16;
+    config: of the run, to refuse a checkpoint of another one.
     """
 
     images: int
     tensors: Mapping[str, Mapping[str, Tensor]]
+    phase: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,6 +58,7 @@ class Checkpoint:
 
     path: Path
     images: int
+    phase: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -133,7 +136,7 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
 
     On one process only. JobError if it cannot be written; what was there before is there still.
     """
-    path = folder / f"images-{state.images:012d}"
+    path = checkpoint_path(folder, state.images)
     remove_leftovers(folder)
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
@@ -147,6 +150,7 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
         described = {
             "version": FORMAT_VERSION,
             "images": state.images,
+            "phase": state.phase,
             "scaler": dict(state.scaler),
             "config": dict(state.config),
             "files": {file.name: _describe(file) for file in sorted(temporary.iterdir())},
@@ -156,7 +160,12 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
             remove_folder(path)
     for old in list(valid_checkpoints(folder))[keep:]:
         remove_folder(old.path)
-    return Checkpoint(path, state.images, state.scaler, state.config)
+    return Checkpoint(path, state.images, state.phase, state.scaler, state.config)
+
+
+def checkpoint_path(folder: Path, images: int) -> Path:
+    """Where the checkpoint at `images` seen lies among a run's checkpoints."""
+    return folder / f"images-{images:012d}"
 
 
 def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
@@ -168,7 +177,7 @@ def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
         else:
             state = read_json(path / "state.json")
             yield Checkpoint(
-                path, state["images"], state.get("scaler", {}), state.get("config", {})
+                path, state["images"], state["phase"], state["scaler"], state["config"]
             )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ from accelerate import Accelerator
 from latentddm.engine.checkpoint import (
     Checkpoint,
     TrainingState,
+    checkpoint_path,
     gather_module,
     gather_optimizer,
     newest_checkpoint,
@@ -19,8 +19,8 @@ from latentddm.engine.checkpoint import (
 )
 from latentddm.engine.distributed import collect, on_main
 from latentddm.engine.errors import UserError
+from latentddm.engine.posthoc_ema import gather_snapshot, write_snapshot
 from latentddm.engine.run import RunFolder
-from latentddm.engine.snapshots import gather_snapshot, write_snapshot
 
 if TYPE_CHECKING:
     from latentddm.engine.loop import LoopConfig, Task
@@ -31,51 +31,56 @@ _log = logging.getLogger("latentddm")
 class CheckpointManager:
     """The checkpoints and snapshots of one run."""
 
-    def __init__(
-        self, task: Task, run: RunFolder, config: LoopConfig, accelerator: Accelerator
-    ) -> None:
-        self.task, self.run, self.config, self.accelerator = task, run, config, accelerator
-        self.snapshots = task.averages.config.snapshots if task.averages.tracked else 0
-        self.snapshot_every = config.images / self.snapshots if self.snapshots else math.inf
+    def __init__(self, run: RunFolder, config: LoopConfig, accelerator: Accelerator) -> None:
+        self.run, self.config, self.accelerator = run, config, accelerator
 
-    def resume(self) -> int:
-        """Load the newest valid checkpoint, if there is one; returns the images seen."""
+    def newest(self) -> Checkpoint | None:
+        """The newest valid checkpoint, on which all processes agree; the log goes back to it."""
         checkpoint = newest_checkpoint(self.run.checkpoints)
         self._require_agreement(0 if checkpoint is None else checkpoint.images)
-        if checkpoint is None:
-            return 0
-        self.run.require_own(checkpoint.config, str(checkpoint.path))
-        self._load(checkpoint)
-        on_main(self.accelerator, lambda: self.run.rewind_metrics(checkpoint.images))
-        _log.info("resumed from %s", checkpoint.path)
-        return checkpoint.images
+        if checkpoint is not None:
+            images = checkpoint.images
+            self.run.require_own(checkpoint.config, str(checkpoint.path))
+            on_main(self.accelerator, lambda: self.run.rewind_metrics(images))
+            _log.info("resumed from %s", checkpoint.path)
+        return checkpoint
 
-    def save(self, images: int) -> None:
+    def load(self, checkpoint: Checkpoint, task: Task) -> None:
+        """Load the state of a task that was saved in the middle of its phase."""
+        for name, module in task.modules.items():
+            checkpoint.load_module(name, module)
+        for name, optimizer in task.optimizers.items():
+            checkpoint.load_optimizer(name, optimizer)
+        self._load_scaler(checkpoint)
+
+    def save(self, task: Task, images: int, phase: int) -> Checkpoint:
         """Write a checkpoint; JobError on all processes if it cannot be written."""
-        tensors = {name: gather_module(module) for name, module in self.task.modules.items()}
-        for name, optimizer in self.task.optimizers.items():
+        tensors = {name: gather_module(module) for name, module in task.modules.items()}
+        for name, optimizer in task.optimizers.items():
             tensors[name] = gather_optimizer(optimizer)
         scaler = self.accelerator.scaler
         state = TrainingState(
             images,
             tensors,
+            phase,
             scaler.state_dict() if scaler is not None else {},
             self.run.read_config(),
         )
+        folder = self.run.checkpoints
         on_main(
-            self.accelerator,
-            lambda: save_checkpoint(self.run.checkpoints, state, self.config.keep_checkpoints),
+            self.accelerator, lambda: save_checkpoint(folder, state, self.config.keep_checkpoints)
+        )
+        return Checkpoint(
+            checkpoint_path(folder, images), images, phase, state.scaler, state.config
         )
 
-    def snapshot(self, images: int) -> None:
-        """Write a snapshot of the averages, if any are wanted."""
-        if not self.snapshots:
+    def snapshot(self, task: Task, images: int) -> None:
+        """Write a snapshot of the averages, if any are wanted; images: seen by the averages."""
+        keep = task.averages.config.snapshots
+        if not keep or not task.averages.tracked:
             return
-        tensors = gather_snapshot(self.task.averages)
-        on_main(
-            self.accelerator,
-            lambda: write_snapshot(self.run.averages, images, tensors, self.snapshots),
-        )
+        tensors = gather_snapshot(task.averages)
+        on_main(self.accelerator, lambda: write_snapshot(self.run.averages, images, tensors, keep))
 
     def _require_agreement(self, images: int) -> None:
         found = torch.tensor([images], device=self.accelerator.device)
@@ -86,11 +91,7 @@ class CheckpointManager:
                 "the output folder must lie on a file system that all machines share."
             )
 
-    def _load(self, checkpoint: Checkpoint) -> None:
-        for name, module in self.task.modules.items():
-            checkpoint.load_module(name, module)
-        for name, optimizer in self.task.optimizers.items():
-            checkpoint.load_optimizer(name, optimizer)
+    def _load_scaler(self, checkpoint: Checkpoint) -> None:
         scaler = self.accelerator.scaler
         if (scaler is None) != (not checkpoint.scaler):
             raise UserError(

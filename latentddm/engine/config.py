@@ -147,7 +147,14 @@ def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
             for key in keys
             for found in differences(first.get(key), second.get(key), f"{prefix}{key}.")
         ]
+    if _are_groups(first) and _are_groups(second):
+        return differences(dict(enumerate(first)), dict(enumerate(second)), prefix)
     return [] if first == second else [prefix.rstrip(".")]
+
+
+def _are_groups(value: Any) -> bool:
+    """Whether a value is a list of groups of keys, as `phases` is."""
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 def _convert_all(

@@ -36,15 +36,18 @@ class DryRun:
         )
 
 
-def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator) -> DryRun:
-    """Train for a few seconds after one step to warm up; writes nothing."""
-    batches, accumulator = task.batches(0), MetricAccumulator()
-    task.step(next(batches), 0, accumulator)
+def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator, first: int = 0) -> DryRun:
+    """Train for a few seconds after one step to warm up; writes nothing.
+
+    first: images seen when the task's phase begins.
+    """
+    batches, accumulator = task.batches(first), MetricAccumulator()
+    task.step(next(batches), first, accumulator)
     _wait(accelerator)
     steps, start = 0, time.monotonic()
     while steps < MOST_STEPS and time.monotonic() - start < SECONDS:
         steps += 1
-        task.step(next(batches), steps * config.batch_size, accumulator)
+        task.step(next(batches), first + steps * config.batch_size, accumulator)
         _wait(accelerator)
     speed = steps / (time.monotonic() - start)
     return DryRun(

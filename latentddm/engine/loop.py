@@ -1,7 +1,8 @@
 """The training loop that every trainer shares: count images, log, preview, save, resume, stop.
 
-What is trained is a `Task`; this file knows no network, no loss and no data. All processes run
-the same loop; what they decide they decide alike, and the main one writes the files.
+A training is one or several phases, one after the other; in each a `Task` is trained. This file
+knows no network, no loss and no data. All processes run the same loop; what they decide they
+decide alike, and the main one writes the files.
 """
 
 from __future__ import annotations
@@ -9,15 +10,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
+from latentddm.engine.checkpoint import Checkpoint
 from latentddm.engine.checkpoint_manager import CheckpointManager
 from latentddm.engine.distributed import alone_in
 from latentddm.engine.ema import Averages
@@ -34,9 +36,8 @@ Examine = Callable[[int, Mapping[str, float]], Iterable[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """How long, in which batches, and what happens how often; everything is counted in images."""
+    """The batches, and how often things happen; everything is counted in images."""
 
-    images: int
     batch_size: int = 64  # over all processes
     micro_batches: int = 1  # parts of each process's share, one after the other: less memory
     sharded: bool = False  # weights, gradients and averages spread over the processes (FSDP)
@@ -44,13 +45,20 @@ class LoopConfig:
     preview_every: int = 20_000
     checkpoint_every: int = 50_000
     keep_checkpoints: int = 2
-    trackers: tuple[str, ...] = ("tensorboard",)  # who is told the figures; see trackers.py
+    trackers: tuple[str, ...] = ("tensorboard",)  # of the figures; see trackers.py
 
     def __post_init__(self) -> None:
         """ValueError names a number that makes no loop."""
         for name, value in vars(self).items():
             if type(value) is int and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinglePhaseConfig(LoopConfig):
+    """The loop of a training that has one phase."""
+
+    images: int
 
 
 LOOP_KEYS_THAT_MAY_CHANGE = (
@@ -64,6 +72,22 @@ LOOP_KEYS_THAT_MAY_CHANGE = (
     "loop.trackers",
     "ema.snapshots",
 )
+
+
+class Span(NamedTuple):
+    """The images of a phase: those after the first `start` of the run, until `end` are seen."""
+
+    start: int
+    end: int
+
+    @property
+    def length(self) -> int:
+        return self.end - self.start
+
+    @classmethod
+    def after(cls, start: int, images: int, batch_size: int) -> Span:
+        """The next `images`, in whole batches."""
+        return cls(start, start + -(-images // batch_size) * batch_size)
 
 
 class Task(Protocol):
@@ -85,80 +109,132 @@ class Task(Protocol):
         ...
 
     def step(self, batch: Any, images: int, accumulator: MetricAccumulator) -> None:
-        """One optimizer step on the images after the first `images`; reports into `means`."""
+        """One optimizer step on the images after the first `images`; reports into `accumulator`."""
         ...
 
     def preview(self, path: Path) -> None:
-        """A picture of what the task can do now. Called on all processes, as sharded networks
+        """A picture of the task's present state. Called on all processes, as sharded networks
         need all of them; the main one writes it to `path`."""
         ...
 
 
-def run_loop(
-    task: Task,
-    run: RunFolder,
-    config: LoopConfig,
-    accelerator: Accelerator,
-    examine: Examine | None = None,
-) -> None:
-    """Train until `config.images` are seen, from the newest valid checkpoint if there is one.
+@dataclass(frozen=True)
+class PhaseOfTask:
+    """One phase as the loop sees it.
 
-    `examine` looks at the logged figures and yields warnings. A signal ends the loop after a
-    checkpoint, on all processes in the same step, by raising Interrupted.
+    make: builds the task; its argument is the checkpoint at the end of the phase before, None for
+    the first phase and for one that is resumed, whose state is loaded then. examine: yields
+    warnings for the logged figures.
+    """
+
+    span: Span
+    make: Callable[[Checkpoint | None], Task]
+    examine: Examine | None = None
+
+
+def single_phase(task: Task, config: SinglePhaseConfig) -> list[PhaseOfTask]:
+    """The phases of a training that has one."""
+    return [PhaseOfTask(whole_span(config), lambda _: task)]
+
+
+def whole_span(config: SinglePhaseConfig) -> Span:
+    """The span of a training that has one phase."""
+    return Span.after(0, config.images, config.batch_size)
+
+
+def run_loop(
+    phases: Sequence[PhaseOfTask], run: RunFolder, config: LoopConfig, accelerator: Accelerator
+) -> None:
+    """Train all phases, from the newest valid checkpoint if there is one.
+
+    A signal ends the loop after a checkpoint, on all processes in the same step, by raising
+    Interrupted.
     """
     with alone_in(run, accelerator):
-        _go_on(task, run, config, accelerator, examine)
+        manager = CheckpointManager(run, config, accelerator)
+        newest = manager.newest()
+        images, total = 0 if newest is None else newest.images, phases[-1].span.end
+        start_trackers(accelerator, config.trackers, run, images)
+        title, main = f"train {run.path.name}", accelerator.is_main_process
+        with StopSignals() as signals, Progress(total, title, done=images, show=main) as bar:
+            loop = _Loop(run, config, accelerator, manager, Agreement(signals, accelerator), bar)
+            for number, phase in enumerate(phases):
+                if images >= phase.span.end:
+                    continue
+                begins = images == phase.span.start
+                task = phase.make(newest if begins else None)
+                if newest is not None and not begins:
+                    manager.load(newest, task)
+                newest = loop.train(task, phase, number, images, total)
+                images = newest.images
+                accelerator.free_memory()  # the next phase wraps a network of its own
 
 
-def _go_on(
-    task: Task,
-    run: RunFolder,
-    config: LoopConfig,
-    accelerator: Accelerator,
-    examine: Examine | None,
-) -> None:
-    keeper = CheckpointManager(task, run, config, accelerator)
-    images = keeper.resume()
-    start_trackers(accelerator, config.trackers, run, images)
-    main = accelerator.is_main_process
-    accumulator, batches = MetricAccumulator(), task.batches(images)
-    clock, counted = time.monotonic(), images
-    title = f"train {run.path.name}"
-    with StopSignals() as signals, Progress(config.images, title, done=images, show=main) as bar:
-        agreement = Agreement(signals, accelerator)
-        while images < config.images:
+@dataclass(frozen=True)
+class _Loop:
+    """What all phases of one run share."""
+
+    run: RunFolder
+    config: LoopConfig
+    accelerator: Accelerator
+    manager: CheckpointManager
+    agreement: Agreement
+    bar: Progress
+
+    def train(
+        self, task: Task, phase: PhaseOfTask, number: int, images: int, total: int
+    ) -> Checkpoint:
+        """Train one phase from `images` seen to its end; returns the checkpoint there."""
+        config, span = self.config, phase.span
+        snapshots = task.averages.config.snapshots
+        snapshot_every = span.length / snapshots if snapshots else math.inf
+        accumulator, batches = MetricAccumulator(), task.batches(images)
+        clock, counted = time.monotonic(), images
+        while True:
             task.step(next(batches), images, accumulator)
             before, images = images, images + config.batch_size
-            done = images >= config.images
-            stop = agreement.stop(images)
+            done = images >= span.end
+            stop = self.agreement.stop(images)
 
             if done or _passed(before, images, config.log_every):
-                metrics = _finite(accumulator.collect(accelerator), images)
-                metrics["images_per_second"] = (images - counted) / (time.monotonic() - clock)
+                speed = (images - counted) / (time.monotonic() - clock)
+                self._log(accumulator, images, speed, phase.examine)
                 clock, counted = time.monotonic(), images
-                for warning in examine(images, metrics) if examine else ():
-                    _log.warning("%s", warning)
-                if main:
-                    run.log_metrics(images, metrics)
-                    accelerator.log(metrics, step=images)
-                    bar.show({"loss": metrics["loss"]})
             if done or _passed(before, images, config.preview_every):
-                task.preview(run.samples / f"images-{images:012d}.png")
-            if done or _passed(before, images, keeper.snapshot_every):
-                keeper.snapshot(images)
+                task.preview(self.run.samples / f"images-{images:012d}.png")
+            if done or _passed(before - span.start, images - span.start, snapshot_every):
+                self.manager.snapshot(task, images - span.start)
             if done or stop or _passed(before, images, config.checkpoint_every):
-                keeper.save(images)
-            bar.update(config.batch_size)
+                checkpoint = self.manager.save(task, images, number)
+            self.bar.update(config.batch_size)
             if stop:
-                raise Interrupted(stop, f"saved after {images:,} of {config.images:,} images")
+                raise Interrupted(stop, f"saved after {images:,} of {total:,} images")
+            if done:
+                return checkpoint
+
+    def _log(
+        self,
+        accumulator: MetricAccumulator,
+        images: int,
+        speed: float,
+        examine: Examine | None,
+    ) -> None:
+        metrics = _finite(accumulator.collect(self.accelerator), images)
+        metrics["images_per_second"] = speed
+        for warning in examine(images, metrics) if examine else ():
+            _log.warning("%s", warning)
+        if self.accelerator.is_main_process:
+            self.run.log_metrics(images, metrics)
+            self.accelerator.log(metrics, step=images)
+            self.bar.show({"loss": metrics["loss"]})
 
 
 def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
             raise JobError(
-                f"The {name} before {images} images is not finite; lower optimizer.learning_rate "
-                "and run again: it goes on from the last checkpoint."
+                f"The {name} before {images} images is not finite; lower the phase's "
+                "optimizer.learning_rate and run again: it goes on from the last checkpoint."
             )
     return metrics
 

@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from latentddm.engine.distributed import full_tensor, process_batch_size, shard
 from latentddm.engine.ema import Averages, EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import LoopConfig, Span
 from latentddm.engine.nonfinite_guard import NonfiniteGuard
 from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 
 class TrainableModule:
-    """One network with all that an optimizer step needs.
+    """One network in one phase of a training, with all that an optimizer step needs.
 
         for part in trainable.micro_batches(len(batch)):
             trainable.backward(loss_of(trainable.wrapped, batch[part]))
         norm = trainable.step(images)
 
-    network: the raw network, whose state has clean keys; wrapped: what to call in training;
-    averages: the moving averages of its weights, none without an `EMAConfig`.
+    network: the raw network, whose state has clean keys; wrapped: the module to call in training;
+    averages: the moving averages of its weights, none without an `EMAConfig`. Learning rate and
+    averages count the images of the phase, `span`.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class TrainableModule:
         network: nn.Module,
         optimizer: OptimizerConfig,
         loop: LoopConfig,
+        span: Span,
         accelerator: Accelerator,
         ema: EMAConfig | None = None,
     ) -> None:
@@ -43,6 +45,7 @@ class TrainableModule:
                 "images of a process; change it or loop.batch_size."
             )
         self.config, self.loop, self.accelerator = optimizer, loop, accelerator
+        self.span = span
         self.network = network.to(accelerator.device)
         self.averages = Averages(self.network, ema if ema is not None else EMAConfig(widths=()))
         if loop.sharded:
@@ -70,7 +73,7 @@ class TrainableModule:
         self.accelerator.backward(loss / self.loop.micro_batches)
 
     def step(self, images: int) -> Tensor:
-        """The optimizer step on the images after the first `images`; returns the gradient norm.
+        """The optimizer step on the images after the run's first `images`; the gradient's norm.
 
         JobError on every process, with weights unchanged, if a loss or a gradient of any of them
         is not finite.
@@ -82,12 +85,13 @@ class TrainableModule:
         self._losses_finite.clear()
         self._guard.before_step(self.optimizer, loss_finite, torch.isfinite(norm), images)
 
-        rate = learning_rate(self.config, images, self.loop.images)
+        seen = images - self.span.start
+        rate = learning_rate(self.config, seen, self.span.length)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
         self._prepared.zero_grad()
-        self.averages.update(images + self.loop.batch_size, self.loop.batch_size)
+        self.averages.update(seen + self.loop.batch_size, self.loop.batch_size)
         return norm
 
 

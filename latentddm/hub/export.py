@@ -16,7 +16,7 @@ from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.hub.scheduler import DistributionalScheduler
-from latentddm.inference.generator import RUN_KIND, Generator, history
+from latentddm.inference.generator import RUN_KIND, Generator
 
 # What DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR) runs where nothing is imported.
 LOADER = '''"""Lets DiffusionPipeline find the class of latentddm, which must be installed."""
@@ -61,7 +61,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     folder = RunFolder.open(run, RUN_KIND)
     card = Card(
         config=folder.read_config(),
-        images_seen=history(folder, generator.images).images,
+        images_seen=generator.images,
         parameters=generator.network.num_parameters(),
         shape=generator.space.shape,
         autoencoder=type(pipeline.vae).__name__,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,9 @@ from autoencoder.latent_files import save_latents
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.sampling import POWER, Denoiser, GridKind
 from latentddm.diffusion.solvers import solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import read_json, write_json
+from latentddm.engine.atomic_io import write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
-from latentddm.engine.config import complete_arguments, to_plain
+from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.posthoc_ema import load_average
@@ -24,11 +25,10 @@ from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import Network, NetworkConfig, make_network
 
 RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
 LATENTS_NAME = "latents.safetensors"
-START_NAME = "start.json"  # in a run that started from another: what had gone into that one
 SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
 
 
@@ -53,9 +53,10 @@ class SamplingConfig:
 class Generator:
     """A trained network with what it needs to be used."""
 
-    network: UNet
+    network: Network
     space: LatentSpace
     images: int  # seen in training
+    reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
 
     @classmethod
     def load(
@@ -71,14 +72,13 @@ class Generator:
         """
         folder = RunFolder.open(run, RUN_KIND)
         checkpoint = checkpoint_at(folder, images)
+        config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        arguments = complete_arguments(
-            UNet.__init__, folder.read_config().get("network", {}), source, "network."
-        )
-        network = UNet(**arguments)
+        settings = build(NetworkConfig, config["network"], source, "network.")
+        network = make_network(settings, space.shape[0], config["schedule"])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, LatentSpace.read(folder.path), checkpoint.images)
+        return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -115,17 +115,18 @@ class Generator:
 
     def denoiser(self, config: SamplingConfig) -> Denoiser:
         """The network, or the network asked for a label; UserError if it knows none."""
+        denoiser = denoiser_of(self.network, self.reads_xi)
         if config.label is None:
             if config.guidance != 1:
                 raise UserError("guidance needs a label; add --label.")
-            return self.network
+            return denoiser
         classes = self.network.config["classes"]
         if not classes:
             raise UserError(
                 "The run was trained without labels (network.classes is 0); leave --label out."
             )
         try:
-            return GuidedDenoiser(self.network, config.label, classes, config.guidance)
+            return GuidedDenoiser(denoiser, config.label, classes, config.guidance)
         except ValueError as error:
             raise UserError(f"{error}.") from None
 
@@ -161,29 +162,21 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
     )
 
 
-class History(NamedTuple):
-    """What went into a run, and into those that it started from."""
+def denoiser_of(network: Network, reads_xi: bool) -> Denoiser:
+    """A network as the sampler calls it; without xi it is the mean denoiser."""
+    if reads_xi:
+        return network
 
-    images: int  # seen
-    seconds: float  # of training, by the log
+    def mean(x_t: Tensor, t: Tensor, xi: Tensor, *labels: Tensor) -> Tensor:
+        return network(x_t, t, None, *labels)
 
-
-def history(run: RunFolder, images: int) -> History:
-    """What went into a run until it had seen `images` itself."""
-    seconds = run.training_seconds(images)
-    path = run.path / START_NAME
-    if not path.is_file():
-        return History(images, seconds)
-    before = read_json(path)
-    return History(images + before["images"], seconds + before["seconds"])
+    return mean
 
 
-def record_start(run: RunFolder, start: str) -> None:
-    """Write what had gone into the run that `run` starts from, which may be gone one day."""
-    path = run.path / START_NAME
-    if not path.is_file():
-        before = RunFolder.open(start, RUN_KIND)
-        write_json(path, history(before, checkpoint_at(before).images)._asdict())
+def reads_xi(config: Mapping[str, Any], phase: int) -> bool:
+    """Whether the phase `phase` of a run with this config trains draws; a student's does not."""
+    phases = config.get("phases", [])
+    return bool(phases) and phases[phase]["objective"]["kind"] != "plain"
 
 
 def write_samples(

@@ -14,6 +14,7 @@ from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.diffusion.sampling import Denoiser, sample, time_grid
+from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
@@ -35,12 +36,19 @@ class Preview:
         self.store, self.seed, self.accelerator = store, seed, accelerator
         self._autoencoder = self._find_autoencoder() if accelerator.is_main_process else None
 
-    def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
+    def write(
+        self,
+        denoiser: Denoiser,
+        path: Path,
+        schedule: Schedule,
+        steps: int = 4,
+        churn: float = 0.0,
+    ) -> None:
         """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw."""
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
-        x0 = sample(denoiser, x, time_grid(steps), churn, generator=generator)
+        x0 = sample(denoiser, x, time_grid(steps), churn, schedule, generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:

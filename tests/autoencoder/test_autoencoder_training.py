@@ -21,7 +21,7 @@ from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import load_config
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -41,7 +41,7 @@ def config(output: Path, images: int = 24) -> AutoencoderConfig:
         workers=0,
         network=SHAPE,
         optimizer=OptimizerConfig(learning_rate=1e-3),
-        loop=LoopConfig(images=images, batch_size=4, log_every=4, checkpoint_every=8),
+        loop=SinglePhaseConfig(images=images, batch_size=4, log_every=4, checkpoint_every=8),
     )
 
 

@@ -30,7 +30,7 @@ from autoencoder.training.discriminator import (
 )
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
@@ -74,7 +74,7 @@ def config(output: Path, weight: float = 0.5) -> AutoencoderConfig:
         adversarial=AdversarialConfig(
             weight=weight, start_images=STARTS_AT, width=8, optimizer=OPTIMIZER
         ),
-        loop=LoopConfig(images=ENDS_AT, batch_size=4, log_every=4, checkpoint_every=8),
+        loop=SinglePhaseConfig(images=ENDS_AT, batch_size=4, log_every=4, checkpoint_every=8),
     )
 
 

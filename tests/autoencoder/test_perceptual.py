@@ -15,7 +15,7 @@ from autoencoder.perceptual import load_lpips, lpips_distances
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.training import AutoencoderConfig, NetworkConfig, train_autoencoder
 from latentddm.engine.errors import JobError, UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.run import RunFolder
 
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
@@ -91,7 +91,7 @@ def training(output: Path, loss: LossConfig, size: int = 32) -> AutoencoderConfi
         workers=0,
         network=NetworkConfig(widths=(8, 8), blocks=1, norm_groups=4, attention=False),
         loss=loss,
-        loop=LoopConfig(images=8, batch_size=4, log_every=4),
+        loop=SinglePhaseConfig(images=8, batch_size=4, log_every=4),
     )
 
 

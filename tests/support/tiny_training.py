@@ -23,11 +23,18 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.distributed import process_batch_size, start_run
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
+from latentddm.engine.loop import (
+    LOOP_KEYS_THAT_MAY_CHANGE,
+    PhaseOfTask,
+    SinglePhaseConfig,
+    Span,
+    run_loop,
+    whole_span,
+)
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
@@ -47,7 +54,8 @@ class TinyConfig:
             learning_rate=1e-2, warmup_images=40, decay="cosine", clip_norm=0.5
         )
     )
-    loop: LoopConfig = field(default_factory=lambda: loop_config(40))
+    loop: SinglePhaseConfig = field(default_factory=lambda: loop_config(40))
+    border: int | None = None  # images at which a second phase begins, if one does
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(snapshots=0))
 
 
@@ -84,11 +92,21 @@ class TinyNetwork(nn.Module):
 
 
 class TinyTask:
-    def __init__(self, config: TinyConfig, accelerator: Accelerator, trouble: Trouble) -> None:
+    def __init__(
+        self,
+        config: TinyConfig,
+        span: Span,
+        accelerator: Accelerator,
+        trouble: Trouble,
+        before: Checkpoint | None,
+    ) -> None:
         self.config, self.accelerator, self.trouble = config, accelerator, trouble
         torch.manual_seed(config.seed)
+        network = TinyNetwork(config.hidden)
+        if before is not None:
+            before.load_module("ema", network)
         self.trainable = TrainableModule(
-            TinyNetwork(config.hidden), config.optimizer, config.loop, accelerator, config.ema
+            network, config.optimizer, config.loop, span, accelerator, config.ema
         )
         self.averages = self.trainable.averages
 
@@ -134,17 +152,28 @@ class TinyTask:
             self.averages.first(torch.zeros(1, WIDTH))
 
 
-def loop_config(steps: int, **changes: object) -> LoopConfig:
+def loop_config(steps: int, **changes: object) -> SinglePhaseConfig:
     every = {"log_every": BATCH, "preview_every": 20 * BATCH, "checkpoint_every": 4 * BATCH}
-    return LoopConfig(**{"images": steps * BATCH, "batch_size": BATCH, **every, **changes})  # type: ignore[arg-type]
+    return SinglePhaseConfig(**{"images": steps * BATCH, "batch_size": BATCH, **every, **changes})  # type: ignore[arg-type]
 
 
 def train_tiny(config: TinyConfig, trouble: Trouble | None = None) -> RunFolder:
     run, accelerator = start_run(
         config.output, "tiny", config, may_change=LOOP_KEYS_THAT_MAY_CHANGE
     )
-    task = TinyTask(config, accelerator, trouble or Trouble())
-    run_loop(task, run, config.loop, accelerator)
+    whole = whole_span(config.loop)
+    border = whole.end if config.border is None else config.border
+
+    def phase(span: Span) -> PhaseOfTask:
+        def make(before: Checkpoint | None) -> TinyTask:
+            return TinyTask(config, span, accelerator, trouble or Trouble(), before)
+
+        return PhaseOfTask(span, make)
+
+    phases = [phase(Span(0, border))]
+    if border < whole.end:
+        phases.append(phase(Span(border, whole.end)))
+    run_loop(phases, run, config.loop, accelerator)
     accelerator.end_training()
     return run
 

@@ -23,7 +23,7 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
-    from latentddm.engine.loop import LoopConfig
+    from latentddm.engine.loop import SinglePhaseConfig
     from latentddm.training.generator import TrainConfig, train
     from latentddm.training.objective import Objective
 
@@ -40,7 +40,7 @@ def runs(
                 output=str(folder / name),
                 network=network,
                 objective=objective,
-                loop=LoopConfig(images=16, batch_size=8, log_every=8, checkpoint_every=8),
+                loop=SinglePhaseConfig(images=16, batch_size=8, log_every=8, checkpoint_every=8),
             )
         )
     return folder

@@ -16,7 +16,7 @@ from latentddm.demo import parallel_runs
 from latentddm.demo.parallel_runs import train_in_parallel
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.training.generator import TrainConfig
 from latentddm.training.objective import Objective
 
@@ -34,7 +34,7 @@ time.sleep(60)
 def config(store: Path | str, output: Path, draws: int) -> TrainConfig:
     objective = Objective(draws=2) if draws > 1 else Objective.plain_diffusion()
     network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-    loop = LoopConfig(images=16, batch_size=8)
+    loop = SinglePhaseConfig(images=16, batch_size=8)
     return TrainConfig(
         store=str(store), output=str(output), network=network, objective=objective, loop=loop
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentddm.diffusion.guidance import GuidedDenoiser, drop_labels
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.generator import TrainConfig, train
 from latentddm.training.objective import Objective
@@ -44,7 +44,7 @@ def config(store: Path, output: Path, classes: int) -> TrainConfig:
         output=str(output),
         network={**NETWORK, "classes": classes},
         objective=Objective(draws=2),
-        loop=LoopConfig(images=16, batch_size=8),
+        loop=SinglePhaseConfig(images=16, batch_size=8),
     )
 
 

@@ -81,7 +81,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     elif damage == "state":
         state.write_text(state.read_text()[:20])
     else:
-        state.write_text(state.read_text().replace('"version": 1', '"version": 99'))
+        state.write_text(state.read_text().replace('"version": 2', '"version": 99'))
     with caplog.at_level(logging.WARNING, "latentddm"):
         found = newest_checkpoint(tmp_path)
     assert found is not None
@@ -194,7 +194,7 @@ def test_keys_are_clean_whatever_wrapped_the_module(tmp_path: Path) -> None:
 def test_the_gradient_scaler_is_in_the_state(tmp_path: Path) -> None:
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**7, growth_interval=3)
     scaler.scale(torch.ones(()))
-    state = TrainingState(10, {}, scaler.state_dict(), {"seed": 1})
+    state = TrainingState(10, {}, 0, scaler.state_dict(), {"seed": 1})
     save_checkpoint(tmp_path, state, keep=1)
     found = newest_checkpoint(tmp_path)
     assert found is not None

@@ -20,6 +20,7 @@ from tiny_training import (
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import JobError
+from latentddm.engine.loop import whole_span
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.trainable_module import TrainableModule
@@ -31,8 +32,13 @@ def config(tmp_path: Path, **loop: object) -> TinyConfig:
 
 def trainable(optimizer: OptimizerConfig | None = None) -> TrainableModule:
     torch.manual_seed(0)
+    loop = loop_config(20)
     return TrainableModule(
-        TinyNetwork(4), optimizer or OptimizerConfig(), loop_config(20), Accelerator(cpu=True)
+        TinyNetwork(4),
+        optimizer or OptimizerConfig(),
+        loop,
+        whole_span(loop),
+        Accelerator(cpu=True),
     )
 
 

@@ -13,10 +13,13 @@ from tiny_training import TinyConfig, TinyNetwork, loop_config, train_tiny
 
 from latentddm.engine.ema import EMA, Averages, EMAConfig, power_exponent
 from latentddm.engine.errors import UserError
-from latentddm.engine.posthoc_ema import Profile, fit_profile, profile_product, reconstruct
-from latentddm.engine.snapshots import (
+from latentddm.engine.posthoc_ema import (
+    Profile,
     Snapshot,
+    fit_profile,
     gather_snapshot,
+    profile_product,
+    reconstruct,
     snapshot_positions,
     surplus_positions,
     write_snapshot,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 from dataclasses import replace
@@ -15,6 +16,7 @@ from tiny_training import (
     BATCH,
     Processes,
     TinyConfig,
+    TinyTask,
     Trouble,
     final_tensors,
     logged,
@@ -27,6 +29,7 @@ from latentddm.engine.distributed import alone_in
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, UserError
 from latentddm.engine.run import RunFolder
+from latentddm.engine.trainable_module import TrainableModule
 
 STEPS = 40
 
@@ -213,3 +216,75 @@ def test_a_longer_training_keeps_its_snapshots_evenly(tmp_path: Path) -> None:
     assert [p.stem for p in sorted(run.averages.iterdir())] == [
         f"images-{steps * BATCH:012d}" for steps in (20, 40, 60, 80)
     ]
+
+
+BORDER = 18 * BATCH  # between two checkpoints of the loop's own
+
+
+def two_phases(tmp_path: Path, name: str, **loop: object) -> TinyConfig:
+    return replace(config(tmp_path, name, **loop), border=BORDER)
+
+
+@pytest.mark.parametrize("killed_after", [7, 29])
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_run_that_is_killed_in_either_of_two_phases_ends_bit_equal(
+    tmp_path: Path, killed_after: int, count: int
+) -> None:
+    straight, killed = two_phases(tmp_path, "straight"), two_phases(tmp_path, "killed")
+    processes = Processes(count, straight, tmp_path)
+    assert processes.wait() == [0] * count, processes.said()
+    run = RunFolder(Path(killed.output))
+    kill_after(Processes(count, killed, tmp_path, Trouble(slow=0.05)), run, killed_after)
+    assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
+    processes = Processes(count, killed, tmp_path)
+    assert processes.wait() == [0] * count, processes.said()
+    assert_same_run(RunFolder(Path(straight.output)), run)
+
+
+def test_a_run_that_is_killed_at_the_border_begins_the_second_phase_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint at the border is the first phase's; the second begins from its averages."""
+    straight = train_tiny(two_phases(tmp_path, "straight"))
+    stopped = two_phases(tmp_path, "stopped")
+    monkeypatch.setattr("tiny_training.TinyTask.step", _interrupted_in_the_second_phase)
+    with pytest.raises(KeyboardInterrupt):
+        train_tiny(stopped)
+    monkeypatch.undo()
+    run = RunFolder(Path(stopped.output))
+    left = newest_checkpoint(run.checkpoints)
+    assert (left.images, left.phase) == (BORDER, 0)
+    train_tiny(stopped)
+    assert newest_checkpoint(run.checkpoints).phase == 1
+    assert_same_run(straight, run)
+
+
+def _interrupted_in_the_second_phase(
+    self: TinyTask, batch: object, images: int, accumulator: object, step: object = TinyTask.step
+) -> None:
+    if images >= BORDER:
+        raise KeyboardInterrupt
+    step(self, batch, images, accumulator)
+
+
+def test_a_second_phase_has_a_learning_rate_and_averages_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    before_step = TrainableModule.step
+
+    def step(self: TrainableModule, images: int) -> torch.Tensor:
+        norm = before_step(self, images)
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return norm
+
+    monkeypatch.setattr(TrainableModule, "step", step)
+    wanted = two_phases(tmp_path, "run")
+    run = train_tiny(replace(wanted, ema=EMAConfig(snapshots=2)))
+    rate, warm_up, steps = 1e-2, 40, STEPS - BORDER // BATCH
+    assert rates[0] == rates[BORDER // BATCH] == pytest.approx(rate / warm_up)  # warmed up twice
+    last = 0.5 * rate * (1 + math.cos(math.pi * (steps - 1) / steps))
+    assert rates[-1] == pytest.approx(last)
+    # Snapshots are named by the images that the averages have seen.
+    phases = [BORDER // BATCH, steps]
+    assert max(int(p.stem.split("-")[1]) for p in run.averages.iterdir()) == max(phases) * BATCH

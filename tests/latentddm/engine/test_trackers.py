@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from latentddm.engine.config import build
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.trackers import require_trackers
 from latentddm.training.generator import TrainConfig, train
 
@@ -111,4 +111,4 @@ def test_a_tracker_that_is_not_there_is_named_before_anything_is_made(
 
 
 def test_the_default_is_tensorboard() -> None:
-    assert LoopConfig(images=1).trackers == ("tensorboard",)
+    assert SinglePhaseConfig(images=1).trackers == ("tensorboard",)

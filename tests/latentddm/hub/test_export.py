@@ -19,7 +19,7 @@ from PIL import Image
 from autoencoder.latent_files import LatentFile
 from autoencoder.models import load_autoencoder
 from latentddm.cli import main
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.training.generator import TrainConfig, train
@@ -33,7 +33,7 @@ def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=str(tmp_path_factory.mktemp("runs") / "run"),
         network={"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
         objective=Objective(draws=2),
-        loop=LoopConfig(images=16, batch_size=8),
+        loop=SinglePhaseConfig(images=16, batch_size=8),
     )
     return train(config).path
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.generator import TrainConfig, train
 from latentddm.training.objective import Objective
@@ -22,7 +22,7 @@ from latentddm.training.objective import Objective
 def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
     network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-    loop = LoopConfig(images=16, batch_size=8)
+    loop = SinglePhaseConfig(images=16, batch_size=8)
     objective = Objective(draws=2)
     return train(
         TrainConfig(

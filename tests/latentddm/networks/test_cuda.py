@@ -10,7 +10,7 @@ import torch
 
 from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
 from latentddm.inference.generator import Generator
 from latentddm.networks.unet import UNet
@@ -87,7 +87,9 @@ def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1
         output=str(output),
         network={**network, "expansion": "up0"},
         objective=Objective(draws=2),
-        loop=LoopConfig(images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
+        loop=SinglePhaseConfig(
+            images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24
+        ),
         precision="bf16",
         performance=PerformanceConfig(cuda_graphs=cuda_graphs),
     )

@@ -16,7 +16,7 @@ from autoencoder.decode import decode_latents
 from autoencoder.image_io import image_grid
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.inference.generator import SamplingConfig
 from latentddm.play.renderer import Studio
 from latentddm.training.generator import TrainConfig, train
@@ -32,7 +32,7 @@ def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         output=str(tmp_path_factory.mktemp("runs") / "run"),
         network={"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
         objective=Objective(draws=2),
-        loop=LoopConfig(images=64, batch_size=8),
+        loop=SinglePhaseConfig(images=64, batch_size=8),
     )
     return train(config).path
 

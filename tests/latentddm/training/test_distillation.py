@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.distillation import DistillConfig, describe, distill
@@ -23,7 +23,7 @@ NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": 
 
 
 def run_of(objective: Objective, store: Path, output: Path) -> Path:
-    loop = LoopConfig(images=16, batch_size=8)
+    loop = SinglePhaseConfig(images=16, batch_size=8)
     return train(
         TrainConfig(
             store=str(store), output=str(output), network=NETWORK, objective=objective, loop=loop
@@ -43,7 +43,7 @@ def config(teacher: Path, output: Path, images: int = 32) -> DistillConfig:
         output=str(output),
         steps=2,
         optimizer=OptimizerConfig(learning_rate=1e-3),
-        loop=LoopConfig(
+        loop=SinglePhaseConfig(
             images=images, batch_size=8, log_every=8, preview_every=32, checkpoint_every=16
         ),
         ema=EMAConfig(widths=(0.1,), snapshots=0),

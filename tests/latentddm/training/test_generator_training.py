@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import JobError, UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.inference.generator import Generator, history
@@ -36,7 +36,7 @@ def config(store: Path, output: Path, images: int = 48) -> TrainConfig:
         network=NETWORK,
         objective=Objective(draws=2),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_images=16),
-        loop=LoopConfig(
+        loop=SinglePhaseConfig(
             images=images, batch_size=8, log_every=8, preview_every=48, checkpoint_every=16
         ),
     )

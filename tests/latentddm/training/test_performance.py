@@ -10,7 +10,7 @@ import torch
 
 from latentddm.engine.config import complete_arguments
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.inference.generator import Generator
 from latentddm.networks.unet import UNet
 from latentddm.training.generator import TrainConfig, train
@@ -38,7 +38,7 @@ def config(store: Path, output: Path, images: int = 16, **performance: bool) -> 
         output=str(output),
         network=NETWORK,
         objective=Objective(draws=2),
-        loop=LoopConfig(images=images, batch_size=8, checkpoint_every=8),
+        loop=SinglePhaseConfig(images=images, batch_size=8, checkpoint_every=8),
         performance=PerformanceConfig(**performance),
     )
 
