@@ -8,8 +8,8 @@ from typing import Literal
 from autoencoder.losses import LossConfig
 from latentddm.engine.config import MISSING
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import SinglePhaseConfig
 
 
 @dataclass(frozen=True, kw_only=True)

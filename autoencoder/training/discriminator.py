@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from autoencoder.training.config import AdversarialConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig, whole_span
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import derive_seed
+from latentddm.engine.task import SinglePhaseConfig, whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 LARGEST_ADAPTIVE_WEIGHT = 1e4

@@ -22,9 +22,9 @@ from autoencoder.training.network import Autoencoding, downsampling_factor
 from autoencoder.training.reconstruction_loss import Likeness
 from latentddm.engine.atomic_io import atomic_path, remove_folder
 from latentddm.engine.distributed import process_batch_size
-from latentddm.engine.loop import whole_span
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.task import whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 PREVIEW_IMAGES = 16

@@ -14,7 +14,8 @@ from latentddm.engine.config import require_values, to_yaml
 from latentddm.engine.distributed import start_processes, start_run
 from latentddm.engine.dry_run import dry_run
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop, single_phase
+from latentddm.engine.loop import run_loop
+from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, single_phase
 
 RUN_KIND = "autoencoder"
 KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -21,9 +20,7 @@ from latentddm.engine.distributed import collect, on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.posthoc_ema import gather_snapshot, write_snapshot
 from latentddm.engine.run import RunFolder
-
-if TYPE_CHECKING:
-    from latentddm.engine.loop import LoopConfig, Task
+from latentddm.engine.task import LoopConfig, Task
 
 _log = logging.getLogger("latentddm")
 

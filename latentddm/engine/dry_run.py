@@ -10,8 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from latentddm.engine.distributed import local_tensor
-from latentddm.engine.loop import LoopConfig, Task
 from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.task import LoopConfig, Task
 
 SECONDS, MOST_STEPS = 5.0, 20
 

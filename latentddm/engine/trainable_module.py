@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from latentddm.engine.distributed import full_tensor, process_batch_size, shard
 from latentddm.engine.ema import Averages, EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig, Span
 from latentddm.engine.nonfinite_guard import NonfiniteGuard
 from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from latentddm.engine.task import LoopConfig, Span
 
 
 class TrainableModule:

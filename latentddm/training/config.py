@@ -12,7 +12,7 @@ from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
+from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
 from latentddm.networks.network import NetworkConfig, make_network
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.performance import PERFORMANCE_KEYS_THAT_MAY_CHANGE, PerformanceConfig

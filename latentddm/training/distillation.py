@@ -24,17 +24,17 @@ from latentddm.engine.config import MISSING, build, require_values, to_yaml
 from latentddm.engine.distributed import on_main, start_run
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import (
-    LOOP_KEYS_THAT_MAY_CHANGE,
-    SinglePhaseConfig,
-    run_loop,
-    single_phase,
-    whole_span,
-)
+from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.task import (
+    LOOP_KEYS_THAT_MAY_CHANGE,
+    SinglePhaseConfig,
+    single_phase,
+    whole_span,
+)
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of
 from latentddm.inference.latent_space import LatentSpace

@@ -18,8 +18,9 @@ from latentddm.engine.config import differences, require_values, to_plain, to_ya
 from latentddm.engine.distributed import on_main, start_processes, start_run
 from latentddm.engine.dry_run import dry_run
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import PhaseOfTask, run_loop
+from latentddm.engine.loop import run_loop
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import Network, make_network

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
-from latentddm.engine.loop import Span
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import Span
 from latentddm.training.objective import DistributionalObjective, Objective
 
 

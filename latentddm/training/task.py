@@ -16,9 +16,9 @@ from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig, Span
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws, derive_seed
+from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import denoiser_of
 from latentddm.networks.layers import place_rows

@@ -21,8 +21,8 @@ from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import load_config
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import SinglePhaseConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SHAPE = NetworkConfig(widths=(8, 8, 8), blocks=1, latent_channels=3, norm_groups=4, attention=False)

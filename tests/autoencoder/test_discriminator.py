@@ -30,10 +30,10 @@ from autoencoder.training.discriminator import (
 )
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import SinglePhaseConfig
 
 SHAPE = NetworkConfig(widths=(8, 8), blocks=1, latent_channels=3, norm_groups=4, attention=False)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3)

@@ -15,8 +15,8 @@ from autoencoder.perceptual import load_lpips, lpips_distances
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.training import AutoencoderConfig, NetworkConfig, train_autoencoder
 from latentddm.engine.errors import JobError, UserError
-from latentddm.engine.loop import SinglePhaseConfig
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import SinglePhaseConfig
 
 ALEXNET = {0: (64, 3, 11), 3: (192, 64, 5), 6: (384, 192, 3), 8: (256, 384, 3), 10: (256, 256, 3)}
 

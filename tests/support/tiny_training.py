@@ -27,18 +27,18 @@ from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.distributed import process_batch_size, start_run
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.engine.loop import (
-    LOOP_KEYS_THAT_MAY_CHANGE,
-    PhaseOfTask,
-    SinglePhaseConfig,
-    Span,
-    run_loop,
-    whole_span,
-)
+from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws, torch_generator
+from latentddm.engine.task import (
+    LOOP_KEYS_THAT_MAY_CHANGE,
+    PhaseOfTask,
+    SinglePhaseConfig,
+    Span,
+    whole_span,
+)
 from latentddm.engine.trainable_module import TrainableModule
 
 BATCH, WIDTH = 8, 6

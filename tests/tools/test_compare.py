@@ -23,7 +23,7 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
-    from latentddm.engine.loop import SinglePhaseConfig
+    from latentddm.engine.task import SinglePhaseConfig
     from latentddm.training.generator import TrainConfig, train
     from latentddm.training.objective import Objective
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentddm.diffusion.guidance import GuidedDenoiser, drop_labels
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.generator import TrainConfig, train
 from latentddm.training.objective import Objective

@@ -20,9 +20,9 @@ from tiny_training import (
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import JobError
-from latentddm.engine.loop import whole_span
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from autoencoder.latent_files import LatentFile
 from autoencoder.models import load_autoencoder
 from latentddm.cli import main
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.training.generator import TrainConfig, train

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.generator import TrainConfig, train
 from latentddm.training.objective import Objective

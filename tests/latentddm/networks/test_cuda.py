@@ -10,7 +10,7 @@ import torch
 
 from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
 from latentddm.inference.generator import Generator
 from latentddm.networks.unet import UNet

@@ -16,7 +16,7 @@ from autoencoder.decode import decode_latents
 from autoencoder.image_io import image_grid
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import SamplingConfig
 from latentddm.play.renderer import Studio
 from latentddm.training.generator import TrainConfig, train

@@ -10,7 +10,7 @@ import torch
 
 from latentddm.engine.config import complete_arguments
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import SinglePhaseConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator
 from latentddm.networks.unet import UNet
 from latentddm.training.generator import TrainConfig, train
