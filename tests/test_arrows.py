@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "autoencoder": {"engine"},
     "inference": MATHS | {"engine", "autoencoder"},
     "training": MATHS | {"engine", "autoencoder", "inference"},
-    "hub": STAGES - {"training"},
+    "hub": (STAGES - {"training"}) | {"evaluation"},
     "evaluation": {"engine", "autoencoder"},
     "report": {"engine", "evaluation"},
     "demo": STAGES | ABOVE,
