@@ -1,8 +1,8 @@
-"""The training loop that every trainer shares: count images, log, preview, save, resume, stop.
+"""The training loop of every trainer: image count, log, previews, checkpoints, resume, stop.
 
-A training is one or several phases, one after the other; in each a `Task` is trained. This file
-knows no network, no loss and no data. All processes run the same loop; what they decide they
-decide alike, and the main one writes the files.
+A training has one or several phases, one after the other, each of one `Task`; networks, losses and
+data are the task's. All processes run the same loop and take the same decisions; the main one
+writes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from latentddm.engine.checkpoint import Checkpoint
 from latentddm.engine.checkpoint_manager import CheckpointManager
-from latentddm.engine.distributed import alone_in
+from latentddm.engine.distributed import exclusive
 from latentddm.engine.errors import Interrupted, JobError
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.progress import Progress
@@ -34,10 +34,9 @@ def run_loop(
 ) -> None:
     """Train all phases, from the newest valid checkpoint if there is one.
 
-    A signal ends the loop after a checkpoint, on all processes in the same step, by raising
-    Interrupted.
+    After a signal all processes save a checkpoint in the same step and raise Interrupted.
     """
-    with alone_in(run, accelerator):
+    with exclusive(run, accelerator):
         manager = CheckpointManager(run, config, accelerator)
         newest = manager.newest()
         images, total = 0 if newest is None else newest.images, phases[-1].span.end
@@ -59,7 +58,7 @@ def run_loop(
 
 @dataclass(frozen=True)
 class _Loop:
-    """What all phases of one run share."""
+    """The state that all phases of one run share."""
 
     run: RunFolder
     config: LoopConfig
@@ -71,7 +70,7 @@ class _Loop:
     def train(
         self, task: Task, phase: PhaseOfTask, number: int, images: int, total: int
     ) -> Checkpoint:
-        """Train one phase from `images` seen to its end; returns the checkpoint there."""
+        """Train one phase from `images` seen to its end; returns its last checkpoint."""
         config, span = self.config, phase.span
         snapshots = task.averages.config.snapshots
         snapshot_every = span.length / snapshots if snapshots else math.inf
@@ -121,7 +120,7 @@ def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
         if not math.isfinite(value):
             raise JobError(
                 f"The {name} before {images} images is not finite; lower the phase's "
-                "optimizer.learning_rate and run again: it goes on from the last checkpoint."
+                "optimizer.learning_rate and run again: it resumes from the last checkpoint."
             )
     return metrics
 
