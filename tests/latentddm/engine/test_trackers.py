@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from latentddm.engine.config import build
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import SinglePhaseConfig
+from latentddm.engine.task import LoopConfig
 from latentddm.engine.trackers import require_trackers
-from latentddm.training.generator import TrainConfig, train
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
 
 STAND_IN = """
 import json, pathlib
@@ -37,13 +37,13 @@ def init(**options):
 """
 
 
-def config(tiny_store: Path, output: Path, **loop: object) -> TrainConfig:
+def config(tiny_store: Path, output: Path, images: int = 32, **loop: object) -> TrainConfig:
     values = {
         "store": str(tiny_store),
         "output": str(output),
         "network": {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
-        "objective": {"draws": 2},
-        "loop": {"images": 32, "batch_size": 8, "log_every": 8, "checkpoint_every": 16, **loop},
+        "phases": [{"images": images, "objective": {"kind": "ddm", "draws": 2}}],
+        "loop": {"batch_size": 8, "log_every": 8, "checkpoint_every": 16, **loop},
     }
     return build(TrainConfig, values, "the test")
 
@@ -77,7 +77,7 @@ def test_another_tracker_by_name_is_told_the_same_and_finds_its_run_again(
     run = tmp_path / "run"
     first = config(tiny_store, run, trackers=["tensorboard", "wandb"])
     train(first)
-    train(replace(first, loop=replace(first.loop, images=48)))
+    train(config(tiny_store, run, 48, trackers=["tensorboard", "wandb"]))
     calls = [json.loads(line) for line in (package / "calls.jsonl").read_text().splitlines()]
     starts = [call["init"] for call in calls if "init" in call]
     assert len(starts) == 2
@@ -111,4 +111,4 @@ def test_a_tracker_that_is_not_there_is_named_before_anything_is_made(
 
 
 def test_the_default_is_tensorboard() -> None:
-    assert SinglePhaseConfig(images=1).trackers == ("tensorboard",)
+    assert LoopConfig().trackers == ("tensorboard",)
