@@ -7,8 +7,8 @@ this writes the tables again and draws the curves (SVG) beside them. Run it afte
 results.json; tests/tools/test_results_pages.py fails until it has been run.
 
 results.json: {"topic", "tables": [{"name", "title", "metrics": {KEY: its name}, "columns": [...],
-"x": what the columns count, "extras": {KEY: heading}, "rows": [{"name", KEY: [a number or null for
-each column], KEY_sd: standard deviations over trainings, "notes": {column: remark}, extras}]}],
+"x": the quantity of the columns, "extras": {KEY: heading}, "rows": [{"name", KEY: [a number or null
+for each column], KEY_sd: standard deviations over trainings, "notes": {column: remark}, extras}]}],
 "curves": [{"file", "panels": [{"table", "metric", "title", "rows": [names]}]}]}.
 """
 
