@@ -97,7 +97,9 @@ def build_pipeline(generator: Generator, autoencoder: str | None = None) -> Late
     return LatentDDMPipeline(
         unet=generator.network,
         vae=network,
-        scheduler=DistributionalScheduler(safety=generator.least_safety),
+        scheduler=DistributionalScheduler(
+            safety=generator.least_safety, schedule=generator.schedule.name
+        ),
         latent_shape=space.shape,
         latent_mean=space.mean,
         latent_std=space.std,

@@ -24,8 +24,9 @@ from autoencoder.store import Standardisation
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.process import Prediction, from_x0
 from latentddm.diffusion.sampling import normal_like
+from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.engine.seeding import torch_generator
-from latentddm.hub.scheduler import SCHEDULE, DistributionalScheduler
+from latentddm.hub.scheduler import DistributionalScheduler
 from latentddm.networks.attention import Backend, set_attention_backend
 from latentddm.networks.unet import UNet
 
@@ -110,7 +111,7 @@ class LatentDDMPipeline(DiffusionPipeline):
             t = times[step]
             xi = normal_like(x_t, generators)
             x0 = self._draw(x_t, t, xi, labels, guidance_scale, images_at_once)
-            output = from_x0(x0, x_t, t, prediction, SCHEDULE)
+            output = from_x0(x0, x_t, t, prediction, FlowSchedule())
             x_t = self.scheduler.step(output, timestep, x_t, return_dict=False, **extra)[0]
             if callback_on_step_end is not None:
                 tensors = {"latents": x_t, "x0": x0}

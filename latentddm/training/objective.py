@@ -15,8 +15,8 @@ from torch import Tensor
 
 from latentddm.diffusion.process import posterior_weights
 from latentddm.diffusion.schedules import Schedule
-from latentddm.scores import ScoreConfig, antithetic_pairs
-from latentddm.scores.energy import EnergyConfig
+from latentddm.scores import EnergyConfig, ScoreConfig
+from latentddm.scores.score import antithetic_pairs
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
