@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
@@ -26,7 +26,7 @@ from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import Network, NetworkConfig, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
 LATENTS_NAME = "latents.safetensors"
@@ -54,7 +54,7 @@ class SamplingConfig:
 class Generator:
     """A trained network and the space of its latents."""
 
-    network: Network
+    network: NetworkModel
     space: LatentSpace
     images: int  # seen in training
     reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
@@ -75,7 +75,7 @@ class Generator:
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        settings = build(NetworkConfig, config["network"], source, "network.")
+        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
         network = make_network(settings, space.shape[0], config["schedule"])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
@@ -175,15 +175,22 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
     )
 
 
-def denoiser_of(network: Network, reads_xi: bool) -> Denoiser:
-    """A network as the sampler calls it; without xi it is the mean denoiser."""
-    if reads_xi:
-        return network
+class MeanDenoiser:
+    """A network that is evaluated without xi: a denoiser of the mean."""
 
-    def mean(x_t: Tensor, t: Tensor, xi: Tensor, *labels: Tensor) -> Tensor:
-        return network(x_t, t, None, *labels)
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
-    return mean
+    def __call__(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
+        """E[x_0 | x_t], [B, C, H, W]; xi is not read."""
+        return self.network(x_t, t, None, labels)
+
+
+def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
+    """A network as samplers call it: of draws, or of the mean."""
+    return network if reads_xi else MeanDenoiser(network)
 
 
 def reads_xi(config: Mapping[str, Any], phase: int) -> bool:

@@ -1,4 +1,4 @@
-"""The real trainer learns a distribution: two modes in latents, held against the exact posterior."""
+"""The real trainer learns a distribution: two modes in latents and their exact posterior."""
 
 from __future__ import annotations
 
