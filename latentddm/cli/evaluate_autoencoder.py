@@ -25,7 +25,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.models import load_autoencoder
     from latentddm.engine.devices import default_device
     from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
-    from latentddm.evaluation.reconstruction_report import write_reconstruction_report
+    from latentddm.report.reconstruction import write_reconstruction_report
 
     options = ReconstructionOptions(
         metrics=arguments.metrics.split(","),

@@ -20,9 +20,10 @@ from latentddm.evaluation.distances import (
     median_distance,
     mmd2,
     moments,
+    sliced_wasserstein,
+    sliced_wasserstein_estimate,
 )
-from latentddm.evaluation.estimate import Estimate, bootstrap_interval
-from latentddm.evaluation.sliced import sliced_wasserstein, sliced_wasserstein_estimate
+from latentddm.evaluation.protocol import Estimate, bootstrap_interval
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> Tensor:

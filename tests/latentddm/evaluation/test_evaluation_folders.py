@@ -13,8 +13,8 @@ from PIL import Image
 
 from latentddm.engine.errors import UserError
 from latentddm.evaluation import PyramidExtractor, evaluate_images
-from latentddm.evaluation.extraction import extract_from_source
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
+from latentddm.evaluation.sources import extract_from_source
 
 
 def pictures(count: int, seed: int, size: int = 32) -> np.ndarray:

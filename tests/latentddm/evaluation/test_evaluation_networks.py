@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from autoencoder.perceptual import load_lpips
 from latentddm.engine.errors import JobError, UserError
 from latentddm.evaluation import evaluate_features, extract_features, inception
 from latentddm.evaluation.distances import kid
-from latentddm.evaluation.diversity import load_lpips, lpips_diversity
+from latentddm.evaluation.features import resize_pixels
+from latentddm.evaluation.image_pairs import lpips_diversity
 from latentddm.evaluation.inception import InceptionExtractor
-from latentddm.evaluation.resize import resize_pixels
 
 FACES = Path(__file__).parents[3].parent / "shared" / "data" / "faces128"
 needs_weights = pytest.mark.skipif(

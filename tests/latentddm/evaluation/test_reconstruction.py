@@ -15,7 +15,7 @@ from autoencoder.metrics import psnr
 from autoencoder.models.base import Autoencoder
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
-from latentddm.evaluation.reconstruction_report import write_reconstruction_report
+from latentddm.report.reconstruction import write_reconstruction_report
 
 SIZE, FACTOR = 32, 4
 OPTIONS = ReconstructionOptions(metrics=("psnr", "ssim", "frechet"), size=SIZE, batch_size=4)
