@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from latentddm.evaluation.distances import (
     frechet_distance,
     frechet_estimate,
     kid,
+    kid_estimate,
     median_distance,
     mmd2,
+    mmd2_estimate,
     moments,
     sliced_wasserstein,
     sliced_wasserstein_estimate,
@@ -210,7 +213,14 @@ class TestSliced:
 
 class TestIntervals:
     @pytest.mark.parametrize(
-        "estimator", [frechet_estimate, energy_estimate, sliced_wasserstein_estimate]
+        "estimator",
+        [
+            frechet_estimate,
+            energy_estimate,
+            sliced_wasserstein_estimate,
+            kid_estimate,
+            partial(mmd2_estimate, bandwidth=2.0),
+        ],
     )
     def test_influences_predict_what_a_row_of_more_weight_does(self, estimator: object) -> None:
         a, b = normal(300, 3, 1) * 1.5 + 1, normal(400, 3, 2)
@@ -244,14 +254,18 @@ class TestIntervals:
         assert bootstrap_interval(estimate, 1) != bootstrap_interval(estimate, 2)
 
 
-@pytest.mark.parametrize("distance", [energy_distance, mmd2, kid])
-def test_one_row_is_refused(distance: object) -> None:
-    with pytest.raises(UserError, match="more images"):
-        distance(torch.zeros(1, 3), torch.zeros(5, 3))  # type: ignore[operator]
+@pytest.mark.parametrize("distance", [frechet_estimate, energy_distance, mmd2, kid])
+def test_one_row_is_refused_on_either_side(distance: object) -> None:
+    one, many = torch.zeros(1, 3), torch.zeros(5, 3)
+    for sets in ((one, many), (many, one)):
+        with pytest.raises(UserError, match=r"N >= 2, not \[1, 3\]"):
+            distance(*sets)  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"N >= 1, not \[0, 3\]"):
+        sliced_wasserstein(many, many[:0])
 
 
 def test_a_kernel_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="rbf"):
+    with pytest.raises(UserError, match=r"'cubic'.*rbf, imq, exponential"):
         mmd2(normal(5, 2), normal(5, 2), kernel="cubic")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match=r"bandwidth.*0\.0"):
         mmd2(normal(5, 2), normal(5, 2), bandwidth=0.0)

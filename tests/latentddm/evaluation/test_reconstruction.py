@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autoencoder.metrics import psnr
+from autoencoder.metrics import psnr, ssim
 from autoencoder.models.base import Autoencoder
 from latentddm.engine.errors import UserError
+from latentddm.evaluation import evaluate_images
 from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
 from latentddm.report.reconstruction import write_reconstruction_report
 
@@ -69,8 +70,11 @@ def test_the_numbers_are_means_over_all_images_and_say_how_they_were_made(folder
     assert result.value == pytest.approx(float(expected.mean()))
     assert result.low < result.value < result.high
     assert (result.protocol.n, result.protocol.size) == (10, SIZE)
+    decoded = PoolingAutoencoder().reconstruct(pixels)
+    assert measured.results["ssim"].value == pytest.approx(float(ssim(pixels, decoded).mean()))
+    distance = evaluate_images(decoded, pixels, ["frechet"])["frechet"]
+    assert measured.results["frechet"] - distance == pytest.approx(0, abs=1e-3 * distance.value)
     assert list(measured.results) == ["psnr", "ssim", "frechet"]
-    assert measured.results["frechet"].value > 0
 
     latents = PoolingAutoencoder().encode(pixels)
     np.testing.assert_allclose(measured.latents.mean, latents.mean((0, 2, 3)), rtol=1e-4)
@@ -110,24 +114,26 @@ def test_the_folder_holds_numbers_words_and_pictures_and_nothing_else_is_touched
     assert np.array_equal(error, np.minimum(4 * np.abs(original - decoded), 255))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="mine"):
         write_reconstruction_report(tmp_path / "mine", measured)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"metrics": ("psnr", "beauty")}, "no metric 'beauty'"),
-        ({"size": 30}, "choose a multiple of 4"),
-        ({"size": 64}, "less than the 64"),
-        ({"num": 1}, "at least two images"),
+        ({"metrics": ("psnr", "beauty")}, r"'beauty'.*psnr, ssim, lpips, rfid, frechet"),
+        ({"size": 30}, r"30 .*multiple of 4"),
+        ({"size": 64}, r"\.png .*32 x 32 .*64"),
+        ({"num": 1}, r"num is 1"),
+        ({"batch_size": 0}, r"batch size .*0"),
     ],
 )
-def test_a_wrong_request_is_one_sentence(folder: Path, options: dict, message: str) -> None:
+def test_a_wrong_request_is_one_sentence(folder: Path, options: dict, named: str) -> None:
     def ask() -> None:
         chosen = ReconstructionOptions(**{"metrics": ("psnr",), "size": SIZE, **options})
         evaluate_autoencoder(PoolingAutoencoder(), str(folder), chosen)
 
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         ask()
     assert "\n" not in str(caught.value)
