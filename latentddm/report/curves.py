@@ -22,7 +22,8 @@ if TYPE_CHECKING:  # matplotlib is imported when a curve is drawn, not with the 
     from matplotlib.figure import Figure
 
 WIDTH, HEIGHT = 520, 350  # of the drawing, in points: about pixels on the page
-PLOT = (0.145, 0.15, 0.835, 0.815)  # left, bottom, width, height of the axes within it
+LEFT, BOTTOM, RIGHT, TOP = 0.145, 0.15, 0.98, 0.965  # edges of the axes, as shares of the drawing
+TITLE_HEIGHT = 0.06  # share of the drawing
 FONT_SIZE = 13.5
 PADDING = 1.3  # factor by which an axis exceeds its values on both sides
 MOST_TICKS = 8
@@ -80,8 +81,12 @@ def distance_curves(
     import matplotlib
     from matplotlib.figure import Figure
 
-    shown = [Series(each.label, [p for p in each.points if drawable(p.value)]) for each in series]
-    points = [point for each in shown for point in each.points]
+    shown = {  # by place, which is the colour and the marker
+        place: Series(each.label, points)
+        for place, each in enumerate(series)
+        if (points := [point for point in each.points if drawable(point.value)])
+    }
+    points = [point for each in shown.values() for point in each.points]
     if not points:
         raise ValueError("no point of the series is above zero and finite")
     floor = floor if floor is not None and drawable(floor) else None
@@ -89,15 +94,16 @@ def distance_curves(
     low, high = _padded([*values, floor] if floor is not None else values)
     with matplotlib.rc_context({"text.parse_math": False}):  # a label may hold dollar signs
         figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), facecolor=PALETTE["ground"])
-        axes = figure.add_axes(PLOT, facecolor="none")
+        top = TOP if title is None else TOP - TITLE_HEIGHT
+        axes = figure.add_axes((LEFT, BOTTOM, RIGHT - LEFT, top - BOTTOM), facecolor="none")
         _axes(axes, sorted({p.evaluations for each in series for p in each.points}), (low, high))
         if floor is not None:
             _floor(axes, floor)
-        for place, each in enumerate(shown):
+        for place, each in shown.items():
             _draw(axes, each, place, low)
         if title is not None:
             axes.set_title(title, loc="left", fontsize=FONT_SIZE, color=PALETTE["ink"])
-        colours = [_colour(place) for place in range(len(shown))]
+        colours = [_colour(place) for place in shown]
         axes.legend(fontsize=FONT_SIZE, labelcolor=colours, frameon=False, loc="best")
     return figure
 
@@ -218,4 +224,5 @@ def _draw(axes: Axes, series: Series, place: int, lowest: float) -> None:
         # Filled for the first series, hollow for the others: told apart without colour.
         markerfacecolor=PALETTE["ground"] if place else colour,
         clip_on=False,
+        zorder=3 - 0.1 * place,  # the first series is in front
     )

@@ -94,6 +94,15 @@ def test_an_interval_that_reaches_below_zero_ends_at_the_axis() -> None:
     assert axes.get_ylim()[0] == pytest.approx(1.0 / 1.3)
 
 
+def test_a_series_without_a_point_changes_nothing_about_the_others() -> None:
+    nothing = Series("diverged", [Point(n, math.nan, math.nan, math.nan) for n in STEPS])
+    drawn = lines(distance_curves([nothing, series("DDM", 3)]))
+    usual = lines(distance_curves([series("plain", 9), series("DDM", 3)]))
+    assert list(drawn) == ["DDM"]
+    assert drawn["DDM"].get_color() == usual["DDM"].get_color()
+    np.testing.assert_allclose(drawn["DDM"].get_xydata(), usual["DDM"].get_xydata())
+
+
 def test_a_single_point_still_has_its_interval() -> None:
     figure = distance_curves([Series("a", [Point(4, 2.0, 1.0, 3.0)])])
     bar = figure.axes[0].collections[-1].get_segments()[0]
