@@ -12,13 +12,17 @@ from latentddm.cli.verb import Outcome, Verb
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("autoencoder", metavar="REF", help=AUTOENCODER_HELP)
     parser.add_argument("--images", required=True, metavar="SRC", help=SOURCE_HELP)
-    parser.add_argument("--metrics", default="psnr,ssim,lpips,rfid", help="of psnr,ssim,lpips,rfid,frechet")
+    parser.add_argument(
+        "--metrics", default="psnr,ssim,lpips,rfid", help="of psnr,ssim,lpips,rfid,frechet"
+    )
     parser.add_argument("--lpips-weights", metavar="FILE", help="AlexNet's (default: downloaded)")
     parser.add_argument("--num", type=int, help="NUM random images")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--output", metavar="DIR", help="write results, statistics of latents and images")
+    parser.add_argument(
+        "--output", metavar="DIR", help="write results, statistics of latents and images"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:

@@ -140,14 +140,12 @@ class _Measuring:
             if name not in SET_METRICS
         }
         self._values: dict[str, list[Tensor]] = {name: [] for name in self._pairs}
-        self._sets = {
-            name: [
-                FeatureCollector(open_extractor(features, options.size, device), side)
-                for side in ("reconstructions", source)
-            ]
-            for name, (features, _) in SET_METRICS.items()
-            if name in options.metrics
-        }
+        self._sets: dict[str, list[FeatureCollector]] = {}
+        for name, (features, _) in SET_METRICS.items():
+            if name in options.metrics:
+                extractor = open_extractor(features, options.size, device)
+                sides = ("reconstructions", source)
+                self._sets[name] = [FeatureCollector(extractor, side) for side in sides]
         self._latents = LatentStatistics()
         self._digests: list[bytes] = []
         self._shown: list[tuple[Tensor, Tensor]] = []
