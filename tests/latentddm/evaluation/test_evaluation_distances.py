@@ -1,4 +1,4 @@
-"""Distances: closed forms, brute force, and the values that theory gives."""
+"""Distances against closed forms, brute force and theoretical values."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class TestIntervals:
             partial(mmd2_estimate, bandwidth=2.0),
         ],
     )
-    def test_influences_predict_what_a_row_of_more_weight_does(self, estimator: object) -> None:
+    def test_influences_predict_the_effect_of_doubling_a_row(self, estimator: object) -> None:
         a, b = normal(300, 3, 1) * 1.5 + 1, normal(400, 3, 2)
         base: Estimate = estimator(a, b)  # type: ignore[operator]
         changes, predictions = [], []
@@ -231,11 +231,11 @@ class TestIntervals:
             changes.append(estimator(doubled, b).value - base.value)  # type: ignore[operator]
             predictions.append(float(base.influence[row]) / 301)
         assert np.corrcoef(changes, predictions)[0, 1] > 0.99
-        # What is left is the estimator's own change of bias between 300 and 301 rows.
+        # The rest is the change of the estimator's bias between 300 and 301 rows.
         assert np.std(np.subtract(changes, predictions)) < 0.15 * np.std(changes)
 
     @pytest.mark.parametrize("estimator", [frechet_estimate, energy_estimate])
-    def test_a_95_percent_interval_holds_the_average_value_about_that_often(
+    def test_a_95_percent_interval_contains_the_mean_value_about_that_often(
         self, estimator: object
     ) -> None:
         reference = normal(400, 2, 999)

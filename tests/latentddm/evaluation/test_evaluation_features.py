@@ -1,4 +1,4 @@
-"""The built-in features: they see what people see, and they are the same everywhere."""
+"""The built-in features respond to visible damage, and are the same on every machine."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def scenes(count: int, seed: int, size: int = 64) -> Tensor:
 
     axis = (torch.arange(size) + 0.5) / size
     y, x = axis[:, None], axis[None, :]
-    picture = draw(3, 1, 1) * 0.7 + 0.3 * draw(3, 1, 1) * (x + y)[None, None]
+    image = draw(3, 1, 1) * 0.7 + 0.3 * draw(3, 1, 1) * (x + y)[None, None]
     for _ in range(4):
         place, radius, angle = draw(2, 1, 1), 0.08 + 0.2 * draw(1, 1), 6.3 * draw(1, 1)
         inside = ((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2).sqrt() < radius
         stripes = 0.5 + 0.5 * torch.sin(90 * (x * angle.cos() + y * angle.sin()))
         colour = draw(3, 1, 1) * (0.4 + 0.6 * stripes[:, None])
-        picture = torch.where(inside[:, None], colour, picture)
-    return (picture.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
+        image = torch.where(inside[:, None], colour, image)
+    return (image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
 def blurred(pixels: Tensor, times: int) -> Tensor:
@@ -100,10 +100,10 @@ def test_no_part_dominates_and_every_part_varies(reference: Tensor) -> None:
     assert float(variances.min()) > 0
 
 
-def test_the_numbers_of_one_picture_have_not_changed() -> None:
+def test_the_features_of_one_image_have_not_changed() -> None:
     # A change of these is a new feature space: rename it, do not edit the figures.
     axis = torch.arange(48)
-    picture = torch.stack(
+    image = torch.stack(
         [
             (5 * axis[:, None] + 0 * axis),
             (axis[:, None] * axis) % 256,
@@ -111,7 +111,7 @@ def test_the_numbers_of_one_picture_have_not_changed() -> None:
         ],
         dim=-1,
     ).byte()
-    features = PyramidExtractor()(picture[None])[0]
+    features = PyramidExtractor()(image[None])[0]
     assert PyramidExtractor.name == "pyramid-v1"
     assert features.shape == (PyramidExtractor.dimension,)
     summary = [features[:64], features[64:96], features[96:160], features[160:224], features[224:]]

@@ -1,4 +1,4 @@
-"""Comparing folders: sizes never mix in silence, nothing is skipped in silence."""
+"""Comparison of folders: no silent mixture of sizes, no silently skipped image."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
+from autoencoder.images import Preprocessing, open_source
 from latentddm.engine.errors import UserError
 from latentddm.evaluation import PyramidExtractor, evaluate_images, folders
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 from latentddm.evaluation.sources import extract_from_source
 
 
-def pictures(count: int, seed: int, size: int = 32) -> np.ndarray:
+def random_images(count: int, seed: int, size: int = 32) -> np.ndarray:
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
     images = [Image.fromarray(image).resize((size, size)) for image in coarse]
     return np.stack([np.asarray(image) for image in images])
@@ -32,17 +33,17 @@ def write(folder: Path, pixels: np.ndarray) -> str:
 
 @pytest.fixture
 def samples(tmp_path: Path) -> str:
-    return write(tmp_path / "samples", pictures(12, 1))
+    return write(tmp_path / "samples", random_images(12, 1))
 
 
 @pytest.fixture
 def reference(tmp_path: Path) -> str:
-    return write(tmp_path / "reference", pictures(15, 2))
+    return write(tmp_path / "reference", random_images(15, 2))
 
 
 def test_folders_give_what_their_arrays_give(samples: str, reference: str) -> None:
     evaluation = evaluate_folders(samples, reference, EvaluationOptions(batch_size=5))
-    arrays = evaluate_images(pictures(12, 1), pictures(15, 2))
+    arrays = evaluate_images(random_images(12, 1), random_images(15, 2))
     assert list(evaluation.results) == ["frechet", "energy"]
     for name, result in evaluation.results.items():
         assert result - arrays[name] == pytest.approx(0, abs=1e-4)
@@ -56,7 +57,7 @@ def test_folders_give_what_their_arrays_give(samples: str, reference: str) -> No
 def test_a_larger_reference_is_reduced_and_a_smaller_one_refused(
     samples: str, tmp_path: Path
 ) -> None:
-    large = write(tmp_path / "large", pictures(9, 3, size=80))
+    large = write(tmp_path / "large", random_images(9, 3, size=80))
     assert evaluate_folders(samples, large).results["energy"].protocol.size == 32
     with pytest.raises(UserError, match=r"0000\.png in .*samples .*32 x 32.*80"):
         evaluate_folders(large, samples)
@@ -67,7 +68,7 @@ def test_a_larger_reference_is_reduced_and_a_smaller_one_refused(
 def test_images_of_several_sizes_are_refused_unless_a_size_is_named(
     samples: str, reference: str
 ) -> None:
-    Image.fromarray(pictures(1, 5, size=64)[0]).save(Path(samples) / "larger.png")
+    Image.fromarray(random_images(1, 5, size=64)[0]).save(Path(samples) / "larger.png")
     with pytest.raises(UserError, match=r"larger\.png .*64 x 64 .*32 x 32.*name the size"):
         evaluate_folders(samples, reference)
     about = (
@@ -85,7 +86,7 @@ def test_an_oblong_image_is_refused(samples: str, reference: str) -> None:
 def test_unreadable_images_are_left_out_counted_and_listed(
     samples: str, reference: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (Path(samples) / "0000.png").write_bytes(b"no picture")
+    (Path(samples) / "0000.png").write_bytes(b"not an image")
     (Path(samples) / "0007.png").write_bytes(b"")
     with caplog.at_level(logging.WARNING, logger="latentddm"):
         evaluation = evaluate_folders(samples, reference)
@@ -119,7 +120,7 @@ def test_worker_processes_change_nothing(samples: str, reference: str) -> None:
     assert helped == alone
 
 
-def test_wrong_requests_are_one_sentence_before_any_image_is_described(
+def test_wrong_requests_are_one_sentence_before_any_feature_is_extracted(
     samples: str, reference: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def too_late(*_: object, **__: object) -> None:
@@ -139,8 +140,8 @@ def test_wrong_requests_are_one_sentence_before_any_image_is_described(
         evaluate_folders(samples, "nowhere")
 
 
-@pytest.mark.slow  # the reader of portraits is fitted first, on portraits drawn for the purpose
-def test_portraits_are_judged_by_their_attributes_too() -> None:
+@pytest.mark.slow  # the attribute classifier is fitted first, on portraits drawn here
+def test_portraits_are_compared_by_their_attributes_too() -> None:
     results = evaluate_folders("portraits:24:1", "portraits:24", EvaluationOptions(size=64)).results
     assert {"frechet", "energy", "attributes", "attributes/glasses"} <= set(results)
     assert 0 < results["attributes"].value < 0.4
@@ -161,7 +162,7 @@ def _one_of_two_processes(rank: int, samples: str, reference: str, output: str) 
 
 @pytest.mark.slow  # two new interpreters import torch
 def test_two_processes_find_what_one_finds(samples: str, reference: str, tmp_path: Path) -> None:
-    (Path(samples) / "0003.png").write_bytes(b"no picture")
+    (Path(samples) / "0003.png").write_bytes(b"not an image")
     torch.multiprocessing.spawn(
         _one_of_two_processes, (samples, reference, str(tmp_path)), nprocs=2
     )
@@ -174,10 +175,23 @@ def test_two_processes_find_what_one_finds(samples: str, reference: str, tmp_pat
             assert shared["results"][name]["value"] == pytest.approx(result.value, abs=1e-4)
 
 
-def test_one_pass_serves_several_extractors(samples: str) -> None:
-    from autoencoder.images import Preprocessing, open_source
+def test_every_image_is_read_once_for_several_extractors(
+    samples: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, read = open_source(samples), []
+    load = source.load
+    monkeypatch.setattr(source, "load", lambda index: read.append(index) or load(index))
+    extractors = {"pyramid": PyramidExtractor(), "pixels": FirstPixel()}
+    sets, _ = extract_from_source(source, Preprocessing(size=32), extractors, batch_size=5)
+    assert read == list(range(12))
+    pixels = random_images(12, 1)
+    assert torch.equal(sets["pixels"].values, torch.from_numpy(pixels[:, 0, 0]).float())
+    assert sets["pyramid"].images_hash == sets["pixels"].images_hash
+    assert len(sets["pyramid"]) == 12
 
-    extractors = {"one": PyramidExtractor(), "two": PyramidExtractor()}
-    sets, _ = extract_from_source(open_source(samples), Preprocessing(size=32), extractors)
-    assert torch.equal(sets["one"].values, sets["two"].values)
-    assert len(sets["one"]) == 12
+
+class FirstPixel:
+    name, dimension, hash, resize = "first-pixel", 3, "sha256:constant", "none"
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels[:, 0, 0].float()

@@ -1,4 +1,4 @@
-"""Inception and LPIPS: the right network, from weights that are known, or one clear sentence."""
+"""Inception and LPIPS: the right network with known weights, or one clear sentence."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_resizing_is_that_of_clean_fid(size: int) -> None:
     torch.testing.assert_close(actual, expected, atol=0.02, rtol=0)
 
 
-def test_a_file_that_is_not_known_is_never_loaded(tmp_path: Path) -> None:
+def test_an_unknown_file_is_never_loaded(tmp_path: Path) -> None:
     strange = tmp_path / "weights.pth"
     strange.write_bytes(b"anything")
     digest = hashlib.sha256(b"anything").hexdigest()
@@ -107,7 +107,7 @@ def test_the_network_computes_what_the_original_graph_computes() -> None:
 @needs_weights
 @pytest.mark.slow
 @pytest.mark.skipif(not FACES.is_dir(), reason="the faces lie in shared/ beside the checkout")
-def test_kid_sees_that_real_faces_are_blurred() -> None:
+def test_kid_tells_blurred_faces_from_sharp_ones() -> None:
     from autoencoder.images import Preprocessing, Selection, open_source, read_pixels
 
     source = open_source(FACES)
@@ -127,7 +127,7 @@ def test_kid_sees_that_real_faces_are_blurred() -> None:
 
 
 class MeanColour(nn.Module):
-    """A stand-in for LPIPS: the distance of two pictures' mean colours."""
+    """The distance of the mean colours of two images, in the place of LPIPS."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,13 +141,13 @@ class TestDiversity:
     def test_is_the_mean_over_disjoint_pairs(self) -> None:
         grey = torch.tensor([0, 0, 255, 255], dtype=torch.uint8)
         images = grey[:, None, None, None].expand(4, 64, 64, 3)
-        # Of the three pairings of four pictures one has distances 0, 0 and two have 2, 2.
+        # Of the three pairings of four images one has distances 0, 0 and two have 2, 2.
         values = {lpips_diversity(images, seed=s, network=MeanColour()).value for s in range(20)}
         assert values == {0.0, 2.0}
         assert lpips_diversity(images[:2], network=MeanColour()).value == 0
         assert lpips_diversity(images[1:3], network=MeanColour()).value == 2
 
-    def test_a_generator_that_repeats_itself_has_less(self) -> None:
+    def test_repeated_images_have_less(self) -> None:
         shades = torch.rand(60, 1, 1, 3, generator=torch.Generator().manual_seed(0)) * 255
         varied = shades.byte().expand(60, 64, 64, 3)
         varied_result = lpips_diversity(varied, network=MeanColour())

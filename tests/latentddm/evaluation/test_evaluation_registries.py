@@ -1,4 +1,4 @@
-"""One more metric, or one more feature space, is one function and one line of a registry."""
+"""One more metric or feature space is one function or class and one line of a registry."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def brightness(images: Tensor, seed: int) -> Result:
 
 
 @pytest.fixture
-def with_new_members(monkeypatch: pytest.MonkeyPatch) -> None:
+def with_new_entries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METRICS, "mean_shift", Metric(mean_shift, "distance of the means"))
     monkeypatch.setitem(EXTRACTORS, MeanColour.name, lambda argument, size, device: MeanColour())
     monkeypatch.setitem(SAMPLE_METRICS, "brightness", SampleMetric(lambda _: brightness, images=4))
@@ -87,7 +87,7 @@ def expected_shift() -> float:
     return float(np.linalg.norm(means[0] - means[1]))
 
 
-@pytest.mark.usefixtures("with_new_members")
+@pytest.mark.usefixtures("with_new_entries")
 def test_a_new_metric_comes_out_with_its_interval_and_its_protocol() -> None:
     images, reference = noise(12, 1, 100), noise(15, 2, 20)
     result = evaluate_images(images, reference, ["mean_shift"], MeanColour())["mean_shift"]
@@ -102,7 +102,7 @@ def test_a_new_metric_comes_out_with_its_interval_and_its_protocol() -> None:
     }
 
 
-@pytest.mark.usefixtures("with_new_members")
+@pytest.mark.usefixtures("with_new_entries")
 def test_new_metrics_and_features_are_names_on_the_command_line(
     folders: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,7 +120,7 @@ def test_new_metrics_and_features_are_names_on_the_command_line(
     assert "brightness" in printed
 
 
-@pytest.mark.usefixtures("with_new_members")
+@pytest.mark.usefixtures("with_new_entries")
 def test_an_unknown_name_is_answered_with_the_new_ones_too(folders: tuple[str, str]) -> None:
     with pytest.raises(UserError, match=r"mean_shfit.*mean_shift.*brightness"):
         evaluate_folders(*folders, EvaluationOptions(metrics=["mean_shfit"]))

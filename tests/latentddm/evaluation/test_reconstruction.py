@@ -1,4 +1,4 @@
-"""Judging an autoencoder: right numbers with their protocol, no picture lost in silence."""
+"""Evaluation of an autoencoder: right values with their protocol, no silently lost image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = ReconstructionOptions(metrics=("psnr", "ssim", "frechet"), size=SIZE, 
 
 
 class _Pooling(nn.Module):
-    """Mean colours of blocks as latents; gives them back as blocks."""
+    """Encoder to the mean colours of blocks; the decoder repeats them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_numbers_are_means_over_all_images_and_say_how_they_were_made(folder: Path) -> None:
+def test_values_are_means_over_all_images_with_their_protocol(folder: Path) -> None:
     measured = evaluate_autoencoder(PoolingAutoencoder(), str(folder), OPTIONS)
     pixels = torch.from_numpy(
         np.stack([np.asarray(Image.open(folder / f"{index}.png")) for index in range(10)])
@@ -79,7 +79,7 @@ def test_the_numbers_are_means_over_all_images_and_say_how_they_were_made(folder
     latents = PoolingAutoencoder().encode(pixels)
     np.testing.assert_allclose(measured.latents.mean, latents.mean((0, 2, 3)), rtol=1e-4)
     assert np.array_equal(measured.originals, pixels[:8].numpy())
-    # Other batches do not change what is measured, nor what it was measured on.
+    # Neither the value nor the hash of the images depends on the batch size.
     other = ReconstructionOptions(metrics=("psnr",), size=SIZE, batch_size=3)
     again = evaluate_autoencoder(PoolingAutoencoder(), str(folder), other).results["psnr"]
     assert again.value == pytest.approx(result.value)
@@ -96,19 +96,19 @@ def test_unreadable_images_are_counted_and_named(folder: Path, tmp_path: Path) -
     assert "torn.png" in measured.unreadable[0]
 
 
-def test_the_folder_holds_numbers_words_and_pictures_and_nothing_else_is_touched(
+def test_the_folder_holds_json_markdown_and_images_and_no_other_folder_is_touched(
     folder: Path, tmp_path: Path
 ) -> None:
     measured = evaluate_autoencoder(PoolingAutoencoder(), str(folder), OPTIONS)
     for _ in range(2):  # a second evaluation takes the place of the first
-        write_reconstruction_report(tmp_path / "judged", measured)
-    values = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+        write_reconstruction_report(tmp_path / "quality", measured)
+    values = json.loads((tmp_path / "quality" / "evaluation.json").read_text())
     assert values["results"]["psnr"]["value"] == measured.results["psnr"].value
-    words = (tmp_path / "judged" / "evaluation.md").read_text()
+    words = (tmp_path / "quality" / "evaluation.md").read_text()
     assert f"| psnr | {measured.results['psnr'].value:.4g} |" in words
-    picture = np.asarray(Image.open(tmp_path / "judged" / "reconstructions.png")).astype(int)
+    grid = np.asarray(Image.open(tmp_path / "quality" / "reconstructions.png")).astype(int)
     original, decoded, error = (
-        picture[row * (SIZE + 2) : row * (SIZE + 2) + SIZE, :SIZE] for row in range(3)
+        grid[row * (SIZE + 2) : row * (SIZE + 2) + SIZE, :SIZE] for row in range(3)
     )
     assert np.array_equal(original, measured.originals[0])
     assert np.array_equal(error, np.minimum(4 * np.abs(original - decoded), 255))

@@ -1,4 +1,4 @@
-"""Curves show every value where it belongs, with its interval, in the page and as a file."""
+"""Curves: every value at its place, with its interval, in the page and in a file of its own."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_a_single_point_still_has_its_interval() -> None:
     np.testing.assert_allclose(bar, [[4, 1], [4, 3]])
 
 
-def test_evaluations_that_would_touch_have_one_label() -> None:
+def test_labels_that_would_touch_are_left_out() -> None:
     points = [Point(n, 1.0, 1.0, 1.0) for n in (1, 2, 40, 41, 50)]
     labels = distance_curves([Series("a", points)]).axes[0].get_xticklabels()
     assert [label.get_text() for label in labels] == ["1", "2", "40", "", "50"]

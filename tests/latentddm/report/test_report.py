@@ -1,4 +1,4 @@
-"""The report opens anywhere, alone; it shows every number and believes no foreign text."""
+"""The page is one file, shows every number, and escapes foreign text."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Page(HTMLParser):
 
 
 def tiles(name: str, count: int = 32) -> np.ndarray:
-    """Seeded pictures uint8 [count,64,64,3]: a coloured disc on a coloured ground."""
+    """Seeded images uint8 [count,64,64,3]: a coloured disc on a coloured ground."""
     random = numpy_generator(0, "report test", name)
     rows, columns = np.mgrid[:64, :64]
     pictures = []
@@ -110,7 +110,7 @@ def make_method(key: str, label: str, frechet: float, energy: float, draws: int)
 
 
 def make_report(folder: Path) -> dict[str, Any]:
-    """A report with every part, its pictures in `folder`."""
+    """A report with every part, its images in `folder`."""
     methods = [
         make_method("ddm", "DDM (energy score)", 19.2, 0.31, draws=4),
         make_method("plain", "plain diffusion (DDIM)", 81.3, 4.7, draws=1),
@@ -222,7 +222,7 @@ def test_the_page_needs_nothing_beside_itself(folder: Path, report: dict[str, An
     assert not {"script", "iframe", "object", "embed", "base"} & set(page.tags)
 
 
-def test_every_picture_is_embedded_unchanged(folder: Path, report: dict[str, Any]) -> None:
+def test_every_image_is_embedded_unchanged(folder: Path, report: dict[str, Any]) -> None:
     page = write(folder, report)
     originals = {path.read_bytes() for path in (folder / "pictures").iterdir()}
     assert len(page.pictures) == 2 * len(STEPS) + 2
@@ -245,7 +245,7 @@ def numeric_leaves(value: Any, path: str = "") -> list[tuple[str, float]]:
 
 
 def spellings(value: float) -> set[str]:
-    """How a reader may expect to find a number; written apart from the report's own code."""
+    """The spellings of a number that a reader may expect, independent of the report's code."""
     minutes, seconds = divmod(round(value), 60)
     return {
         f"{value:,}",
@@ -308,12 +308,12 @@ def test_foreign_text_stays_text(folder: Path, report: dict[str, Any]) -> None:
     assert "alert" not in page.style
 
 
-def test_a_file_name_that_is_not_utf8_ends_no_demo(folder: Path, report: dict[str, Any]) -> None:
+def test_a_file_name_that_is_not_utf8_is_escaped(folder: Path, report: dict[str, Any]) -> None:
     report["source"]["unreadable"] = [{"key": "caf\udce9.jpg", "reason": "cut short"}]
     assert r"caf\udce9.jpg" in write(folder, report).text
 
 
-def test_what_is_missing_folds_away(folder: Path, report: dict[str, Any]) -> None:
+def test_missing_parts_are_left_out(folder: Path, report: dict[str, Any]) -> None:
     full = write(folder, report)
     report["attributes"] = None
     report["source"]["unreadable"] = []
@@ -328,7 +328,7 @@ def test_what_is_missing_folds_away(folder: Path, report: dict[str, Any]) -> Non
     assert full.tags.count("section") == page.tags.count("section") + 1
 
 
-def test_a_missing_picture_is_named(folder: Path, report: dict[str, Any]) -> None:
+def test_a_missing_image_is_named(folder: Path, report: dict[str, Any]) -> None:
     report["pictures"]["originals"] = "pictures/gone.png"
     with pytest.raises(JobError, match=r"gone\.png"):
         write_report(folder, report)
