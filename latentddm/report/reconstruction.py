@@ -1,4 +1,4 @@
-"""The folder that `latentddm evaluate-autoencoder --output` writes: numbers, words, pictures."""
+"""The output folder of `latentddm evaluate-autoencoder`: JSON, Markdown and images."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ FILES = ("evaluation.json", "evaluation.md", "reconstructions.png")
 
 
 def write_reconstruction_report(folder: Path, measured: Reconstructions) -> None:
-    """Write evaluation.json, evaluation.md and reconstructions.png; replaces those of before.
+    """Write evaluation.json, evaluation.md and reconstructions.png, or replace earlier ones.
 
-    UserError if the folder holds anything else.
+    UserError if the folder is not empty and holds no earlier evaluation.
     """
     if not (folder / FILES[0]).is_file():
         require_new_folder(folder, "an evaluation of an autoencoder")
@@ -29,9 +29,9 @@ def write_reconstruction_report(folder: Path, measured: Reconstructions) -> None
 
 
 def comparison(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """Originals, reconstructions and errors, a row each: uint8 [k,S,S,3] -> uint8 [.,.,3].
+    """Originals, reconstructions and errors, a row each: uint8 [k,S,S,3] twice -> uint8 [H,W,3].
 
-    Errors are absolute differences, four times as bright.
+    Errors are absolute differences times 4, clipped.
     """
     errors = np.abs(originals.astype(np.int16) - reconstructions) * ERROR_GAIN
     rows = [originals, reconstructions, errors.clip(0, 255).astype(np.uint8)]
@@ -48,8 +48,8 @@ def _markdown(measured: Reconstructions) -> str:
         "",
         "![originals, reconstructions, errors](reconstructions.png)",
         "",
-        f"*Above originals, then reconstructions, then their differences {ERROR_GAIN} times as "
-        "bright.*",
+        f"*From top to bottom: originals, reconstructions, absolute differences times "
+        f"{ERROR_GAIN}.*",
         "",
         "| metric | value | 95 % interval | features | images |",
         "|---|---|---|---|---|",
@@ -66,10 +66,10 @@ def _markdown(measured: Reconstructions) -> str:
 
 
 def _latents(summary: LatentSummary) -> list[str]:
-    """Moments and neighbours by channel, then how channels go together."""
+    """Table of moments and correlations by channel."""
     lines = [
-        "| channel | mean | std | excess kurtosis | correlation to the right | below "
-        "| largest with another channel |",
+        "| channel | mean | std | excess kurtosis | correlation with the right neighbour "
+        "| with the lower neighbour | largest with another channel |",
         "|---|---|---|---|---|---|---|",
     ]
     for channel in range(len(summary.mean)):
