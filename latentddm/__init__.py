@@ -13,12 +13,13 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "FlowSchedule": "latentddm.diffusion.schedules",
+    "CosineSchedule": "latentddm.diffusion.schedules",
     "corrupt": "latentddm.diffusion.process",
     "bridge_step": "latentddm.diffusion.process",
     "sample": "latentddm.diffusion.sampling",
     "time_grid": "latentddm.diffusion.sampling",
-    "energy_score": "latentddm.scores.score",
-    "kernel_score": "latentddm.scores.score",
+    "energy_score": "latentddm.scores",
+    "kernel_score": "latentddm.scores",
     "Generator": "latentddm.inference.generator",
     "SamplingConfig": "latentddm.inference.generator",
     "LatentDDMPipeline": "latentddm.hub.pipeline",

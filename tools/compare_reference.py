@@ -14,10 +14,9 @@ from autoencoder.images import Preprocessing, open_source, read_pixels, select_a
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.extractors import INCEPTION, open_extractor
+from latentddm.evaluation.extractors import INCEPTION, LatentExtractor, open_extractor
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.inception import InceptionExtractor
-from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.metrics import find_metric
 from latentddm.inference.latent_space import LatentSpace
 

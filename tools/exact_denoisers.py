@@ -29,7 +29,7 @@ from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.diffusion.solvers import SOLVERS, solve, solver_grid
 from latentddm.engine.devices import default_device
 from latentddm.engine.seeding import torch_generator
-from latentddm.evaluation.latents import LatentExtractor
+from latentddm.evaluation.extractors import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.latent_space import LatentSpace

@@ -1,4 +1,4 @@
-"""`latentddm sample`: latents, and pictures, from a run."""
+"""`latentddm sample`: latents, and images, from a run."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
     parser.add_argument("--churn", type=float, default=0.0, help="0 DDIM ... 1 DDPM")
+    parser.add_argument(
+        "--xi-scale",
+        type=_numbers,
+        default=1.0,
+        metavar="N,N...",
+        help="factor of xi: one number, or one for each evaluation (default 1)",
+    )
     parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
     parser.add_argument(
         "--grid",
@@ -29,12 +36,21 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--power", type=float, default=0.5, help="exponent of the power grid (default 0.5)"
     )
-    parser.add_argument("--label", type=int, help="the class to draw (default: any)")
+    parser.add_argument("--label", type=int, help="class of the samples (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
     parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--decode", action="store_true", help="write images as well")
+
+
+def _numbers(text: str) -> float | tuple[float, ...]:
+    """A number, or several with commas between them."""
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
+    return numbers[0] if len(numbers) == 1 else numbers
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
@@ -43,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     config = SamplingConfig(
         steps=arguments.steps,
         churn=arguments.churn,
+        xi_scale=arguments.xi_scale,
         label=arguments.label,
         guidance=arguments.guidance,
         solver=arguments.solver,
@@ -70,6 +87,7 @@ VERB = Verb(
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
         "latentddm sample run --steps 8 --churn 0.5 --seed 1 --output samples",
+        "latentddm sample run --steps 2 --xi-scale 0.8,0.9 --output samples --decode",
         "latentddm sample run --steps 4 --solver dpmsolver++ --grid power --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),

@@ -28,8 +28,8 @@ from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
+from latentddm.evaluation.extractors import LatentExtractor
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
-from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.generator import Generator, SamplingConfig

@@ -1,4 +1,4 @@
-"""The forward process and its bridge: schedule, corruption, predictions, the churned step.
+"""The forward process and its bridge: corruption, posterior of a batch, predictions, churned step.
 
 Time runs from t = 0 (data) to t = 1 (noise). Every function takes tensors and returns tensors;
 a time is a scalar or one value per sample, [B].
@@ -13,7 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.schedules import FlowSchedule, Schedule
 
 Prediction = Literal["x0", "eps", "v", "edm"]
 _PREDICTIONS = ", ".join(get_args(Prediction))
@@ -25,25 +25,41 @@ def expand_time(t: Tensor | float, like: Tensor) -> Tensor:
     return t.reshape(-1, *[1] * (like.ndim - 1)) if t.ndim else t
 
 
-def corrupt(x0: Tensor, t: Tensor | float, noise: Tensor, schedule: FlowSchedule) -> Tensor:
+def corrupt(x0: Tensor, t: Tensor | float, noise: Tensor, schedule: Schedule) -> Tensor:
     """x_t = alpha_t x_0 + sigma_t eps (section 2 of the paper). x0, noise: [B, ...]."""
     t = expand_time(t, x0)
     return schedule.alpha(t) * x0 + schedule.sigma(t) * noise
 
 
 def posterior_weights(
-    x_t: Tensor, t: Tensor | float, data: Tensor, schedule: FlowSchedule = FlowSchedule()
+    x_t: Tensor, t: Tensor | float, data: Tensor, schedule: Schedule = FlowSchedule()
 ) -> Tensor:
     """p(x_0 = y_k | x_t) if x_0 is any of `data` [N, ...] with equal chance; [B, N], float64.
 
-    softmax_k(-|x_t - alpha_t y_k|^2 / (2 sigma_t^2)), for t > 0.
+    softmax_k(-|x_t - alpha_t y_k|^2 / (2 sigma_t^2)), for t > 0. x_t: [B, ...]; t: scalar or [B].
     """
     x, y = x_t.flatten(1).double(), data.flatten(1).double()
     t = expand_time(t, x)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    # less what is the same for every y
+    # without |x|^2, which is the same for every y
     fit = alpha * (x @ y.T) - alpha**2 * y.square().sum(1) / 2
     return torch.softmax(fit / sigma**2, dim=1)
+
+
+def draw_targets(
+    x_t: Tensor, t: Tensor, batch: Tensor, uniform: Tensor, schedule: Schedule
+) -> Tensor:
+    """Other x_0 that may have led to each x_t, [B, n, C, H, W], drawn from its own batch.
+
+    batch: the x_0 of all x_t of a step, [N, C, H, W], independent samples of the data; uniform: in
+    [0, 1), [B, n]. Given x_t and the batch in any order, x_t was made from y_k with probability
+    p(x_0 = y_k | x_t) among the batch; so a y_k drawn with it has, given x_t, exactly the
+    distribution of x_0 (a Gibbs step), and the mean of a loss stays. The variance of the loss falls
+    where many x_0 are plausible, near t = 1. Elsewhere all n are the x_0 that x_t was made from.
+    """
+    weights = posterior_weights(x_t, t, batch, schedule)  # [B, N]
+    chosen = torch.searchsorted(weights.cumsum(1), uniform.to(weights))
+    return batch[chosen.clamp_max(len(batch) - 1)]
 
 
 def bridge_step(
@@ -52,7 +68,7 @@ def bridge_step(
     t: Tensor | float,
     s: Tensor | float,
     noise: Tensor,
-    schedule: FlowSchedule = FlowSchedule(),
+    schedule: Schedule = FlowSchedule(),
     churn: float = 0.0,
 ) -> Tensor:
     """Draw x_s ~ q(x_s | x_0, x_t) for s < t, with churn in [0, 1] (eq. 4 of the paper).
@@ -72,8 +88,8 @@ def bridge_step(
     return schedule.alpha(s) * x0 + schedule.sigma(s) * (rho * eps_t + fresh)
 
 
-def _noise_correlation(t: Tensor, s: Tensor, schedule: FlowSchedule, churn: float) -> Tensor:
-    """rho(s, t): how much of the noise of x_t is kept in x_s.
+def _noise_correlation(t: Tensor, s: Tensor, schedule: Schedule, churn: float) -> Tensor:
+    """rho(s, t): the correlation of the noise in x_s with the noise in x_t.
 
     r_11 = (alpha_t / alpha_s) (sigma_s / sigma_t): ratios of sigma, not of its square.
     """
@@ -86,15 +102,18 @@ def to_x0(
     x_t: Tensor,
     t: Tensor | float,
     prediction: Prediction,
-    schedule: FlowSchedule,
+    schedule: Schedule,
     sigma_data: float = 1.0,
 ) -> Tensor:
-    """Read a network's output as x_0; the only place where predictions are converted.
+    """x_0 from a network's output; the only place where predictions are converted.
 
     x0:  x_0 = output
-    eps: x_0 = (x_t - sigma_t eps) / alpha_t      (undefined at t = 1; see `sampling.time_grid`)
-    v:   x_0 = (x_t - sigma_t v) / (alpha_t + sigma_t),   v = eps - x_0, the flow's velocity
+    eps: x_0 = (x_t - sigma_t eps) / alpha_t     (undefined at t = 1; see `sampling.least_safety`)
+    v:   x_0 = (x_t - sigma_t v) / (alpha_t + sigma_t),   v = eps - x_0, the velocity of the flow
     edm: x_0 = c_skip x_t - c_out F, see `edm_coefficients`; `sigma_data` is for it alone
+
+    v is one thing for every schedule, and exact at both ends. The v of variance-preserving
+    diffusion (arXiv 2202.00512), alpha_t eps - sigma_t x_0, is edm at sigma_data = 1.
     """
     t = expand_time(t, x_t)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
@@ -115,10 +134,10 @@ def from_x0(
     x_t: Tensor,
     t: Tensor | float,
     prediction: Prediction,
-    schedule: FlowSchedule,
+    schedule: Schedule,
     sigma_data: float = 1.0,
 ) -> Tensor:
-    """The inverse of `to_x0`: what a network would have to output for this x_0 (t > 0)."""
+    """The inverse of `to_x0`: the output that stands for x_0, for t > 0."""
     t = expand_time(t, x_t)
     if prediction == "x0":
         return x0
@@ -134,18 +153,18 @@ def from_x0(
 
 
 def edm_coefficients(
-    t: Tensor, schedule: FlowSchedule, sigma_data: float = 1.0
+    t: Tensor, schedule: Schedule, sigma_data: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """c_skip and c_out of EDM's preconditioning (arXiv 2206.00364, appendix B.6), in t's shape.
 
         c_skip = alpha_t sigma_data^2 / (alpha_t^2 sigma_data^2 + sigma_t^2)
         c_out^2 = E[(x_0 - c_skip x_t)^2] = (1 - alpha_t c_skip)^2 + sigma_t^2 c_skip^2
 
-    c_out is for data of unit variance, so the network's output F has it too. At sigma_data = 1
-    c_skip is the best factor for such data if its components are independent. Those of latents are
-    not: most of the variance is of a few coarse directions, which a network sees through much
-    noise. With the standard deviation of the fine ones as sigma_data the network predicts x_0
-    itself, until the noise is below that detail, and only there x_t is taken as it is.
+    c_out is for data of unit variance, so that the network's output F has unit variance too. At
+    sigma_data = 1 c_skip is the least-squares factor for data with independent components. Latents
+    have dependent ones: most of their variance lies in a few coarse directions, visible through
+    much noise. With the standard deviation of the fine directions as sigma_data the network
+    predicts x_0 itself until the noise is below that detail; only there x_t passes through.
     """
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     skip = alpha * sigma_data**2 / (alpha**2 * sigma_data**2 + sigma**2)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from math import isfinite
 from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
 
-from latentddm.diffusion.process import bridge_step
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.process import Prediction, bridge_step
+from latentddm.diffusion.schedules import FlowSchedule, Schedule, time_of_flow
 
 GridKind = Literal["uniform", "log_snr", "power"]
 
 POWER = 1 / 2  # power grid by default: 4 evaluations end at t = .50, 10 at .32 (uniform: .25, .10)
-LOG_SNR_LIMIT = 14.0  # |log SNR| at the ends of a log-SNR grid; t = 1e-3 and 1 - 1e-3
+LOG_SNR_LIMIT = 14.0  # |log SNR| at the ends of a log-SNR grid; the flow's t = 1e-3 and 1 - 1e-3
+NOISIEST = 0.999  # flow time; above it an x_0 made from eps is mostly rounding
 
 
 class Denoiser(Protocol):
@@ -29,7 +31,7 @@ class Denoiser(Protocol):
 
 
 class SamplingStep(NamedTuple):
-    """What a callback sees after each network call: x_s is where the step from t arrived."""
+    """One step from t to s, as a callback receives it after the network call."""
 
     step: int  # from 0
     t: Tensor
@@ -45,23 +47,27 @@ def sample(
     x: Tensor,
     times: Tensor,
     churn: float = 0.0,
-    schedule: FlowSchedule = FlowSchedule(),
+    schedule: Schedule = FlowSchedule(),
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
     callback: Callable[[SamplingStep], None] | None = None,
+    xi_scale: float | Sequence[float] = 1.0,
 ) -> Tensor:
     """Draw x_0 from noise in len(times) - 1 network calls (algorithm 2 of the paper).
 
     x: [B, ...], standard normal where times[0] = 1; times: strictly decreasing, in [0, 1]; a
     fresh xi is drawn for each call. One generator serves the batch; a list holds one for each
-    sample, so that a sample does not depend on the batch it is drawn in. Returns the last x_0, not
-    x at times[-1]. ValueError for other times and for a churn outside [0, 1].
+    sample, so that a sample does not depend on the batch it is drawn in. xi_scale: the standard
+    deviation of xi, one number or one for each call; 1 is the exact sampler, below 1 the draws lie
+    closer to their mean. Returns the last x_0, not x at times[-1]. ValueError for other times, for
+    a churn outside [0, 1] and for scales that are negative or of another number.
     """
     times = times.to(x.dtype)
     check_times(times, churn)
+    scales = xi_scales(xi_scale, len(times) - 1)
     times = times.to(x.device)
     x_t, x0 = x, x
     for step, (t, s) in enumerate(pairwise(times)):
-        xi = normal_like(x_t, generator)
+        xi = scales[step] * normal_like(x_t, generator)
         x0 = denoiser(x_t, t.expand(len(x_t)), xi)
         last = step == len(times) - 2
         if last and callback is None:
@@ -78,15 +84,15 @@ def time_grid(
     steps: int,
     kind: GridKind = "uniform",
     safety: float = 0.0,
-    schedule: FlowSchedule = FlowSchedule(),
+    schedule: Schedule = FlowSchedule(),
     power: float = POWER,
 ) -> Tensor:
     """steps + 1 decreasing times in float64, from 1 - safety to safety.
 
-    uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of log SNR, for
-    DPM-Solver++; power: t = u^power for equal steps of u, which below 1 asks little of the network
-    near data, where a draw of an earlier time is as sharp. `safety` keeps the network away from
-    the ends (0 <= safety < 1/2).
+    uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of the schedule's log
+    SNR, for DPM-Solver++; power: t = u^power for equal steps of u, with few times near data for a
+    power below 1: a draw made at an earlier time is as sharp. `safety` is the distance of the ends
+    from 1 and 0 (0 <= safety < 1/2). ValueError for other arguments.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
@@ -109,8 +115,16 @@ def time_grid(
     return times
 
 
+def least_safety(prediction: Prediction, schedule: Schedule = FlowSchedule()) -> float:
+    """The least distance from t = 1 at which a network of this prediction can be evaluated.
+
+    alpha_1 = 0, so that no x_0 follows from eps there; x0, v and edm are exact at both ends.
+    """
+    return 1 - float(time_of_flow(NOISIEST, schedule)) if prediction == "eps" else 0.0
+
+
 def check_times(times: Tensor, churn: float = 0.0) -> None:
-    """ValueError for times and churn for which the bridge gives numbers that mean nothing."""
+    """ValueError for times or a churn outside the domain of the bridge."""
     if len(times) < 2:
         raise ValueError(
             f"times needs at least 2 entries, a start and an end; it has {len(times)}."
@@ -122,6 +136,19 @@ def check_times(times: Tensor, churn: float = 0.0) -> None:
         )
     if not 0 <= churn <= 1:
         raise ValueError(f"churn must lie in [0, 1], not {churn}.")
+
+
+def xi_scales(xi_scale: float | Sequence[float], calls: int) -> Sequence[float]:
+    """One scale of xi for each of `calls` network calls; ValueError if they do not fit."""
+    scales = [xi_scale] * calls if isinstance(xi_scale, int | float) else xi_scale
+    if len(scales) != calls:
+        raise ValueError(
+            f"xi_scale holds {len(scales)} numbers, but there are {calls} network calls; give one "
+            "number for all calls, or one for each."
+        )
+    if not all(isfinite(scale) and scale >= 0 for scale in scales):
+        raise ValueError(f"xi_scale must be finite and at least 0, not {xi_scale}.")
+    return scales
 
 
 def normal_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:

@@ -1,15 +1,18 @@
-"""Solvers for a mean denoiser: what a user of plain diffusion would pick for few evaluations.
+"""Solvers of the probability-flow ODE for a mean denoiser: the usual choice for plain diffusion.
 
-Higher-order solvers extrapolate E[x_0 | x_t] along the trajectory, which a mean has and a draw from
-the posterior has not: for a denoiser that draws, `sampling.sample` is exact and these are
-not. Yet a trained network has errors of its own, and on a uniform grid extrapolation can outweigh
-them: README.md of this folder says by how much.
+Higher orders extrapolate E[x_0 | x_t], which is smooth along a trajectory; draws from the posterior
+are not. For a denoiser that draws, `sampling.sample` is exact and these solvers are not, although
+for a trained network extrapolation may remove more error than it adds.
 
-The solvers are diffusers' schedulers, driven here and nowhere else. What had to be known of them:
-`use_flow_sigmas` means sigma = t and alpha = 1 - t, as in FlowSchedule; the grid is assigned, since
-`set_timesteps` knows a uniform one only; t = 1 has log SNR minus infinity (see Scheme); and the
-last step is not theirs: from 15 steps on DEISMultistepScheduler extrapolates to t = 0 in its full
-order, which spoils what it drew. Here every solver ends as it begins, in first order: x_0 itself.
+The solvers are diffusers' schedulers, driven here and nowhere else:
+- Any schedule is solved as the flow schedule with `use_flow_sigmas`: in the state
+  x_t / (alpha_t + sigma_t) at the flow time sigma_t / (alpha_t + sigma_t). DPM-Solver++, DEIS and
+  UniPC depend on alpha and sigma by their ratios alone, so their steps are those of their papers in
+  the schedule itself; Heun's method is applied to the flow's velocity.
+- The grid is assigned: `set_timesteps` of diffusers makes a uniform one.
+- log SNR is minus infinity at t = 1; see `Scheme.first`.
+- The last step is left out: from 15 steps on DEISMultistepScheduler extrapolates to t = 0 in full
+  order, which spoils the sample. Every solver ends in first order, in x_0 itself.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from diffusers.schedulers import (
 from torch import Tensor
 
 from latentddm.diffusion.sampling import (
+    NOISIEST,
     POWER,
     Denoiser,
     GridKind,
@@ -36,11 +40,13 @@ from latentddm.diffusion.sampling import (
     normal_like,
     sample,
     time_grid,
+    xi_scales,
 )
+from latentddm.diffusion.schedules import FlowSchedule, Schedule, flow_time, time_of_flow
 
 SolverName = Literal["ddim", "dpmsolver++", "sde-dpmsolver++", "deis", "unipc", "heun"]
 
-# diffusers asks for all of it, and uses the flow's sigmas only: x_0 goes in as it is.
+# The denoiser's output is x_0 itself.
 _FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "sample"}
 
 
@@ -48,12 +54,12 @@ _FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "sample"}
 class Scheme:
     """A solver of diffusers.
 
-    first: the largest time at which its coefficients are finite, where diffusers starts its flow
-    solvers too; a grid is brought there. grid: the kind that it is made for.
+    first: the largest flow time with finite coefficients, at which diffusers starts its flow
+    solvers too; a grid is clamped to it. grid: the kind that the solver is made for.
     """
 
     make: Callable[[], Any]
-    first: float = 0.999
+    first: float = NOISIEST
     grid: GridKind = "log_snr"
     stochastic: bool = False
 
@@ -67,12 +73,12 @@ SCHEMES: dict[str, Scheme] = {
         ),
         stochastic=True,
     ),
-    # Third order: what diffusers recommends where nothing guides.
+    # Third order, as diffusers recommends for sampling without guidance.
     # DEIS (log-rho multistep), arXiv 2204.13902.
     "deis": Scheme(partial(DEISMultistepScheduler, solver_order=3, **_FLOW)),
     # UniPC, predictor and corrector, B(h) = expm1(h), arXiv 2302.04867.
     "unipc": Scheme(partial(UniPCMultistepScheduler, solver_order=3, **_FLOW)),
-    # Heun's second-order method on the flow's velocity: two evaluations a step, one in the last.
+    # Heun's second-order method: two evaluations a step, one in the last.
     "heun": Scheme(FlowMatchHeunDiscreteScheduler, first=1.0, grid="uniform"),
 }
 SOLVERS: tuple[str, ...] = ("ddim", *SCHEMES)
@@ -84,12 +90,13 @@ def solver_grid(
     kind: GridKind | None = None,
     safety: float = 0.0,
     power: float = POWER,
+    schedule: Schedule = FlowSchedule(),
 ) -> Tensor:
-    """`time_grid` between the times a solver can take; kind None: the grid it is made for."""
+    """`time_grid` within the domain of a solver; kind None: the grid that it is made for."""
     if _known(solver) == "ddim":
-        return time_grid(steps, kind or "uniform", safety, power=power)
-    scheme = SCHEMES[solver]
-    return time_grid(steps, kind or scheme.grid, max(safety, 1 - scheme.first), power=power)
+        return time_grid(steps, kind or "uniform", safety, schedule, power)
+    safety = max(safety, 1 - _first_time(solver, schedule))
+    return time_grid(steps, kind or SCHEMES[solver].grid, safety, schedule, power)
 
 
 def steps_within(solver: str, evaluations: int) -> int:
@@ -110,58 +117,66 @@ def solve(
     solver: str = "ddim",
     churn: float = 0.0,
     generator: torch.Generator | Sequence[torch.Generator] | None = None,
+    schedule: Schedule = FlowSchedule(),
+    xi_scale: float | Sequence[float] = 1.0,
 ) -> Tensor:
     """x_0 from noise with a solver by name, one of SOLVERS; the other arguments are `sample`'s.
 
-    times: decreasing; a solver other than ddim brings the first to where its coefficients are
-    finite. As in `sample` the last x_0 is returned, not x at times[-1]. "ddim" is `sample` itself,
-    and it alone knows churn.
-    ValueError for another name, for churn with another solver, and for times that do not decrease.
+    times: decreasing; the first is clamped to the domain of a solver other than ddim. As in
+    `sample` the last x_0 is returned, not x at times[-1]. "ddim" is `sample` itself, the only one
+    with churn. ValueError for another name, for churn with another solver, for times that do not
+    decrease and for scales of xi that `sample` refuses.
     """
     if _known(solver) == "ddim":
-        return sample(denoiser, x, times, churn=churn, generator=generator)
+        return sample(denoiser, x, times, churn, schedule, generator, xi_scale=xi_scale)
     if churn:
         raise ValueError(f"churn is a setting of ddim; {solver} has none (it is {churn}).")
     check_times(times)
     scheme = SCHEMES[solver]
-    grid = _within(times, solver)
-    scheduler = _scheduler(scheme, grid)
-    last = len(scheduler.timesteps) - 1
-    for step, t in enumerate(scheduler.timesteps.to(x.dtype).to(x.device)):
-        xi = normal_like(x, generator)
-        x0 = denoiser(x, t.expand(len(x)), xi)
-        if step == last:
+    grid = _evaluation_times(times, solver, schedule)
+    scheduler = _scheduler(scheme, flow_time(grid, schedule), len(times) - 1)
+    scales = xi_scales(xi_scale, len(grid) - 1)
+    size = (schedule.alpha(grid) + schedule.sigma(grid)).tolist()  # of x_t, in that of the flow
+    flow_x = x / size[0]
+    for step, t in enumerate(grid[:-1].to(x.dtype).to(x.device)):
+        xi = scales[step] * normal_like(x, generator)
+        x0 = denoiser(size[step] * flow_x, t.expand(len(x)), xi)
+        if step == len(grid) - 2:
             break
         extra: dict[str, Any] = {}
         if scheme.stochastic:
             extra["variance_noise"] = normal_like(x, generator)
-        # Heun works on the velocity v = (x_t - x_0) / t, the others take x_0 itself.
-        output = (x - x0) / t if solver == "heun" else x0
-        x = scheduler.step(output, t, x, return_dict=False, **extra)[0]
+        flow_t = scheduler.timesteps[step].to(flow_x)
+        # Heun's input is the velocity v = (x_t - x_0) / t, that of the others x_0 itself.
+        output = (flow_x - x0) / flow_t if solver == "heun" else x0
+        flow_x = scheduler.step(output, flow_t, flow_x, return_dict=False, **extra)[0]
     return x0
 
 
-def _within(times: Tensor, solver: str) -> Tensor:
-    """The times, float64, with the first where the solver's coefficients are finite."""
-    grid, first = times.double().cpu().clone(), SCHEMES[solver].first
+def _evaluation_times(times: Tensor, solver: str, schedule: Schedule) -> Tensor:
+    """The times of the evaluations and the end, float64, within the solver's domain."""
+    grid, first = times.double().cpu().clone(), _first_time(solver, schedule)
     grid[0] = grid[0].clamp_max(first)
     if not bool((grid.diff() < 0).all()):
         raise ValueError(
             f"{solver} starts at {first}, so all times but the first must lie below; make the grid "
             "with solver_grid."
         )
+    if solver == "heun":  # evaluates the end of a step, and it again as the start of the next one
+        return torch.cat([grid[:1], grid[1:-1].repeat_interleave(2), grid[-1:]])
     return grid
 
 
-def _scheduler(scheme: Scheme, grid: Tensor) -> Any:
-    """diffusers' scheduler, ready at the first step of `grid`, with float64 coefficients."""
+def _first_time(solver: str, schedule: Schedule) -> float:
+    return float(time_of_flow(SCHEMES[solver].first, schedule))
+
+
+def _scheduler(scheme: Scheme, flow_times: Tensor, steps: int) -> Any:
+    """diffusers' scheduler at the first of `flow_times`, with float64 coefficients."""
     scheduler = scheme.make()
-    scheduler.set_timesteps(len(grid) - 1)
-    twice = torch.ones(len(grid), dtype=torch.long)
-    if isinstance(scheduler, FlowMatchHeunDiscreteScheduler):
-        twice[1:-1] = 2  # a step's end is evaluated, then evaluated again as the next one's start
-    scheduler.sigmas = grid.repeat_interleave(twice)
-    scheduler.timesteps = scheduler.sigmas[:-1]
+    scheduler.set_timesteps(steps)
+    scheduler.sigmas = flow_times
+    scheduler.timesteps = flow_times[:-1]
     scheduler.set_begin_index(0)
     return scheduler
 

@@ -1,4 +1,4 @@
-"""A run as a folder for diffusers: the stage behind `latentddm export`."""
+"""Export of a run as a folder for diffusers: the stage behind `latentddm export`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.hub.scheduler import DistributionalScheduler
 from latentddm.inference.generator import RUN_KIND, Generator
 
-# What DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR) runs where nothing is imported.
-LOADER = '''"""Lets DiffusionPipeline find the class of latentddm, which must be installed."""
+# Executed by DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR).
+LOADER = '''"""The pipeline class for DiffusionPipeline; latentddm must be installed."""
 
 from latentddm.hub.pipeline import LatentDDMPipeline  # noqa: F401
 '''
@@ -29,12 +29,12 @@ GRID_IMAGES, GRID_COLUMNS = 16, 4
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What an exported folder holds beside the weights.
+    """The contents of an exported folder beside the weights.
 
-    ema: width or file of the moving average; None takes the first that was tracked.
-    autoencoder: a reference, where the one in the run is no longer there. evaluation: a file that
-    `latentddm evaluate --output` wrote. steps, seed: of the grid of samples. license: of the
-    weights, which is not that of this program.
+    ema: width or file of the moving average; None: the first that was tracked. autoencoder: a
+    reference, for a run whose own is no longer there. evaluation: a file written by `latentddm
+    evaluate --output`. steps, seed: of the grid of samples. license: of the weights, which is not
+    that of this program.
     """
 
     ema: str | None = None
@@ -70,6 +70,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         steps=options.steps,
         seed=options.seed,
         ema=options.ema,
+        reads_xi=generator.reads_xi,
         license=options.license,
         evaluation=evaluation,
     )
@@ -95,12 +96,15 @@ def build_pipeline(generator: Generator, autoencoder: str | None = None) -> Late
             "pool branch) that diffusers lacks; draw with `latentddm sample RUN --decode` instead."
         )
     return LatentDDMPipeline(
-        unet=generator.network,
+        network=generator.network,
         vae=network,
-        scheduler=DistributionalScheduler(safety=generator.least_safety),
+        scheduler=DistributionalScheduler(
+            safety=generator.least_safety, schedule=generator.network.config["schedule"]
+        ),
         latent_shape=space.shape,
         latent_mean=space.mean,
         latent_std=space.std,
+        reads_xi=generator.reads_xi,
     )
 
 
@@ -132,7 +136,7 @@ def push_to_hub(folder: Path, repository: str, private: bool = False) -> str:
     except Exception as error:  # the hub's client raises errors of several libraries
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise JobError(
-            f"{folder} is written, but {repository} could not be had on the Hugging Face hub "
+            f"{folder} is written, but {repository} could not be made on the Hugging Face hub "
             f"({reason}); check the id, the network and your login (`hf auth login`)."
         ) from error
     return str(commit)

@@ -1,4 +1,4 @@
-"""The model card of an exported run: what it is, how to load it, what it was trained on."""
+"""The model card of an exported run: contents, loading, data, training, measurements, licence."""
 
 from __future__ import annotations
 
@@ -21,16 +21,14 @@ CARD_NAME = "README.md"
 
 _TEMPLATE = """# A few-step image generator
 
-Draws images of {width} x {height} pixels in {steps} network evaluations, trained without a teacher:
-it learnt the whole posterior p(x0 | x_t) with a scoring rule
-([Distributional Diffusion Models with Scoring Rules](https://arxiv.org/abs/2502.02483)).
+Draws images of {width} x {height} pixels in {steps} network evaluations. {method}
 Made with latentddm {version}.
 
 ![Samples](samples.png)
 
 *Samples in {steps} evaluations, seed {seed}, not chosen.*
 
-## How to load it
+## Loading
 
 ```python
 import torch
@@ -42,25 +40,25 @@ image = pipe(num_inference_steps={steps}, generator=torch.Generator().manual_see
 
 `DiffusionPipeline.from_pretrained(ID, custom_pipeline=ID, trust_remote_code=True)` does the same
 where latentddm is installed and not imported. `vae/` loads with diffusers alone; the network in
-`unet/` is latentddm's own class, in safetensors.
+`network/` is a class of latentddm, in safetensors.
 
-## What it was trained on
+## Data
 
 {data}
 
-Nothing here says that these images may be used for your purpose; ask whoever published them.
+The licence of these images is not part of this card; ask whoever published them.
 
-## How it was trained
+## Training
 
 | | |
 |---|---|
 | images seen | {images_seen:,} |
-| parameters of the network | {parameters:,} |
+{phases}| network | {network}, {parameters:,} parameters |
+| schedule | {schedule} |
 | latents | {shape}, of an {autoencoder} (`{fingerprint}`) |
 | moving average | {ema} |
-| loss | {loss} |
 
-## Measured
+## Measurements
 
 {metrics}
 
@@ -77,7 +75,7 @@ Nothing here says that these images may be used for your purpose; ask whoever pu
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """What a model card is written from; `config` is the run's, `evaluation` that of `evaluate`."""
+    """The content of a model card; `config` is the run's, `evaluation` the output of `evaluate`."""
 
     config: dict[str, Any]
     images_seen: int
@@ -89,12 +87,13 @@ class Card:
     steps: int
     seed: int
     ema: str | None
+    reads_xi: bool  # False: a mean denoiser
     license: str
     evaluation: dict[str, Any] | None
 
 
 def write_card(folder: Path, card: Card) -> None:
-    """Write README.md into `folder`, with the metadata that the hub reads."""
+    """Write README.md into `folder`, with the metadata for the hub."""
     data = ModelCardData(
         license=card.license,
         library_name="diffusers",
@@ -106,29 +105,67 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def _body(card: Card) -> str:
-    objective = card.config.get("objective", {})
+    network = card.config["network"]
     return _TEMPLATE.format(
         height=card.picture[0],
         width=card.picture[1],
         steps=card.steps,
+        method=_method(card),
         version=__version__,
         seed=card.seed,
         data=_data(card.config),
         images_seen=card.images_seen,
+        phases=_phases(card.config),
+        network=network["kind"],
+        schedule=card.config.get("schedule", "flow"),
         parameters=card.parameters,
         shape=" x ".join(map(str, card.shape)),
         autoencoder=card.autoencoder,
         fingerprint=card.fingerprint,
         ema=card.ema or f"width {card.config['ema']['widths'][0]}",
-        loss=", ".join(f"{key} {value}" for key, value in objective.items()),
         metrics=_metrics(card.evaluation),
         license=_license(card.license),
         config=to_yaml(_without_local_paths(card.config)),
     )
 
 
+def _method(card: Card) -> str:
+    """How the network was trained, in a sentence."""
+    if "teacher" in card.config:
+        return "The network was distilled from plain diffusion by moment matching."
+    if not card.reads_xi:
+        return "The network was trained as plain diffusion: it predicts the mean E[x0 | x_t]."
+    return (
+        "The network was trained without a teacher, to draw from the posterior p(x0 | x_t) by a\n"
+        "scoring rule ([Distributional Diffusion Models with Scoring Rules]"
+        "(https://arxiv.org/abs/2502.02483))."
+    )
+
+
+def _phases(config: dict[str, Any]) -> str:
+    """A table row for each phase of the training, or for the teacher of a distilled student."""
+    if "teacher" in config:
+        teacher = _shown(str(config["teacher"]))
+        return f"| distilled from | `{teacher}`, for {config['steps']} steps |\n"
+    return "".join(
+        f"| phase {number} | {phase['images']:,} images; {', '.join(_flat(phase['objective']))} |\n"
+        for number, phase in enumerate(config.get("phases", ()), start=1)
+    )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> list[str]:
+    """The settings of nested groups, each as "group.key value", in order; None is left out."""
+    settings = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            settings += _flat(value, f"{prefix}{key}.")
+        elif value is not None:
+            settings.append(f"{prefix}{key} {value}")
+    return settings
+
+
 def _data(config: dict[str, Any]) -> str:
-    """What the store says of its images, if it is still there; local paths lose their folders."""
+    """The images of the store, if it is still there; local paths lose their folders."""
     reference = str(config.get("store", "unknown"))
     try:
         manifest = LatentStore(reference).manifest
@@ -141,15 +178,15 @@ def _data(config: dict[str, Any]) -> str:
 
 
 def _shown(reference: str) -> str:
-    """A reference without the folders of this machine, which are nobody's business."""
+    """A reference without the folders of this machine, which are private."""
     public = "://" in reference or reference.startswith("hf:")
     return public_name(reference) if public else Path(reference).name
 
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
     shown = copy.deepcopy(config)
-    for key in ("store", "output", "teacher"):
-        if key in shown:
+    for key in ("store", "output", "start", "teacher"):
+        if shown.get(key) is not None:
             shown[key] = _shown(str(shown[key]))
     return shown
 

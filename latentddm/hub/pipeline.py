@@ -1,33 +1,31 @@
 """The diffusers face: a trained generator, its autoencoder and a scheduler in one pipeline.
 
-    from latentddm.hub.pipeline import LatentDDMPipeline
-    pipe = LatentDDMPipeline.from_pretrained("exported").to("cuda")
-    images = pipe(batch_size=4, generator=torch.Generator().manual_seed(0)).images
-
-The sampling itself is in sampling.py and process.py; here are shapes, devices and conventions.
+from latentddm.hub.pipeline import LatentDDMPipeline
+pipe = LatentDDMPipeline.from_pretrained("exported").to("cuda")
+images = pipe(batch_size=4, generator=torch.Generator().manual_seed(0)).images
 """
 
 # No postponed annotations here: diffusers reads those of __init__ as classes.
-import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
+from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
 from autoencoder.decode import decode_latents
-from autoencoder.models import Autoencoder, wrap_network
+from autoencoder.models import wrap_network
 from autoencoder.store import Standardisation
 from latentddm.diffusion.guidance import GuidedDenoiser
-from latentddm.diffusion.process import Prediction, from_x0
-from latentddm.diffusion.sampling import normal_like
+from latentddm.diffusion.process import from_x0
+from latentddm.diffusion.sampling import normal_like, xi_scales
+from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.seeding import torch_generator
-from latentddm.hub.scheduler import SCHEDULE, DistributionalScheduler
+from latentddm.hub.scheduler import DistributionalScheduler
+from latentddm.hub.scheduler_fit import scheduler_prediction, step_arguments
 from latentddm.networks.attention import Backend, set_attention_backend
-from latentddm.networks.unet import UNet
 
 __all__ = ["DistributionalScheduler", "LatentDDMPipeline"]
 
@@ -37,34 +35,38 @@ CALLBACK_TENSORS = ("latents", "x0")
 
 
 class LatentDDMPipeline(DiffusionPipeline):
-    """Images in a few evaluations of `unet`.
+    """Images in a few evaluations of `network`.
 
-    unet: our UNet; vae: a network of diffusers that `autoencoder.models` knows; scheduler:
-    DistributionalScheduler, or, for a mean denoiser (plain diffusion), any of diffusers' that
-    works on flow sigmas. latent_shape [C, H, W], latent_mean, latent_std (per channel) say how
-    raw latents become the standardised ones that `unet` draws; they are saved with the pipeline.
+    network: a `networks.network.Network`; vae: a network of diffusers that `autoencoder.models`
+    supports; scheduler: DistributionalScheduler with the network's schedule, or, for plain
+    diffusion, any of diffusers' that works on flow sigmas. Saved with the pipeline are
+    latent_shape [C, H, W]; latent_mean and latent_std (per channel), which standardise raw latents;
+    reads_xi: True for a network that draws (DDM), False for a mean denoiser, evaluated without xi.
     """
 
-    model_cpu_offload_seq = "unet->vae"
+    model_cpu_offload_seq = "network->vae"
     _callback_tensor_inputs: ClassVar[list[str]] = list(CALLBACK_TENSORS)
 
     def __init__(
         self,
-        unet: UNet,
+        network: ModelMixin,
         vae: torch.nn.Module,
         scheduler: SchedulerMixin,
         latent_shape: Sequence = (),
         latent_mean: Sequence = (),
         latent_std: Sequence = (),
+        reads_xi: bool = True,
     ) -> None:
         super().__init__()
-        if not len(latent_mean) == len(latent_std) == unet.config["latent_channels"]:
+        channels = network.config["latent_channels"]
+        if not len(latent_mean) == len(latent_std) == channels:
             raise ValueError(
-                f"latent_mean and latent_std must hold {unet.config['latent_channels']} numbers, "
-                f"one for each latent channel; they hold {len(latent_mean)} and {len(latent_std)}."
+                f"latent_mean and latent_std must hold {channels} numbers, one a latent channel; "
+                f"they hold {len(latent_mean)} and {len(latent_std)}."
             )
-        self.register_modules(unet=unet, vae=vae, scheduler=scheduler)
+        self.register_modules(network=network, vae=vae, scheduler=scheduler)
         self.register_to_config(
+            reads_xi=reads_xi,
             latent_shape=list(latent_shape),
             latent_mean=list(latent_mean),
             latent_std=list(latent_std),
@@ -79,6 +81,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         num_inference_steps: int = 4,
         class_labels: int | Sequence[int] | None = None,
         guidance_scale: float = 1.0,
+        xi_scale: float | Sequence[float] = 1.0,
         latents: Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -91,26 +94,30 @@ class LatentDDMPipeline(DiffusionPipeline):
         generator: one for all images, or a list with one for each; image i depends on its own
         alone, so it is the same to the bit however many are drawn with it: the network always runs
         on exactly `images_at_once` images, the last of them repeated where some are missing.
-        class_labels: what to draw, one label or one for each image, of a network with classes;
-        guidance_scale above 1 exaggerates them, at two evaluations a step.
+        class_labels: one label, or one for each image, of a network with classes; guidance_scale
+        above 1 exaggerates them, at two evaluations a step. xi_scale: standard deviation of xi, one
+        number or one for each evaluation; 1 is exact, below 1 the draws lie closer to their mean.
         latents: the noise to begin with, standard normal [B, C, H, W]. output_type: pil; np
         [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: raw latents [B, C, H, W], float32.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors; it can ask
         for "latents" (x_s) and "x0" (the draw that led there). ValueError names a wrong argument.
         """
         _check_call(batch_size, images_at_once, output_type, callback_on_step_end_tensor_inputs)
-        prediction = _wanted_prediction(self.scheduler)
+        schedule = make_schedule(self.network.config.get("schedule", "flow"))
+        prediction = scheduler_prediction(self.scheduler, schedule)
         generators = one_generator_each(generator, batch_size)
         labels = self._labels(class_labels, batch_size, guidance_scale)
         self.scheduler.set_timesteps(num_inference_steps)
+        scales = self._scales(xi_scale)
         x_t = self._first(latents, generators)
-        extra = _step_arguments(self.scheduler, generators)
-        times, timesteps = self.scheduler.sigmas.to(x_t), self.scheduler.timesteps
-        for step, timestep in enumerate(self.progress_bar(timesteps)):
+        extra = step_arguments(self.scheduler, generators)
+        times = self.scheduler.sigmas.to(x_t)
+        for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             t = times[step]
-            xi = normal_like(x_t, generators)
+            noise = normal_like(x_t, generators)  # drawn for a mean too, as in `sampling.sample`
+            xi = scales[step] * noise if self.config["reads_xi"] else None
             x0 = self._draw(x_t, t, xi, labels, guidance_scale, images_at_once)
-            output = from_x0(x0, x_t, t, prediction, SCHEDULE)
+            output = from_x0(x0, x_t, t, prediction, schedule)
             x_t = self.scheduler.step(output, timestep, x_t, return_dict=False, **extra)[0]
             if callback_on_step_end is not None:
                 tensors = {"latents": x_t, "x0": x0}
@@ -141,34 +148,42 @@ class LatentDDMPipeline(DiffusionPipeline):
         self,
         x_t: Tensor,
         t: Tensor,
-        xi: Tensor,
+        xi: Tensor | None,
         labels: Tensor | None,
         guidance: float,
         at_once: int,
     ) -> Tensor:
-        """x_0 ~ p(x_0 | x_t), evaluated on exactly `at_once` images at a time."""
-        count = len(x_t)
+        """x_0 ~ p(x_0 | x_t), or its mean, evaluated on exactly `at_once` images at a time."""
+        network, count = self.network, len(x_t)
         fill = torch.arange(-(-count // at_once) * at_once).clamp_max(count - 1).to(x_t.device)
-        half = self.unet.dtype != torch.float32
+        half = network.dtype != torch.float32
         drawn = []
-        with torch.autocast(x_t.device.type, dtype=self.unet.dtype, enabled=half):
+        with torch.autocast(x_t.device.type, dtype=network.dtype, enabled=half):
             for rows in fill.split(at_once):
-                denoiser = self.unet
+                denoiser = network
                 if labels is not None:
-                    classes = self.unet.config["classes"]
-                    denoiser = GuidedDenoiser(self.unet, labels[rows], classes, guidance)
-                drawn.append(denoiser(x_t[rows], t.expand(at_once), xi[rows]).to(x_t.dtype))
+                    classes = network.config["classes"]
+                    denoiser = GuidedDenoiser(network, labels[rows], classes, guidance)
+                arguments = x_t[rows], t.expand(at_once), None if xi is None else xi[rows]
+                drawn.append(denoiser(*arguments).to(x_t.dtype))
         return torch.cat(drawn)[:count]
+
+    def _scales(self, xi_scale: float | Sequence[float]) -> Sequence[float]:
+        """The scale of xi at each evaluation; ValueError where they do not fit or do nothing."""
+        scales = xi_scales(xi_scale, len(self.scheduler.timesteps))
+        if not self.config["reads_xi"] and any(scale != 1 for scale in scales):
+            raise ValueError("xi_scale needs a network that reads xi; leave it out.")
+        return scales
 
     def _labels(
         self, given: int | Sequence[int] | None, count: int, guidance: float
     ) -> Tensor | None:
-        """A label for each image; ValueError where the network knows none or they do not fit."""
+        """A label for each image; ValueError for labels without classes or of a wrong number."""
         if given is None:
             if guidance != 1:
                 raise ValueError("guidance_scale needs class_labels.")
             return None
-        if not self.unet.config["classes"]:
+        if not self.network.config["classes"]:
             raise ValueError("The network was trained without labels; leave class_labels out.")
         labels = torch.as_tensor(given)
         if labels.ndim and len(labels) != count:
@@ -186,26 +201,23 @@ class LatentDDMPipeline(DiffusionPipeline):
         return latents.to(self._execution_device, torch.float32)
 
     def _finish(self, x0: Tensor, output_type: OutputType) -> Any:
-        """Standardised latents to what was asked for; pictures are decoded one by one."""
+        """Standardised latents to the output type; pictures are decoded one by one."""
         space = Standardisation(self.config["latent_mean"], self.config["latent_std"])
         raw = space.restore(x0.cpu())
         if output_type == "latent":
             return raw
-        pixels = decode_latents(raw, self._autoencoder(), batch_size=1, tile=self._tile)
+        autoencoder = wrap_network(self.vae, reference="of the pipeline", fingerprint="")
+        pixels = decode_latents(raw, autoencoder, batch_size=1, tile=self._tile)
         if output_type == "pil":
             return [Image.fromarray(picture) for picture in pixels.numpy()]
         unit = pixels.float() / 255
         return unit.numpy() if output_type == "np" else unit.permute(0, 3, 1, 2)
 
-    def _autoencoder(self) -> Autoencoder:
-        return wrap_network(self.vae, reference="of the pipeline", fingerprint="")
-
 
 def one_generator_each(generator: Generators, count: int) -> list[torch.Generator]:
-    """A generator for each of `count` images.
+    """A generator for each of `count` images; ValueError for a list of another length.
 
-    One generator gives a seed to each image in turn, so that two calls for two images draw what
-    one call for four draws. ValueError for a list of another length.
+    One generator seeds the images in turn: two calls for two images draw those of one for four.
     """
     if isinstance(generator, Sequence):
         if len(generator) != count:
@@ -218,30 +230,6 @@ def one_generator_each(generator: Generators, count: int) -> list[torch.Generato
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-def _wanted_prediction(scheduler: Any) -> Prediction:
-    """How a scheduler wants x_0 to be told; ValueError if it does not work on flow sigmas."""
-    config = scheduler.config
-    name = type(scheduler).__name__
-    if isinstance(scheduler, DistributionalScheduler):
-        return "x0"
-    if name.startswith("FlowMatch"):
-        return "v"
-    wanted = {"sample": "x0", "flow_prediction": "v"}.get(config.get("prediction_type"))
-    if not config.get("use_flow_sigmas") or wanted is None:
-        raise ValueError(
-            f"{name} is not set for this process (x_t = (1 - t) x_0 + t eps); make it with "
-            "use_flow_sigmas=True and prediction_type='flow_prediction', or use "
-            "DistributionalScheduler."
-        )
-    return cast(Prediction, wanted)
-
-
-def _step_arguments(scheduler: Any, generators: list[torch.Generator]) -> dict[str, Any]:
-    """`generator`, where the scheduler's step takes one."""
-    accepted = "generator" in inspect.signature(scheduler.step).parameters
-    return {"generator": generators} if accepted else {}
-
-
 def _check_call(
     batch_size: int, images_at_once: int, output_type: str, tensors: Sequence[str]
 ) -> None:
@@ -252,11 +240,10 @@ def _check_call(
     for name in tensors:
         if name not in CALLBACK_TENSORS:
             raise ValueError(
-                f"A callback can see {' and '.join(CALLBACK_TENSORS)}, not {name!r}; correct "
+                f"A callback can get {' and '.join(CALLBACK_TENSORS)}, not {name!r}; correct "
                 "callback_on_step_end_tensor_inputs."
             )
 
 
-# DiffusionPipeline.from_pretrained looks for the class that a folder names among the attributes of
-# diffusers; with this, it finds ours once this module is imported.
+# DiffusionPipeline.from_pretrained looks up the class of a folder in the attributes of diffusers.
 setattr(diffusers, LatentDDMPipeline.__name__, LatentDDMPipeline)

@@ -1,4 +1,4 @@
-"""The sampler as a scheduler of diffusers: the same numbers as `sampling.sample`, step by step."""
+"""`sampling.sample`, step by step, as a scheduler of diffusers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step, corrupt
 from latentddm.diffusion.sampling import GridKind, check_times, normal_like, time_grid
-from latentddm.diffusion.schedules import FlowSchedule
-
-SCHEDULE = FlowSchedule()
+from latentddm.diffusion.schedules import make_schedule
 
 
 @dataclass
@@ -31,8 +29,9 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
     """Giant steps with draws of x_0: algorithm 2 of arXiv 2502.02483 behind diffusers' interface.
 
     The model predicts x_0 itself (`prediction_type` "sample"). `timesteps` are t times
-    `num_train_timesteps`, as in diffusers' flow-matching schedulers; `sigmas` are the times t.
-    churn: 0 DDIM ... 1 DDPM; grid: how the times are spread; safety: their distance from 1 and 0.
+    `num_train_timesteps`, and `sigmas` the times t, as in diffusers' flow-matching schedulers.
+    churn: 0 DDIM ... 1 DDPM; grid: spacing of the times; safety: their distance from 1 and 0;
+    schedule: a name in `diffusion.schedules.SCHEDULES`, that of the network. ValueError for others.
     """
 
     order = 1
@@ -46,16 +45,18 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         grid: GridKind = "uniform",
         safety: float = 0.0,
         prediction_type: str = "sample",
+        schedule: str = "flow",
     ) -> None:
         if prediction_type != "sample":
             raise ValueError(f"prediction_type must be 'sample', not {prediction_type!r}.")
         if num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps must be at least 1, not {num_train_timesteps}.")
+        self.schedule = make_schedule(schedule)
         check_times(time_grid(1, grid, safety), churn)
         self.init_noise_sigma = 1.0  # at t = 1 the sample is standard normal
         self.num_inference_steps: int | None = None
         self._step: int | None = None
-        self._set_times(time_grid(num_train_timesteps, grid, safety), "cpu")
+        self._set_times(time_grid(num_train_timesteps, grid, safety, self.schedule), "cpu")
 
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
@@ -82,7 +83,8 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
             check_times(times)
         else:
             assert num_inference_steps is not None
-            times = time_grid(num_inference_steps, self.config["grid"], self.config["safety"])
+            grid, safety = self.config["grid"], self.config["safety"]
+            times = time_grid(num_inference_steps, grid, safety, self.schedule)
         self.num_inference_steps = len(times) - 1
         self._step = None
         self._set_times(times, device)
@@ -119,9 +121,9 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         return DistributionalSchedulerOutput(arrived, model_output)
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """x_t = (1 - t) x_0 + t noise at each sample's timestep [B]."""
+        """x_t = alpha_t x_0 + sigma_t noise at each sample's timestep [B]."""
         times = timesteps.to(original_samples.device, torch.float64) / len(self)
-        return corrupt(original_samples, times, noise, SCHEDULE)
+        return corrupt(original_samples, times, noise, self.schedule)
 
     def _bridge(
         self,
@@ -130,12 +132,12 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         index: int,
         generator: torch.Generator | Sequence[torch.Generator] | None,
     ) -> Tensor:
-        # In float32 even for a network in half precision: the state is what the steps add up in.
+        # In float32 even for a network in half precision: rounding adds up over the steps.
         precise = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
         t, s = self._times[index : index + 2].to(precise.dtype).to(precise.device)
         churn = self.config["churn"]
         noise = normal_like(precise, generator) if churn > 0 else torch.zeros_like(precise)
-        x_s = bridge_step(precise, x0.to(precise.dtype), t, s, noise, SCHEDULE, churn)
+        x_s = bridge_step(precise, x0.to(precise.dtype), t, s, noise, self.schedule, churn)
         return x_s.to(x_t.dtype)
 
     def _set_times(self, times: Tensor, device: torch.device | str | None) -> None:

@@ -1,1 +1,1 @@
-"""A trained run in use: load it, draw latents, know their space."""
+"""Inference with a trained run: its generator, and the space of its latents."""

@@ -1,4 +1,4 @@
-"""Draws latents with a trained run: the stage behind `latentddm sample`."""
+"""Sampling with a trained run: the stage behind `latentddm sample`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
 from latentddm.diffusion.guidance import GuidedDenoiser
-from latentddm.diffusion.sampling import POWER, Denoiser, GridKind
-from latentddm.diffusion.solvers import solve, solver_grid, steps_within
+from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, least_safety, xi_scales
+from latentddm.diffusion.schedules import Schedule, make_schedule
+from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
 from latentddm.engine.atomic_io import write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import build, to_plain
@@ -25,24 +26,24 @@ from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import Network, NetworkConfig, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
 LATENTS_NAME = "latents.safetensors"
-SMALLEST_EPS_SAFETY = 1e-3  # an eps prediction says nothing of x_0 at t = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """How samples are drawn; image i depends on the seed and on i alone."""
+    """The settings of a sampler; image i depends on the seed and on i alone."""
 
     steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
     churn: float = 0.0  # of ddim
-    safety: float = 0.0
-    label: int | None = None  # what to draw, of a network with classes; None: anything
+    xi_scale: float | tuple[float, ...] = 1.0  # of xi, for all evaluations or for each; 1 is exact
+    safety: float = 0.0  # distance of the times from t = 0 and 1
+    label: int | None = None  # class of a network with classes; None: any
     guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
     solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
-    grid: GridKind | None = None  # None: the one that the solver is made for
+    grid: GridKind | None = None  # None: the solver's own
     power: float = POWER  # the exponent of the power grid
     seed: int = 0
     ema: str | None = None  # width or file of the average; None: the first that was tracked
@@ -51,9 +52,9 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class Generator:
-    """A trained network with what it needs to be used."""
+    """A trained network and the space of its latents."""
 
-    network: Network
+    network: NetworkModel
     space: LatentSpace
     images: int  # seen in training
     reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
@@ -74,7 +75,7 @@ class Generator:
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        settings = build(NetworkConfig, config["network"], source, "network.")
+        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
         network = make_network(settings, space.shape[0], config["schedule"])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
@@ -83,13 +84,12 @@ class Generator:
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
     ) -> Tensor:
-        """Raw latents [count, C, H, W], float32 on the CPU, of the images from `first` on."""
+        """Raw latents [count, C, H, W], float32 on the CPU, of the images from `first` on.
+
+        UserError for settings outside their range.
+        """
         if count < 1 or config.batch_size < 1:
             raise UserError("The number of images and the batch size must be at least 1.")
-        if not 0 <= config.churn <= 1:
-            raise UserError(f"churn must lie in [0, 1], not {config.churn}.")
-        if config.churn and config.solver != "ddim":
-            raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
         times = self.times(config)
         batches = []
         with Progress(count, "sample", show=show_progress) as progress:
@@ -100,21 +100,32 @@ class Generator:
         return self.space.restore(torch.cat(batches))
 
     @property
+    def schedule(self) -> Schedule:
+        """The noise schedule that the network was trained with."""
+        return make_schedule(self.network.config.get("schedule", "flow"))
+
+    @property
     def least_safety(self) -> float:
-        """How far from t = 1 and t = 0 the network must be kept."""
-        return SMALLEST_EPS_SAFETY if self.network.config["prediction"] == "eps" else 0.0
+        """The least distance of the times from t = 1 and t = 0."""
+        return least_safety(self.network.config["prediction"], self.schedule)
 
     def times(self, config: SamplingConfig) -> Tensor:
-        """The times at which samples are drawn; UserError if the solver cannot take them."""
-        safety = max(config.safety, self.least_safety)
+        """The times of the solver's steps; UserError for settings outside their range."""
+        if not 0 <= config.churn <= 1:
+            raise UserError(f"churn must lie in [0, 1], not {config.churn}.")
+        if config.churn and config.solver != "ddim":
+            raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
+        solver, safety = config.solver, max(config.safety, self.least_safety)
         try:
-            steps = steps_within(config.solver, config.steps)
-            return solver_grid(config.solver, steps, config.grid, safety, config.power)
+            steps = steps_within(solver, config.steps)
+            times = solver_grid(solver, steps, config.grid, safety, config.power, self.schedule)
+            xi_scales(config.xi_scale, evaluations_of(solver, steps))
         except ValueError as error:
             raise UserError(str(error)) from None
+        return times
 
     def denoiser(self, config: SamplingConfig) -> Denoiser:
-        """The network, or the network asked for a label; UserError if it knows none."""
+        """The network, with a label if one is given; UserError where it has no such label."""
         denoiser = denoiser_of(self.network, self.reads_xi)
         if config.label is None:
             if config.guidance != 1:
@@ -140,6 +151,8 @@ class Generator:
             config.solver,
             churn=config.churn,
             generator=generators,
+            schedule=self.schedule,
+            xi_scale=config.xi_scale,
         )
 
 
@@ -162,15 +175,22 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
     )
 
 
-def denoiser_of(network: Network, reads_xi: bool) -> Denoiser:
-    """A network as the sampler calls it; without xi it is the mean denoiser."""
-    if reads_xi:
-        return network
+class MeanDenoiser:
+    """A network that is evaluated without xi: a denoiser of the mean."""
 
-    def mean(x_t: Tensor, t: Tensor, xi: Tensor, *labels: Tensor) -> Tensor:
-        return network(x_t, t, None, *labels)
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
-    return mean
+    def __call__(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
+        """E[x_0 | x_t], [B, C, H, W]; xi is not read."""
+        return self.network(x_t, t, None, labels)
+
+
+def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
+    """A network as samplers call it: of draws, or of the mean."""
+    return network if reads_xi else MeanDenoiser(network)
 
 
 def reads_xi(config: Mapping[str, Any], phase: int) -> bool:

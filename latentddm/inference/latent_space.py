@@ -1,4 +1,4 @@
-"""What a run knows of the latents it was trained on, so that it can be used without the store."""
+"""Shape, statistics and autoencoder of a run's latents: a run is usable without its store."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILE_NAME = "latents.json"
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """Shape and statistics of the raw latents, and the autoencoder they belong to."""
+    """Shape and statistics of the raw latents, and their autoencoder."""
 
     shape: tuple[int, int, int]  # channels, height, width
     mean: tuple[float, ...]  # of the raw latents, per channel

@@ -1,9 +1,10 @@
-"""The parts of the generator: residual blocks that many particles can share, and what lies between.
+"""The parts of the UNet: the first and last convolution, residual blocks, changes of resolution.
 
-A part maps a `State` to a `State`. Until the particles split off, feature maps have B rows; after
-that they have B m, the m particles of one x_t beside each other. What both need is computed for B
-rows once: a convolution of concatenated maps is the sum of their convolutions, so a block gives
-each of its inputs a convolution of its own and repeats the sum of the shared ones, not the inputs.
+A part maps a `State` to a `State`. Feature maps have B rows until the draws split off, and B m
+afterwards, the m draws of one x_t beside each other. Everything that the draws of an x_t share is
+computed for B rows once: a convolution of concatenated maps is the sum of their convolutions, so a
+block has a convolution for each of its inputs and repeats the sum of the shared ones, not the
+inputs. Without xi, the branches that read it are skipped; as they have no bias, xi = 0 is the same.
 """
 
 from __future__ import annotations
@@ -14,18 +15,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from latentddm.networks.attention import attention
-from latentddm.networks.layers import Convolution, Norm, SharedDropout, add_rows, repeat_rows
+from latentddm.networks.layers import (
+    Convolution,
+    NoiseGate,
+    Norm,
+    SharedDropout,
+    TokenAttention,
+    add_rows,
+    repeat_rows,
+)
 
 Keep = Literal["skips", "features"]  # where a part's result is kept for later, if it is
 
 
 class State(NamedTuple):
-    """What flows through the network: the current map, and those that are kept."""
+    """The current map of the UNet, and the maps that are kept for later."""
 
     x: Tensor  # [B or B m, width, h, w]
-    skips: tuple[Tensor, ...] = ()  # to be read on the next way up, the last one first
-    features: tuple[Tensor, ...] = ()  # of the way up, a map a level, the coarsest first
+    skips: tuple[Tensor, ...] = ()  # for the next way up, which takes the last one first
+    features: tuple[Tensor, ...] = ()  # of the way up, one map for each level, the coarsest first
 
     def follow(self, x: Tensor, keep: Keep | None = None) -> State:
         """The state whose current map is x."""
@@ -47,24 +55,29 @@ class Input(nn.Module):
         latent_channels: int,
         width: int,
         *,
-        with_noise: bool,
+        reads_noise: bool,
         patch: int,
         pointwise: bool,
         keep: Keep | None,
     ) -> None:
         super().__init__()
-        self.with_noise, self.patch, self.keep = with_noise, patch, keep
-        channels = 2 * latent_channels if with_noise else latent_channels
-        self.convolution = Convolution(channels * patch**2, width, pointwise)
+        self.patch, self.keep = patch, keep
+        channels = latent_channels * patch**2
+        self.convolution = Convolution(channels, width, pointwise)
+        self.noise = Convolution(channels, width, pointwise, bias=False) if reads_noise else None
+        if reads_noise:
+            for parameter in self.parameters():  # as in one convolution of twice the channels
+                parameter.data *= 0.5**0.5
 
     def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
-        x = state.x
-        if self.with_noise:
-            assert xi is not None
-            repeated = torch.empty_like(xi).copy_(repeat_rows(x, len(xi)))  # in xi's memory format
-            x = torch.cat([repeated, xi], dim=1)
-        x = functional.pixel_unshuffle(x, self.patch)
-        return state.follow(self.convolution(x), self.keep)
+        x = self.convolution(functional.pixel_unshuffle(state.x, self.patch))
+        if self.noise is not None and xi is not None:
+            x = add_rows(x, self.noise(functional.pixel_unshuffle(xi, self.patch)))
+        return state.follow(x, self.keep)
+
+    def draw_parameters(self) -> list[nn.Parameter]:
+        """The parameters that xi alone uses."""
+        return [] if self.noise is None else list(self.noise.parameters())
 
 
 class Output(nn.Module):
@@ -123,8 +136,7 @@ class Block(nn.Module):
             from_skip, skip = self.input_skip(state.skips[-1])
             residual, shortcut = add_rows(residual, from_skip), add_rows(shortcut, skip)
             state = State(state.x, state.skips[:-1], state.features)
-        if self.input_noise is not None:
-            assert xi is not None
+        if self.input_noise is not None and xi is not None:
             from_noise, noise = self.input_noise(xi, embedding)
             residual, shortcut = add_rows(residual, from_noise), add_rows(shortcut, noise)
 
@@ -134,9 +146,13 @@ class Block(nn.Module):
         x = shortcut + self.output(self.dropout(residual, len(embedding)))
         return state.follow(x if self.attention is None else self.attention(x), self.keep)
 
+    def draw_parameters(self) -> list[nn.Parameter]:
+        """The parameters that xi alone uses."""
+        return [] if self.input_noise is None else list(self.input_noise.parameters())
+
 
 class InputBranch(nn.Module):
-    """What a block reads of one map: for its residual, and for its shortcut."""
+    """The convolutions of one input of a block: for its residual, and for its shortcut."""
 
     def __init__(self, width_in: int, width: int, pointwise: bool, adapt: bool = True) -> None:
         super().__init__()
@@ -149,45 +165,38 @@ class InputBranch(nn.Module):
 
 
 class NoiseBranch(nn.Module):
-    """What a block reads of xi: numbers behind gates that depend on t (iDDM, arXiv 2609.37147).
+    """The input of xi to a block: patches of xi, one for each position, behind a `NoiseGate`.
 
-    A patch of xi becomes one position, and each of its numbers has a gate of its own: coarse and
-    fine detail of x_0 are open at different times. The weights start small but not at zero, where
-    their gradient would vanish.
+    The weights start small but not at zero, where their gradient would vanish. There is no bias:
+    xi = 0 contributes nothing.
     """
 
     def __init__(self, channels: int, width: int, stride: int, embedding: int) -> None:
         super().__init__()
         self.stride = stride
         numbers = channels * stride**2  # of a patch
-        self.gate = nn.Linear(embedding, numbers)
-        nn.init.ones_(self.gate.bias)
-        self.convolution = Convolution(numbers, 2 * width, pointwise=True)
+        self.gate = NoiseGate(embedding, numbers)
+        self.convolution = Convolution(numbers, 2 * width, pointwise=True, bias=False)
 
     def forward(self, xi: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        gate = repeat_rows(self.gate(embedding), len(xi))[:, :, None, None]
+        gate = self.gate(embedding, len(xi))[:, :, None, None]
         patches = functional.pixel_unshuffle(xi, self.stride)
         residual, shortcut = self.convolution(gate * patches).chunk(2, dim=1)
         return residual, shortcut
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(TokenAttention):
     """Residual self-attention over the spatial positions."""
 
     def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
+        super().__init__(width, heads)
         self.norm = Norm(width)
-        self.input = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # [B, H W, width]
-        query, key, value = self.input(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
-        attended = self.output(attention(query, key, value).flatten(2))
-        return x + attended.transpose(1, 2).reshape_as(x)
+        return x + super().forward(tokens).transpose(1, 2).reshape_as(x)
 
 
 class Downsample(nn.Module):
@@ -211,7 +220,7 @@ class Upsample(nn.Module):
 
 
 class Restart(nn.Module):
-    """Go back to the coarsest feature, to go up a second time; the finer ones become the skips."""
+    """Back to the coarsest feature, for a second way up; the finer ones become the skips."""
 
     def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
         coarsest, *finer = state.features

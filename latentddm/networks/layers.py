@@ -1,4 +1,4 @@
-"""Small layers of the generator, and what particles of one x_t share: rows and dropout masks."""
+"""Small layers of the networks, and operations on rows that the draws of one x_t share."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentddm.networks.attention import attention
+
 TIME_FREQUENCIES = 64
 
 
 class TimeEmbedding(nn.Module):
     """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width].
 
-    With `classes`, a vector for each label is added before the last layer; label `classes` means
-    that none is given.
+    With `classes`, a vector for each label is added before the last layer; the label `classes`
+    stands for no label.
     """
 
     frequencies: Tensor
@@ -41,8 +43,8 @@ class TimeEmbedding(nn.Module):
 class Norm(nn.GroupNorm):
     """Group normalisation with groups of at least 8 channels, at most 32 groups.
 
-    A pointwise norm is for maps of one position: all channels are its one group, as a few numbers
-    say too little of their own scale.
+    A pointwise norm is for maps of one position: all channels are its one group, as the statistics
+    of a few numbers are too noisy.
 
     The kernels accumulate the statistics in float32 whatever the format of x. Autocast would copy
     x to float32 and leave the result so, which doubles the memory; it is kept out.
@@ -64,14 +66,17 @@ class Norm(nn.GroupNorm):
 
 
 class Convolution(nn.Conv2d):
-    """A convolution that keeps the size of its map: 3 x 3, or pointwise, which sees a position.
+    """A convolution that keeps the size of its map: 3 x 3, or pointwise.
 
     On a map of one position a pointwise convolution is a matrix product, and is computed as one:
     twice as fast.
     """
 
-    def __init__(self, width_in: int, width: int, pointwise: bool = False) -> None:
-        super().__init__(width_in, width, 1 if pointwise else 3, padding=0 if pointwise else 1)
+    def __init__(
+        self, width_in: int, width: int, pointwise: bool = False, bias: bool = True
+    ) -> None:
+        size, padding = (1, 0) if pointwise else (3, 1)
+        super().__init__(width_in, width, size, padding=padding, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kernel_size == x.shape[2:] == (1, 1):
@@ -80,11 +85,40 @@ class Convolution(nn.Conv2d):
         return super().forward(x)
 
 
+class TokenAttention(nn.Module):
+    """Multi-head self-attention between tokens. [R, N, width] -> [R, N, width]."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.input = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        query, key, value = self.input(tokens).unflatten(2, (3, self.heads, -1)).unbind(2)
+        return self.output(attention(query, key, value).flatten(2))
+
+
+class NoiseGate(nn.Linear):
+    """Factors of the numbers of a patch of xi, from the embedding of t (iDDM, arXiv 2609.37147).
+
+    Each number has a factor of its own, near 1 at first: coarse and fine detail of x_0 are open at
+    different times. [B, width] -> [rows, numbers].
+    """
+
+    def __init__(self, width: int, numbers: int) -> None:
+        super().__init__(width, numbers)
+        nn.init.ones_(self.bias)
+
+    def forward(self, embedding: Tensor, rows: int) -> Tensor:  # type: ignore[override]
+        return repeat_rows(super().forward(embedding), rows)
+
+
 class SharedDropout(nn.Module):
-    """Dropout with one mask for all particles of an x_t: their differences come from xi alone.
+    """Dropout with one mask for all draws of an x_t: their differences come from xi alone.
 
     The masks of the whole global batch are drawn, and those of the rows at hand are used, so that
-    a run sees the same masks on any number of processes; see `place_rows`.
+    a run has the same masks on any number of processes; see `place_rows`.
     """
 
     def __init__(self, probability: float) -> None:
@@ -94,6 +128,7 @@ class SharedDropout(nn.Module):
         self.batch: int | None = None  # rows of the global batch; None: those at hand are all
 
     def forward(self, x: Tensor, rows: int) -> Tensor:
+        """x: [rows or rows m, ...]; rows: the number of x_t, B."""
         if not self.training or self.probability == 0:
             return x
         everyone = x.new_ones(self.batch or rows, *x.shape[1:])
@@ -102,7 +137,7 @@ class SharedDropout(nn.Module):
 
 
 def place_rows(network: nn.Module, first: int, batch: int) -> None:
-    """Tell a network's dropout that its next rows begin at `first` in a global batch of `batch`."""
+    """Set the place of the next rows in the global batch of `batch`, for the dropout masks."""
     for module in network.modules():
         if isinstance(module, SharedDropout):
             module.first, module.batch = first, batch
@@ -114,7 +149,7 @@ def repeat_rows(x: Tensor, rows: int) -> Tensor:
 
 
 def add_rows(x: Tensor, y: Tensor) -> Tensor:
-    """x + y, where the one of [B, ...] counts for all particles of the other of [B m, ...]."""
+    """x + y, where the one of [B, ...] counts for all draws of the other of [B m, ...]."""
     if len(x) == len(y):
         return x + y
     few, many = (x, y) if len(x) < len(y) else (y, x)

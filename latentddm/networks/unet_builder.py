@@ -1,38 +1,87 @@
-"""Which parts a UNet has, one behind the other, and where its particles split off."""
+"""The settings of a UNet, and the sequence of parts that follows from them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from torch import nn
 
 from latentddm.networks.blocks import Block, Downsample, Input, Keep, Restart, Upsample
+from latentddm.networks.model import NetworkConfig
 
 
-@dataclass(kw_only=True)
-class Plan:
-    """Lays the parts of a UNet one behind the other, and knows where the particles split off."""
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig(NetworkConfig):
+    """The settings of a UNet.
 
-    latent_channels: int
-    widths: list[int]  # of the levels, the finest first
-    patch: int
-    attention_levels: tuple[int, ...]
-    pointwise_levels: tuple[int, ...]
-    head_channels: int
-    embedding: int  # width of the time's embedding
-    dropout: float
-    expansion: str
-    parts: list[nn.Module] = field(default_factory=list, init=False)
-    skips: list[list[int]] = field(default_factory=list, init=False)  # kept widths, by level
-    places: list[str] = field(default_factory=list, init=False)
-    split: int | None = field(default=None, init=False)  # parts before the particles split off
+    expansion: where the draws split off; xi enters every block from there on. "input": at once,
+    xi beside x_t in the first convolution (the paper's form). "middle", "up0", "up1", ...: before
+    the middle, or before a block of the way up (counted from the coarsest). "output": after the
+    whole UNet; each draw then goes up a second, narrow path of `draw_blocks` blocks a level, which
+    reads the trunk's map of that level.
+
+    patch_size: edge of the patch of latents that is one position of the first level. A level whose
+    maps have one position belongs in `pointwise_levels`: all of it is matrix products, and each
+    depends on all of the latents. That is for latents of few numbers.
+    """
+
+    kind: Literal["unet"] = "unet"
+    channels: int = 64  # width of the first level
+    multipliers: tuple[int, ...] = (1, 2, 2)  # width of each level, in `channels`
+    blocks: int = 2  # residual blocks at each level of the way down
+    up_blocks: int | None = None  # and of the way up; None: one more
+    patch_size: int = 1
+    attention_levels: tuple[int, ...] = (1, 2)  # levels with self-attention, 0 the finest
+    pointwise_levels: tuple[int, ...] = ()  # levels whose convolutions are 1 x 1
+    head_channels: int = 32
+    embedding_width: int | None = None  # of the time; None: four times `channels`
+    expansion: str = "input"
+    draw_blocks: int = 1  # at each level of the second way up of "output"
+    draw_width: float = 0.5  # of its levels, as a share of the trunk's
 
     def __post_init__(self) -> None:
-        self.width = self.widths[0]  # of the current map
+        super().__post_init__()
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, not {self.patch_size}")
+        if self.draw_blocks < 1:
+            raise ValueError(f"draw_blocks must be at least 1, not {self.draw_blocks}")
+        if self.expansion not in self.expansions:
+            raise ValueError(
+                f"expansion must be one of {', '.join(self.expansions)}, not {self.expansion!r}"
+            )
 
-    def go_down(self, blocks: int, kept: int) -> None:
-        """Input, blocks, downsampling; each level keeps its last `kept` maps for the way up."""
-        self._place("input")
+    @property
+    def blocks_up(self) -> int:
+        """Residual blocks at each level of the way up."""
+        return self.blocks + 1 if self.up_blocks is None else self.up_blocks
+
+    @property
+    def expansions(self) -> list[str]:
+        """The places where the draws can split off, in the order of the parts."""
+        up = [f"up{index}" for index in range(len(self.multipliers) * self.blocks_up)]
+        return ["input", "middle", *up, "output"]
+
+
+class UNetBuilder:
+    """Makes the parts of a UNet in sequence, and marks where the draws split off.
+
+    parts[:split] are the trunk; width: channels of the last part's map.
+    """
+
+    def __init__(self, config: UNetConfig, latent_channels: int, embedding: int) -> None:
+        self.config, self.latent_channels, self.embedding = config, latent_channels, embedding
+        self.widths = [config.channels * multiplier for multiplier in config.multipliers]
+        self.parts: list[nn.Module] = []
+        self.split: int | None = None
+        self.width = self.widths[0]
+        self._skips: list[list[int]] = []  # widths of the kept maps, by level
+        self._expansions = iter(config.expansions)
+
+    def go_down(self) -> None:
+        """Input, blocks, downsampling; each level keeps its last maps for the way up."""
+        self._pass_expansion()
+        blocks, kept = self.config.blocks, self.config.blocks_up
         for level, width in enumerate(self.widths):
             keep: list[Keep | None] = [
                 "skips" if index > blocks - kept else None for index in range(blocks + 1)
@@ -41,68 +90,60 @@ class Plan:
                 first = Input(
                     self.latent_channels,
                     self.width,
-                    with_noise=self.split is not None,
-                    patch=self.patch,
-                    pointwise=0 in self.pointwise_levels,
+                    reads_noise=self.split is not None,
+                    patch=self.config.patch_size,
+                    pointwise=0 in self.config.pointwise_levels,
                     keep=keep[0],
                 )
                 self.parts.append(first)
             else:
                 self.parts.append(Downsample(self.width, keep[0]))
-            self.skips.append([self.width] if keep[0] else [])
+            self._skips.append([self.width] if keep[0] else [])
             for index in range(1, blocks + 1):
                 self._block(width, level, keep=keep[index])
-                self.skips[level] += [width] if keep[index] else []
+                self._skips[level] += [width] if keep[index] else []
 
     def turn(self) -> None:
         """Two blocks at the coarsest level."""
-        self._place("middle")
+        self._pass_expansion()
         for _ in range(2):
             self._block(self.widths[-1], len(self.widths) - 1)
 
-    def go_up(self, blocks: int) -> None:
+    def go_up(self) -> None:
         """Blocks that read the kept maps, the last one first, and upsampling."""
+        blocks = self.config.blocks_up
         for level in reversed(range(len(self.widths))):
             for index in range(blocks):
-                self._place(f"up{sum(name.startswith('up') for name in self.places)}")
-                skip = self.skips[level].pop() if self.skips[level] else 0
-                last = self.expansion == "output" and index == blocks - 1
+                self._pass_expansion()
+                skip = self._skips[level].pop() if self._skips[level] else 0
+                last = self.config.expansion == "output" and index == blocks - 1
                 self._block(self.widths[level], level, skip, "features" if last else None)
             if level > 0:
                 self.parts.append(Upsample())
 
-    def go_up_again(self, blocks: int, share: float) -> None:
-        """The particles' own way up, of `share` of the widths."""
-        self._place("output")
+    def go_up_again(self) -> None:
+        """The second, narrow way up of the draws, for the expansion "output"."""
+        self._pass_expansion()
         self.parts.append(Restart())
         self.width = self.widths[-1]
         for level in reversed(range(len(self.widths))):
-            width = 8 * max(1, round(share * self.widths[level] / 8))  # groups of 8 channels
+            # groups of 8 channels
+            width = 8 * max(1, round(self.config.draw_width * self.widths[level] / 8))
             coarsest = level == len(self.widths) - 1
-            for index in range(blocks):
+            for index in range(self.config.draw_blocks):
                 reads_trunk = index == 0 and not coarsest
                 self._block(width, level, self.widths[level] if reads_trunk else 0)
             if level > 0:
                 self.parts.append(Upsample())
 
-    def end(self) -> None:
-        """With "none" all parts are the trunk; ValueError for a place that was not passed."""
-        if self.expansion == "none":
-            self.split = len(self.parts)
-        if self.split is None:
-            raise ValueError(
-                f"expansion must be one of {', '.join([*self.places, 'output', 'none'])}, "
-                f"not {self.expansion!r}"
-            )
-
-    def _place(self, name: str) -> None:
-        self.places.append(name)
-        if name == self.expansion:
+    def _pass_expansion(self) -> None:
+        """Mark the split if the next place is the one where the draws split off."""
+        if next(self._expansions) == self.config.expansion:
             self.split = len(self.parts)
 
     def _block(self, width: int, level: int, skip: int = 0, keep: Keep | None = None) -> None:
-        hears_noise = self.split is not None
-        heads = width // self.head_channels if level in self.attention_levels else 0
+        reads_noise = self.split is not None
+        heads = width // self.config.head_channels if level in self.config.attention_levels else 0
         while heads and width % heads:
             heads -= 1
         block = Block(
@@ -110,11 +151,11 @@ class Plan:
             width,
             self.embedding,
             skip_width=skip,
-            noise_channels=self.latent_channels if hears_noise else 0,
-            noise_stride=self.patch * 2**level,
+            noise_channels=self.latent_channels if reads_noise else 0,
+            noise_stride=self.config.patch_size * 2**level,
             heads=heads,
-            pointwise=level in self.pointwise_levels,
-            dropout=self.dropout,
+            pointwise=level in self.config.pointwise_levels,
+            dropout=self.config.dropout,
             keep=keep,
         )
         self.parts.append(block)

@@ -1,20 +1,25 @@
 """Proper scoring rules: how well m draws describe a distribution of which one sample is seen.
 
-A score is the confinement (how far the draws lie from the target) less lambda / 2 times the
-interaction (how far they lie from each other). All functions return one value per sample, [B].
+A score is the confinement (mean distance of the draws to the target) less lambda / 2 times the
+interaction (mean distance of the draws to each other). Values are per sample, [B].
 
 Source: De Bortoli et al., arXiv 2502.02483, eq. 12 to 14; Gneiting and Raftery 2007.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-Kernel = Literal["rbf", "imq", "exponential"]
+from latentddm.scores.views import VIEWS, Differences, View
+
+WeightedViews = Sequence[tuple[View, float]]
 
 
 class ScoreTerms(NamedTuple):
@@ -28,76 +33,144 @@ class ScoreTerms(NamedTuple):
         return self.confinement - lam / 2 * self.interaction
 
 
-def energy_score(
-    draws: Tensor, target: Tensor, beta: Tensor | float = 1.0, lam: Tensor | float = 1.0
-) -> Tensor:
-    """The energy score of m draws, [B] (eq. 12 to 14 of the paper), an unbiased U-statistic.
+class Score(Protocol):
+    """A scoring rule for training: its terms, and the weight lambda of the interaction."""
 
-        1/m sum_j ||d_j - y||^beta - lambda / (2 m (m - 1)) sum_{j != k} ||d_j - d_k||^beta
+    def __call__(
+        self, draws: Tensor, target: Tensor, t: Tensor, antithetic: bool = False
+    ) -> ScoreTerms:
+        """Confinement and interaction of draws [B, m, ...] of x_0 at times t [B]; each [B].
 
-    draws: [B, m, ...]; target: [B, ...]; beta in (0, 2], lambda in [0, 1]: scalar or [B]. The norm
-    is Euclidean over the flattened sample. With m = 1 there is no interaction.
+        target: [B, ...], or several of each, [B, n, ...], over which the confinement is averaged.
+        antithetic: draws j and j + m / 2 were made from xi and -xi (`antithetic_pairs`). All draws
+        have one distribution, but the two of a pair are not independent: the interaction leaves
+        such pairs out, and has the same mean.
+        """
+
+    def lam_at(self, t: Tensor) -> Tensor | float:
+        """lambda(t) in [0, 1]: a number, or [B]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(ABC):
+    """The numbers of a score; `kind` is a name in SCORES. ValueError names a field out of range.
+
+    One more score is a subclass with `distance`, or with a `make` of its own, and a line in SCORES
+    (scores/__init__.py).
     """
-    return energy_terms(draws, target, beta).score(lam)
+
+    kind: str
+    lam: float = 1.0  # lambda at pure noise, t = 1
+    lam_data: float | None = None  # lambda at data, t = 0; None: the same at every time
+    views: dict[str, float] = field(default_factory=lambda: {"whole": 0.5, "position": 0.5})
+
+    @staticmethod
+    def kinds() -> Mapping[str, type[ScoreConfig]]:
+        """The registered scores by kind, the default first."""
+        return SCORES
+
+    def __post_init__(self) -> None:
+        for name in ("lam", "lam_data"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], not {value}")
+        for name, weight in self.views.items():
+            if name not in VIEWS:
+                raise ValueError(f"views: unknown view {name!r}; give one of {', '.join(VIEWS)}")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"views.{name} must be a weight of at least 0, not {weight}")
+        if not any(self.views.values()):
+            raise ValueError("views must have a weight above 0")
+
+    @abstractmethod
+    def distance(self, mean_squares: Tensor, t: Tensor) -> Tensor:
+        """Distances, elementwise, from mean squared differences [B, n, V] at times t [B]."""
+
+    def make(self) -> Score:
+        """The score; its views are made here, those of weight 0 left out."""
+        views = [(VIEWS[name](), weight) for name, weight in self.views.items() if weight]
+        return ViewScore(self, views)
 
 
-def kernel_score(
-    draws: Tensor, target: Tensor, kernel: Kernel = "rbf", bandwidth: float = 1.0
-) -> Tensor:
-    """The kernel score of m draws, [B]; its divergence is a multiple of the squared MMD.
-
-    The kernels are written as distances, so that their limits can be read off (r = ||x - y||);
-    a distance c (1 - k(r)) makes the divergence c / 2 times the squared MMD of the kernel k:
-
-        rbf          2 h^2 (1 - exp(-r^2 / 2 h^2))         -> r^2 for a large bandwidth h
-        imq          2 h^3 (1 / h - (h^2 + r^2)^(-1/2))    -> r^2
-        exponential  h (1 - exp(-r / h))                   -> r
-    """
-    squared, pairs = _squared_norms(draws, target)
-    distances = _KERNEL_DISTANCES[kernel](squared.sum(2), bandwidth)
-    return _terms(distances, pairs).score(1.0)
+SCORES: dict[str, type[ScoreConfig]] = {}  # filled in scores/__init__.py
 
 
-def energy_terms(
+class ViewScore:
+    """A `Score`: the weighted sum over views of the score of one distance."""
+
+    def __init__(self, config: ScoreConfig, views: WeightedViews) -> None:
+        self.config, self.views = config, views
+
+    def __call__(
+        self, draws: Tensor, target: Tensor, t: Tensor, antithetic: bool = False
+    ) -> ScoreTerms:
+        """See `Score`."""
+        distance = partial(self.config.distance, t=t)
+        return score_terms(draws, target, t, self.views, distance, antithetic)
+
+    def lam_at(self, t: Tensor) -> Tensor | float:
+        """lambda(t), linear from `lam_data` at t = 0 to `lam` at t = 1 (iDDM), or a number."""
+        return linear_in_time(self.config.lam_data, self.config.lam, t)
+
+
+def score_terms(
     draws: Tensor,
     target: Tensor,
-    beta: Tensor | float = 1.0,
-    position_share: float = 0.0,
-    mean_square: bool = False,
+    t: Tensor,
+    views: WeightedViews,
+    distance: Callable[[Tensor], Tensor],
     antithetic: bool = False,
 ) -> ScoreTerms:
-    """Confinement and interaction of the energy score, each [B]; arguments as in `energy_score`.
+    """Unbiased estimates of both terms, each [B]; arguments as in `Score`.
 
-    target: [B, ...], or several of each, [B, n, ...], over which the confinement is averaged.
-    position_share: how much of the score is of the per-position norm, over the channels at each
-    spatial position, averaged over the positions: it sees only the marginals at a position. The
-    rest is of the global norm, over the flattened sample. `mean_square` divides each squared norm
-    by its dimension, so that the two agree in scale.
-    antithetic: draws j and j + m / 2 were made from xi and -xi (`antithetic_pairs`). Each has the
-    law of all the others, but the two are not independent: the interaction leaves such pairs out,
-    and has the same mean.
+        confinement = mean_jk d(draw_j, target_k),   interaction = mean_{j != k} d(draw_j, draw_k)
+
+    with d the weighted sum over views of the mean over spots of `distance`, a function of mean
+    squared differences [B, n, V]. In float32 or better. ValueError for shapes that do not fit.
     """
-    squared, pairs = _squared_norms(draws, target, antithetic)
-    dimension = draws[0, 0].numel() if mean_square else 1
-    channels = dimension // squared.shape[2] if mean_square else 1
-    # A number is much faster than a tensor of exponents.
-    half = beta.to(draws).reshape(-1, 1, 1) / 2 if isinstance(beta, Tensor) else beta / 2
-    distances = torch.zeros_like(squared[..., 0])
-    if position_share < 1:
-        whole = _power(squared.sum(2, keepdim=True) / dimension, half)
-        distances = distances + (1 - position_share) * whole.squeeze(2)
-    if position_share > 0:
-        distances = distances + position_share * _power(squared / channels, half).mean(2)
-    return _terms(distances, pairs)
+    _check_shapes(draws, target)
+    dtype = torch.promote_types(draws.dtype, torch.float32)
+    draws, t = draws.to(dtype), t.to(dtype)
+    targets = (target if target.ndim == draws.ndim else target[:, None]).to(dtype)
+    shared: Differences | None = None
+    distances = []
+    for view, weight in views:
+        features = view.features(draws, t)
+        if features is draws:
+            shared = shared or _differences(draws, targets, antithetic)
+            differences = shared
+        else:
+            differences = _differences(features, view.features(targets, t), antithetic)
+        distances.append(weight * distance(view.mean_squares(differences)).mean(2))  # [B, n]
+    total = sum(distances[1:], distances[0])
+    of_targets = draws.shape[1] * targets.shape[1]
+    confinement, pairs = total[:, :of_targets].mean(1), total[:, of_targets:]
+    return ScoreTerms(
+        confinement, pairs.mean(1) if pairs.shape[1] else torch.zeros_like(confinement)
+    )
 
 
 def antithetic_pairs(xi: Tensor) -> Tensor:
-    """xi [B, m / 2, ...], then -xi: [B, m, ...]. What is odd in xi cancels in a mean of draws."""
+    """xi [B, m / 2, ...], then -xi: [B, m, ...]. Odd functions of xi have a mean of zero."""
     return torch.cat([xi, -xi], dim=1)
 
 
+def power_of_squares(squares: Tensor, exponent: Tensor | float) -> Tensor:
+    """squares^exponent with value and gradient zero at zero, where the gradient is undefined.
+
+    Zero includes numbers too small for a finite gradient: squares^(exponent - 1) overflows there.
+    """
+    apart = squares > torch.finfo(squares.dtype).tiny
+    return torch.where(apart, squares, 1.0).pow(exponent) * apart
+
+
+def linear_in_time(at_data: float | None, at_noise: float, t: Tensor) -> Tensor | float:
+    """at_data + (at_noise - at_data) t, [B]; at_data None: the number at_noise."""
+    return at_noise if at_data is None else at_data + (at_noise - at_data) * t
+
+
 def _check_shapes(draws: Tensor, target: Tensor) -> None:
-    """Refuse what would broadcast to a wrong score without a word."""
+    """Refuse shapes that would broadcast to a wrong score in silence."""
     several = target.ndim == draws.ndim
     one = target.shape[:1] + target.shape[2:] if several else target.shape
     if draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != one:
@@ -107,68 +180,16 @@ def _check_shapes(draws: Tensor, target: Tensor) -> None:
         )
 
 
-def _pair_differences(draws: Tensor, antithetic: bool) -> Tensor:
-    """d_j - d_k of every pair of independent draws, [B, pairs, ...].
+def _differences(draws: Tensor, targets: Tensor, antithetic: bool) -> Differences:
+    """Each of m draws less each of n targets, then each pair of independent draws once.
 
-    A pair lies some places apart in the circle of the m draws, at most m / 2; antithetic pairs are
-    those that lie opposite each other.
+    Differences are taken directly: the Gram trick loses 1e-4 in bf16 and TF32. A pair lies some
+    places apart in the circle of the draws, at most m / 2; antithetic pairs are those that lie
+    opposite each other.
     """
     m = draws.shape[1]
-    apart = [draws[:, :0]]  # no pair, of a single draw
-    apart += [draws - draws.roll(places, 1) for places in range(1, (m + 1) // 2)]
+    parts = [(draws[:, :, None] - targets[:, None]).flatten(1, 2)]
+    parts += [draws - draws.roll(places, 1) for places in range(1, (m + 1) // 2)]
     if m % 2 == 0 and not antithetic:
-        apart.append(draws[:, : m // 2] - draws[:, m // 2 :])
-    return torch.cat(apart, dim=1)
-
-
-def _squared_norms(draws: Tensor, target: Tensor, antithetic: bool = False) -> tuple[Tensor, int]:
-    """Squared norms over the channels at each of P positions, [B, m n + pairs, P], and `pairs`.
-
-    First those of each draw less each target, then of each pair of independent draws. Differences
-    are taken directly: the Gram trick loses 1e-4 in bf16 and TF32.
-    """
-    _check_shapes(draws, target)
-    apart = _pair_differences(draws, antithetic)
-    channels = draws.shape[2] if draws.ndim > 2 else 1
-    positions = draws[0, 0].numel() // channels
-    targets = target if target.ndim == draws.ndim else target[:, None]
-    to_targets = (draws[:, :, None] - targets[:, None]).flatten(1, 2)
-    parts = [x.reshape(*x.shape[:2], channels, positions) for x in (to_targets, apart)]
-    return torch.cat([x.square().sum(2) for x in parts], dim=1), apart.shape[1]
-
-
-def _terms(distances: Tensor, pairs: int) -> ScoreTerms:
-    """Means of the distances to targets and of those of the pairs; both are in [B, n]."""
-    confinement = distances[:, : distances.shape[1] - pairs].mean(1)
-    if pairs == 0:
-        return ScoreTerms(confinement, torch.zeros_like(confinement))
-    return ScoreTerms(confinement, distances[:, -pairs:].mean(1))
-
-
-def _power(squared: Tensor, exponent: Tensor | float) -> Tensor:
-    """squared^exponent with value and gradient zero at zero, where the gradient is undefined.
-
-    Zero includes what is too small for a finite gradient: squared^(exponent - 1) overflows there.
-    """
-    apart = squared > torch.finfo(squared.dtype).tiny
-    return torch.where(apart, squared, 1.0).pow(exponent) * apart
-
-
-def _rbf(squared: Tensor, h: float) -> Tensor:
-    return -2 * h**2 * torch.expm1(-squared / (2 * h**2))
-
-
-def _imq(squared: Tensor, h: float) -> Tensor:
-    # 2 h^2 (1 - (1 + r^2 / h^2)^(-1/2)), written so that nothing cancels for a large h
-    return -2 * h**2 * torch.expm1(-0.5 * torch.log1p(squared / h**2))
-
-
-def _exponential(squared: Tensor, h: float) -> Tensor:
-    return -h * torch.expm1(-_power(squared, 0.5) / h)
-
-
-_KERNEL_DISTANCES: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "rbf": _rbf,
-    "imq": _imq,
-    "exponential": _exponential,
-}
+        parts.append(draws[:, : m // 2] - draws[:, m // 2 :])
+    return Differences([part if part.ndim > 2 else part[..., None] for part in parts])

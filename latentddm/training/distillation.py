@@ -38,7 +38,7 @@ from latentddm.engine.task import (
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import Network, NetworkConfig, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.moment_matching import (
     auxiliary_loss,
@@ -134,7 +134,11 @@ class StudentTask:
     """The student's part of the training loop: an auxiliary step, then a student step, a batch."""
 
     def __init__(
-        self, config: DistillConfig, teacher: Network, store: LatentStore, accelerator: Accelerator
+        self,
+        config: DistillConfig,
+        teacher: NetworkModel,
+        store: LatentStore,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.store, self.accelerator = config, store, accelerator
         self.schedule = make_schedule(config.schedule)

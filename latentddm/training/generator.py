@@ -23,7 +23,7 @@ from latentddm.engine.run import RunFolder
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import Network, make_network
+from latentddm.networks.network import NetworkModel, make_network
 from latentddm.training.config import TrainConfig, check, keys_that_may_change
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.performance import describe_performance
@@ -109,7 +109,7 @@ def _phases(
     ]
 
 
-def _new_network(config: TrainConfig, store: LatentStore) -> Network:
+def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
     """The network with the first weights of the config's seed; every later draw is derived."""
     torch.manual_seed(config.seed)
     return make_network(config.network, store.shape[0], config.schedule)

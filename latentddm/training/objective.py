@@ -15,8 +15,8 @@ from torch import Tensor
 
 from latentddm.diffusion.process import posterior_weights
 from latentddm.diffusion.schedules import Schedule
-from latentddm.scores import ScoreConfig, antithetic_pairs
-from latentddm.scores.energy import EnergyScoreConfig
+from latentddm.scores import EnergyConfig, ScoreConfig
+from latentddm.scores.score import antithetic_pairs
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
@@ -130,7 +130,7 @@ class DistributionalObjective(Objective):
     draws: int = 4  # m, the draws of x_0 for each x_t
     antithetic: bool = False  # half of them from xi, half from -xi: less noise, same mean
     targets: int = 1  # x_0 alone, or so many of `draw_targets`
-    score: ScoreConfig = field(default_factory=EnergyScoreConfig)
+    score: ScoreConfig = field(default_factory=EnergyConfig)
 
     def __post_init__(self) -> None:
         """ValueError names a number that makes no loss."""

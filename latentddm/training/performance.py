@@ -1,26 +1,29 @@
-"""How a network is made to train faster or in less memory; none of it changes what is trained."""
+"""Settings for speed and memory of training; none of them changes the gradients."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from latentddm.engine.errors import UserError
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.networks.attention import default_backend
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import Network, NetworkModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerformanceConfig:
-    """Speed and memory. tools/bench_train.py and tools/gpu_report.py measure each of them."""
+    """Speed and memory; tools/bench_train.py and tools/gpu_report.py measure each setting."""
 
-    two_pass: bool = False  # one particle at a time: the memory of one draw, 4/3 of the work
-    checkpointing: bool = False  # compute feature maps again in the backward pass: less memory
+    two_pass: bool = False  # one draw at a time: the memory of one, 4/3 of the work
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory
     channels_last: bool | None = None  # None: on CUDA
     compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
-    cuda_graphs: bool = False  # launch a pass at once, not kernel by kernel: for small networks
+    cuda_graphs: bool = False  # launch a pass as a whole, not kernel by kernel: for small networks
 
 
 NUMBER_FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -31,8 +34,8 @@ PERFORMANCE_KEYS_THAT_MAY_CHANGE = tuple(
 )
 
 
-def apply_performance(network: UNet, config: PerformanceConfig, device: torch.device) -> None:
-    """Switch on what `config` says; the weights and their names stay as they are."""
+def apply_performance(network: Network, config: PerformanceConfig, device: torch.device) -> None:
+    """Apply the settings to a network; its weights and their names stay as they are."""
     network.one_draw_at_a_time = config.two_pass
     if config.checkpointing:
         network.enable_gradient_checkpointing()
@@ -45,42 +48,79 @@ def apply_performance(network: UNet, config: PerformanceConfig, device: torch.de
         network.compile()
 
 
-def record_cuda_graphs(trainable: TrainableModule, draws: int, shape: tuple[int, int, int]) -> None:
+def record_cuda_graphs(
+    trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
+) -> None:
     """Record a network's passes in training, of latents of `shape`, as two CUDA graphs.
 
-    A step of a small network is the time in which Python launches its kernels one by one; a graph
-    is launched as a whole. It repeats the kernels that were recorded, with the weights where they
-    lie, on numbers of the same shapes; a network that evaluates runs as before. UserError where
-    a step is more than that.
+    draws: m, of each x_t; None for passes without xi (plain diffusion). A step of a small network
+    is the time in which Python launches its kernels one by one; a graph is launched as a whole. It
+    repeats the kernels that were recorded, with the weights where they lie, on numbers of the same
+    shapes; evaluation, and training with other arguments, run as before. To be recorded once for
+    each network. UserError where a step does more than a graph can repeat.
     """
     network, accelerator = trainable.network, trainable.accelerator
-    assert isinstance(network, UNet)
+    assert isinstance(network, NetworkModel)
     if accelerator.device.type != "cuda":
         raise UserError("performance.cuda_graphs needs a CUDA device and there is none here.")
-    unrepeated = {
+    obstacles = {
         "several processes": accelerator.num_processes > 1,
         "loop.micro_batches": trainable.loop.micro_batches > 1,
         "network.dropout": network.config["dropout"] > 0,
         "performance.two_pass": network.one_draw_at_a_time,
         "performance.checkpointing": network.gradient_checkpointing,
     }
-    for what, asked in unrepeated.items():
-        if asked:
+    for obstacle, present in obstacles.items():
+        if present:
             raise UserError(
-                f"performance.cuda_graphs does not go with {what}; leave one of the two out."
+                f"performance.cuda_graphs does not go with {obstacle}; leave one of the two out."
             )
     batch = trainable.loop.batch_size
-    arguments = [
-        torch.zeros(*size, device=accelerator.device)
-        for size in ((batch, *shape), (batch,), (batch, draws, *shape))  # x_t, t, xi
-    ]
+    sizes: dict[str, tuple[int, ...]] = {"x_t": (batch, *shape), "t": (batch,)}
+    if draws is not None:
+        sizes["xi"] = (batch, draws, *shape)
+    examples = {name: torch.zeros(*size, device=accelerator.device) for name, size in sizes.items()}
     if network.config["classes"]:
-        arguments.append(arguments[1].long())
-    torch.cuda.make_graphed_callables(network, tuple(arguments))
+        examples["labels"] = examples["t"].long()
+    recorded: Any = torch.cuda.make_graphed_callables(
+        ForwardOfTensors(network, tuple(examples)),
+        tuple(examples.values()),
+        allow_unused_input=draws is None,  # the weights of xi
+    )
+    replace_forward(network, tuple(examples), recorded)
+
+
+class ForwardOfTensors(nn.Module):
+    """A network's present forward pass as a function of the tensors `names`, for a CUDA graph."""
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names, self.original = network, names, network.forward
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.original(**dict(zip(self.names, tensors, strict=True)))
+
+
+def replace_forward(
+    network: nn.Module, names: Sequence[str], recorded: Callable[..., Tensor]
+) -> None:
+    """Make `recorded` the forward pass in training with exactly the arguments `names`."""
+    original = network.forward
+
+    def forward(
+        x_t: Tensor, t: Tensor, xi: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        given = {"x_t": x_t, "t": t, "xi": xi, "labels": labels}
+        tensors = {name: value for name, value in given.items() if value is not None}
+        if network.training and tuple(tensors) == tuple(names):
+            return recorded(*tensors.values())
+        return original(x_t, t, xi, labels)
+
+    network.forward = forward  # type: ignore[method-assign]
 
 
 def describe_performance(config: PerformanceConfig, precision: str, device: torch.device) -> str:
-    """One line for the log: what is on."""
+    """One line for the log: the device, the number format and the settings that are on."""
     switches = {
         "two-pass gradient": config.two_pass,
         "gradient checkpointing": config.checkpointing,

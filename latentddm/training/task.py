@@ -22,7 +22,7 @@ from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import denoiser_of
 from latentddm.networks.layers import place_rows
-from latentddm.networks.network import Network
+from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import ObjectiveTerms, draw_targets
 from latentddm.training.performance import apply_performance, record_cuda_graphs
@@ -40,7 +40,7 @@ class GeneratorTask:
         config: TrainConfig,
         phase: Phase,
         span: Span,
-        network: Network,
+        network: NetworkModel,
         store: LatentStore,
         preview: Preview,
         accelerator: Accelerator,

@@ -14,8 +14,8 @@ from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from latentddm.engine.config import build
 from latentddm.scores import energy_score
-from latentddm.scores.energy import EnergyScoreConfig
-from latentddm.scores.kernels import KernelScoreConfig
+from latentddm.scores.energy import EnergyConfig
+from latentddm.scores.kernels import KernelConfig
 from latentddm.training.objective import (
     OBJECTIVES,
     TIME_MARGIN,
@@ -44,14 +44,14 @@ def sigmoid_weight(t: Tensor, bias: float) -> Tensor:
 def ddm(draws: int = 4, **changes: object) -> DistributionalObjective:
     """An objective; what the score's config has goes to the score."""
     names = {"beta", "beta_data", "lam", "lam_data", "views"}
-    score = EnergyScoreConfig(**{key: changes.pop(key) for key in names & set(changes)})  # type: ignore[arg-type]
+    score = EnergyConfig(**{key: changes.pop(key) for key in names & set(changes)})  # type: ignore[arg-type]
     return DistributionalObjective(draws=draws, score=score, **changes)  # type: ignore[arg-type]
 
 
 def by_definition(draws: Tensor, x0: Tensor, t: float, objective: DistributionalObjective) -> float:
     """Eq. 14 for one sample by loops, lambda and beta linear in t, the norms as mean squares."""
     score = objective.score
-    assert isinstance(score, EnergyScoreConfig)
+    assert isinstance(score, EnergyConfig)
     beta_data = score.beta if score.beta_data is None else score.beta_data
     lam_data = score.lam if score.lam_data is None else score.lam_data
     beta, lam = (
@@ -131,7 +131,7 @@ def test_a_config_chooses_the_objective_and_its_score() -> None:
     values = {"draws": 8, "score": {"kind": "kernel", "kernel": "imq", "bandwidth": 3}}
     chosen = build(Objective, values, "f")
     assert chosen == DistributionalObjective(
-        draws=8, score=KernelScoreConfig(kernel="imq", bandwidth=3.0)
+        draws=8, score=KernelConfig(kernel="imq", bandwidth=3.0)
     )
     draws, x0 = latents(8)
     assert torch.isfinite(chosen.terms(draws, x0, T, FLOW).loss).all()

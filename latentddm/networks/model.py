@@ -1,0 +1,202 @@
+"""The base class of our networks: everything that does not depend on the architecture.
+
+A new network is one file: a config, and a subclass of `NetworkModel` with four methods. `build`
+makes the layers; `run_trunk` is the part that runs once for each x_t, `run_draws` the rest, which
+runs once for each draw; `draw_parameters` names what xi alone uses. Then one line in `network`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, ClassVar, Generic, TypeVar, get_args
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from latentddm.diffusion.process import Prediction, to_x0
+from latentddm.diffusion.schedules import make_schedule
+from latentddm.networks.layers import TimeEmbedding
+
+NETWORKS: dict[str, type[NetworkModel]] = {}
+"""Every network by its kind; `network` fills it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """The settings that all networks have; each kind adds its own.
+
+    prediction, sigma_data: see `diffusion.process.to_x0`.
+    """
+
+    kind: str
+    prediction: Prediction = "v"
+    sigma_data: float = 1.0  # of the prediction "edm": standard deviation of the finest detail
+    classes: int = 0  # labels 0 ... classes - 1; 0: no labels
+    dropout: float = 0.0
+
+    @staticmethod
+    def kinds() -> Mapping[str, type[NetworkConfig]]:
+        """The config of every registered network, by the key `kind`."""
+        return {kind: network.Config for kind, network in NETWORKS.items()}
+
+    def __post_init__(self) -> None:
+        """ValueError names a setting that makes no network."""
+        own = self.__dataclass_fields__["kind"].default
+        if self.kind != own:
+            raise ValueError(f"kind must be {own!r}, not {self.kind!r}")
+        if self.prediction not in get_args(Prediction):
+            known = ", ".join(get_args(Prediction))
+            raise ValueError(f"prediction must be one of {known}, not {self.prediction!r}")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data must be above 0, not {self.sigma_data}")
+        if self.classes < 0:
+            raise ValueError(f"classes must be at least 0, not {self.classes}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), not {self.dropout}")
+
+
+C = TypeVar("C", bound=NetworkConfig)
+S = TypeVar("S")  # the state that goes from the trunk to the draws
+
+
+class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
+    """A generator of draws x_0 ~ p(x_0 | x_t) from xi ~ N(0, I); without xi a mean denoiser.
+
+    A diffusers model: `save_pretrained`, `from_pretrained`, safetensors. Its keyword arguments are
+    `latent_channels`, the name of the `schedule`, and the fields of `Config`; all of them stand in
+    `config`, so that a saved folder is self-contained.
+    """
+
+    Config: ClassVar[type[NetworkConfig]] = NetworkConfig
+    time_embedding: TimeEmbedding  # made by `build`
+
+    _supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar[tuple[str, ...]] = ()  # gathered one by one if sharded
+
+    def __init__(self, latent_channels: int, schedule: str = "flow", **settings: Any) -> None:
+        super().__init__()
+        # A saved config has lists in the place of tuples.
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in settings.items()
+        }
+        config = self.Config(**settings)
+        self.register_to_config(latent_channels=latent_channels, schedule=schedule, **vars(config))
+        self.schedule = make_schedule(schedule)
+        self.gradient_checkpointing = False
+        self.one_draw_at_a_time = False
+        self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
+        self.build(config, latent_channels)  # type: ignore[arg-type]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Give the class an __init__ whose signature has the fields of its config."""
+        super().__init_subclass__(**options)
+
+        def __init__(self: NetworkModel, **settings: Any) -> None:
+            NetworkModel.__init__(self, **settings)
+
+        __init__.__signature__ = _signature(cls.Config)  # type: ignore[attr-defined]
+        cls.__init__ = __init__  # type: ignore[method-assign, assignment]
+
+    def __getattr__(self, name: str) -> Any:
+        """A layer even where a setting has its name, which diffusers would return instead."""
+        return nn.Module.__getattr__(self, name)
+
+    @abstractmethod
+    def build(self, config: C, latent_channels: int) -> None:
+        """Make the layers, `time_embedding` among them."""
+
+    @abstractmethod
+    def run_trunk(self, x_t: Tensor, embedding: Tensor) -> S:
+        """The part that all draws of an x_t share. x_t: [B, C, H, W]; embedding: [B, width]."""
+
+    @abstractmethod
+    def run_draws(self, state: S, embedding: Tensor, xi: Tensor | None) -> Tensor:
+        """Outputs [B m, C, H, W] for xi [B m, C, H, W]; without xi [B, C, H, W], as for xi = 0."""
+
+    @abstractmethod
+    def draw_parameters(self) -> list[nn.Parameter]:
+        """The parameters that xi alone uses: without xi they have no gradient."""
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
+        channels = shape[0]
+        if channels != self.config["latent_channels"]:
+            raise ValueError(
+                f"latent_channels is {self.config['latent_channels']}, but the latents have "
+                f"{channels} channels"
+            )
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, labels: Tensor | None = None
+    ) -> Tensor:
+        """Draws of x_0 for x_t [B, C, H, W] at t [B].
+
+        xi: [B, m, C, H, W] for m draws of each x_t, [B, C, H, W] for one; the result has its shape.
+        None gives the mean [B, C, H, W]: everything that reads xi is skipped, as if xi were 0.
+        labels: [B], of a network with classes; `classes` itself, or None: no label.
+        """
+        embedding = self.time_embedding(t, labels)
+        state = self.run_trunk(x_t, embedding)
+        if xi is None or xi.ndim == x_t.ndim:
+            return self._to_x0(self.run_draws(state, embedding, xi), x_t, t)
+        if self.one_draw_at_a_time and torch.is_grad_enabled():
+            outputs = self._draw_one_by_one(state, embedding, xi)
+        else:
+            outputs = self.run_draws(state, embedding, xi.flatten(0, 1)).unflatten(0, xi.shape[:2])
+        return self._to_x0(outputs, x_t[:, None], t)
+
+    def run_parts(self, parts: Iterable[nn.Module], state: Any, *inputs: Any) -> Any:
+        """state = part(state, *inputs) for each part; recomputed in the backward pass if asked."""
+        recompute = self.gradient_checkpointing and torch.is_grad_enabled()
+        for part in parts:
+            if recompute:
+                state = self._gradient_checkpointing_func(part, state, *inputs)
+            else:
+                state = part(state, *inputs)
+        return state
+
+    def _to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        prediction, sigma_data = self.config["prediction"], self.config["sigma_data"]
+        return to_x0(output.to(x_t.dtype), x_t, t, prediction, self.schedule, sigma_data)
+
+    def _draw_one_by_one(self, state: S, embedding: Tensor, xi: Tensor) -> Tensor:
+        """The outputs [B, m, C, H, W], without the activations of any draw.
+
+        The two-pass gradient: all draws without a graph, then, in the backward pass, each draw's
+        forward pass again and its backward pass. All have the same dropout masks, because all
+        start from the same state of the random generator.
+        """
+        devices = [xi.device] if xi.device.type == "cuda" else []
+        outputs = []
+        for one in xi.unbind(1):
+            with torch.random.fork_rng(devices, enabled=self.config["dropout"] > 0):
+                outputs.append(
+                    checkpoint(self.run_draws, state, embedding, one, use_reentrant=False)
+                )
+        return torch.stack(outputs, dim=1)
+
+
+def _signature(config: type[NetworkConfig]) -> inspect.Signature:
+    """The arguments of a network: self, and by keyword those of `NetworkModel` and the fields.
+
+    diffusers reads from it which keys of a saved config are arguments.
+    """
+    keyword, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    parameters = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("latent_channels", keyword, annotation=int),
+        inspect.Parameter("schedule", keyword, default="flow", annotation=str),
+    ]
+    for each in fields(config):
+        default = empty if each.default is MISSING else each.default
+        parameters.append(
+            inspect.Parameter(each.name, keyword, default=default, annotation=each.type)
+        )
+    return inspect.Signature(parameters)
