@@ -34,7 +34,9 @@ def run_loop(
 ) -> None:
     """Train all phases, from the newest valid checkpoint if there is one.
 
-    After a signal all processes save a checkpoint in the same step and raise Interrupted.
+    Afterwards the task of the last phase has the final state of the run, also if the run had been
+    finished before. After a signal all processes save a checkpoint in the same step and raise
+    Interrupted.
     """
     with exclusive(run, accelerator):
         manager = CheckpointManager(run, config, accelerator)
@@ -45,14 +47,15 @@ def run_loop(
         with StopSignals() as signals, Progress(total, title, done=images, show=main) as bar:
             loop = _Loop(run, config, accelerator, manager, Agreement(signals, accelerator), bar)
             for number, phase in enumerate(phases):
-                if images >= phase.span.end:
+                if images >= phase.span.end and phase is not phases[-1]:
                     continue
                 begins = images == phase.span.start
                 task = phase.make(newest if begins else None)
                 if newest is not None and not begins:
                     manager.load(newest, task)
-                newest = loop.train(task, phase, number, images, total)
-                images = newest.images
+                if images < phase.span.end:
+                    newest = loop.train(task, phase, number, images, total)
+                    images = newest.images
                 accelerator.free_memory()  # the next phase wraps a network of its own
 
 

@@ -97,7 +97,7 @@ def test_a_missing_file_is_named_with_the_remedy(
         ("phases.0.objective.kind=dmd", ["'phases.0.objective.kind'", "ddm, plain", "'dmd'"]),
         ("phases=[]", ["phases", "phases=[{"]),
         ("loop.batch_size=0", ["loop", "batch_size must be at least 1"]),
-        ("network.patch_size=3", ["{store}", "8 x 8", "patch_size"]),
+        ("network.patch_size=3", ["STORE", "8 x 8", "patch_size"]),
         ("network.pointwise_levels=[0]", ["network", "patch_size"]),
         ("schedule=cosin", ["schedule", "flow, cosine", "cosin"]),
         ("precision=fp12", ["'precision'", "no, bf16, fp16", "'fp12'"]),
@@ -114,7 +114,7 @@ def test_a_wrong_key_or_value_is_named_with_the_remedy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     message = error_of(capsys, ["train", *config, override], code=2)
-    assert_names(message, *(part.format(store=tiny_store) for part in named))
+    assert_names(message, *(part.replace("STORE", str(tiny_store)) for part in named))
     assert not (tmp_path / "run").exists()
 
 

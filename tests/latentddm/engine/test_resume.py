@@ -209,6 +209,28 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_scratch(
         train_tiny(config(tmp_path, "run"))
 
 
+@pytest.mark.parametrize("border", [None, 18 * BATCH])
+def test_a_finished_run_that_is_started_again_has_its_trained_weights(
+    tmp_path: Path, border: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They may be exported again afterwards, as the autoencoder's are."""
+    finished = replace(config(tmp_path, "run"), border=border)
+    trained = final_tensors(train_tiny(finished))
+    made: list[TinyTask] = []
+    create = TinyTask.__init__
+
+    def record(self: TinyTask, *arguments: object) -> None:
+        create(self, *arguments)  # type: ignore[arg-type]
+        made.append(self)
+
+    monkeypatch.setattr(TinyTask, "__init__", record)
+    train_tiny(finished)
+    (task,) = made  # of the last phase
+    for name, module in task.modules.items():
+        for key, tensor in module.state_dict().items():
+            assert torch.equal(tensor, trained[f"{name}/{key}"]), key
+
+
 def test_a_longer_training_keeps_its_snapshots_evenly_spaced(tmp_path: Path) -> None:
     short = replace(config(tmp_path, "run"), ema=EMAConfig(snapshots=4))
     run = train_tiny(short)
