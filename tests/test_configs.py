@@ -1,6 +1,6 @@
 """Every preset of configs/ is valid: it parses, its networks are built, its losses can be computed.
 
-On fake tensors (of the meta device, with another name): shapes without memory or arithmetic.
+On fake tensors: shapes without memory or arithmetic.
 """
 
 from __future__ import annotations
