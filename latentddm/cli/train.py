@@ -1,4 +1,4 @@
-"""`latentddm train`: a latent store to a run."""
+"""`latentddm train`: from a latent store to a run."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ VERB = Verb(
         "latentddm train faces.yaml store=store output=run loop.batch_size=128 --dry-run",
         "accelerate launch -m latentddm train faces.yaml store=store output=run",
     ),
-    memory="loop.batch_size or the draws of a phase's objective",
+    memory="loop.batch_size or phases.N.objective.draws",
 )

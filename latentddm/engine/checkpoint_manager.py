@@ -1,4 +1,4 @@
-"""Saves and resumes a training: gathered from all processes, written by the main one."""
+"""Saving and resuming of a training: state gathered from all processes, written by the main one."""
 
 from __future__ import annotations
 
@@ -26,24 +26,27 @@ _log = logging.getLogger("latentddm")
 
 
 class CheckpointManager:
-    """The checkpoints and snapshots of one run."""
+    """The checkpoints, and the snapshots of the averages, of one run."""
 
     def __init__(self, run: RunFolder, config: LoopConfig, accelerator: Accelerator) -> None:
         self.run, self.config, self.accelerator = run, config, accelerator
 
     def newest(self) -> Checkpoint | None:
-        """The newest valid checkpoint, on which all processes agree; the log goes back to it."""
+        """The newest valid checkpoint; metrics.jsonl is cut back to it.
+
+        UserError if the processes do not all find the same one, or if it is of another config.
+        """
         checkpoint = newest_checkpoint(self.run.checkpoints)
         self._require_agreement(0 if checkpoint is None else checkpoint.images)
         if checkpoint is not None:
             images = checkpoint.images
-            self.run.require_own(checkpoint.config, str(checkpoint.path))
+            self.run.require_same_config(checkpoint.config, str(checkpoint.path))
             on_main(self.accelerator, lambda: self.run.rewind_metrics(images))
             _log.info("resumed from %s", checkpoint.path)
         return checkpoint
 
     def load(self, checkpoint: Checkpoint, task: Task) -> None:
-        """Load the state of a task that was saved in the middle of its phase."""
+        """Load the state of a task from a checkpoint within its phase."""
         for name, module in task.modules.items():
             checkpoint.load_module(name, module)
         for name, optimizer in task.optimizers.items():
@@ -72,7 +75,7 @@ class CheckpointManager:
         )
 
     def snapshot(self, task: Task, images: int) -> None:
-        """Write a snapshot of the averages, if any are wanted; images: seen by the averages."""
+        """Write a snapshot of the averages, if `ema.snapshots` > 0; images: of this phase."""
         keep = task.averages.config.snapshots
         if not keep or not task.averages.tracked:
             return
@@ -81,19 +84,19 @@ class CheckpointManager:
 
     def _require_agreement(self, images: int) -> None:
         found = torch.tensor([images], device=self.accelerator.device)
-        everyone = collect(self.accelerator, found).flatten().tolist()
-        if len(set(everyone)) > 1:
+        by_process = collect(self.accelerator, found).flatten().tolist()
+        if len(set(by_process)) > 1:
             raise UserError(
-                f"The processes found checkpoints at {everyone} images in {self.run.checkpoints}; "
-                "the output folder must lie on a file system that all machines share."
+                f"The processes found checkpoints at {by_process} images in "
+                f"{self.run.checkpoints}; give an output folder that all machines share."
             )
 
     def _load_scaler(self, checkpoint: Checkpoint) -> None:
         scaler = self.accelerator.scaler
         if (scaler is None) != (not checkpoint.scaler):
             raise UserError(
-                f"{checkpoint.path} was saved with another precision; use the one it was "
-                "trained with."
+                f"{checkpoint.path} was saved with another precision; set the key precision as in "
+                "its training."
             )
         if scaler is not None:
             scaler.load_state_dict(dict(checkpoint.scaler))

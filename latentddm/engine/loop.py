@@ -1,8 +1,8 @@
-"""The training loop that every trainer shares: count images, log, preview, save, resume, stop.
+"""The training loop of every trainer: image count, log, previews, checkpoints, resume, stop.
 
-A training is one or several phases, one after the other; in each a `Task` is trained. This file
-knows no network, no loss and no data. All processes run the same loop; what they decide they
-decide alike, and the main one writes the files.
+A training has one or several phases, one after the other, each of one `Task`; networks, losses and
+data are the task's. All processes run the same loop and take the same decisions; the main one
+writes the files.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from latentddm.engine.checkpoint import Checkpoint
 from latentddm.engine.checkpoint_manager import CheckpointManager
-from latentddm.engine.distributed import alone_in
+from latentddm.engine.distributed import exclusive
 from latentddm.engine.errors import Interrupted, JobError
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.progress import Progress
@@ -34,10 +34,11 @@ def run_loop(
 ) -> None:
     """Train all phases, from the newest valid checkpoint if there is one.
 
-    A signal ends the loop after a checkpoint, on all processes in the same step, by raising
+    Afterwards the task of the last phase has the final state of the run, also if the run had been
+    finished before. After a signal all processes save a checkpoint in the same step and raise
     Interrupted.
     """
-    with alone_in(run, accelerator):
+    with exclusive(run, accelerator):
         manager = CheckpointManager(run, config, accelerator)
         newest = manager.newest()
         images, total = 0 if newest is None else newest.images, phases[-1].span.end
@@ -46,20 +47,21 @@ def run_loop(
         with StopSignals() as signals, Progress(total, title, done=images, show=main) as bar:
             loop = _Loop(run, config, accelerator, manager, Agreement(signals, accelerator), bar)
             for number, phase in enumerate(phases):
-                if images >= phase.span.end:
+                if images >= phase.span.end and phase is not phases[-1]:
                     continue
                 begins = images == phase.span.start
                 task = phase.make(newest if begins else None)
                 if newest is not None and not begins:
                     manager.load(newest, task)
-                newest = loop.train(task, phase, number, images, total)
-                images = newest.images
+                if images < phase.span.end:
+                    newest = loop.train(task, phase, number, images, total)
+                    images = newest.images
                 accelerator.free_memory()  # the next phase wraps a network of its own
 
 
 @dataclass(frozen=True)
 class _Loop:
-    """What all phases of one run share."""
+    """The state that all phases of one run share."""
 
     run: RunFolder
     config: LoopConfig
@@ -71,7 +73,7 @@ class _Loop:
     def train(
         self, task: Task, phase: PhaseOfTask, number: int, images: int, total: int
     ) -> Checkpoint:
-        """Train one phase from `images` seen to its end; returns the checkpoint there."""
+        """Train one phase from `images` seen to its end; returns its last checkpoint."""
         config, span = self.config, phase.span
         snapshots = task.averages.config.snapshots
         snapshot_every = span.length / snapshots if snapshots else math.inf
@@ -121,7 +123,7 @@ def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
         if not math.isfinite(value):
             raise JobError(
                 f"The {name} before {images} images is not finite; lower the phase's "
-                "optimizer.learning_rate and run again: it goes on from the last checkpoint."
+                "optimizer.learning_rate and run again: it resumes from the last checkpoint."
             )
     return metrics
 

@@ -1,4 +1,4 @@
-"""What the training loop trains: a task in one or several phases, counted in images."""
+"""The loop's view of a training: a task in one or several phases, counted in images."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Examine = Callable[[int, Mapping[str, float]], Iterable[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
-    """The batches, and how often things happen; everything is counted in images."""
+    """Batches and intervals of a training, counted in images."""
 
     batch_size: int = 64  # over all processes
-    micro_batches: int = 1  # parts of each process's share, one after the other: less memory
-    sharded: bool = False  # weights, gradients and averages spread over the processes (FSDP)
+    micro_batches: int = 1  # parts of a process's share of the batch, in turn: less memory
+    sharded: bool = False  # weights, gradients and averages sharded over the processes (FSDP2)
     log_every: int = 2_000
     preview_every: int = 20_000
     checkpoint_every: int = 50_000
     keep_checkpoints: int = 2
-    trackers: tuple[str, ...] = ("tensorboard",)  # of the figures; see trackers.py
+    trackers: tuple[str, ...] = ("tensorboard",)  # of the metrics; see trackers.py
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loop."""
+        """ValueError for a number below 1."""
         for name, value in vars(self).items():
             if type(value) is int and value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
@@ -39,7 +39,7 @@ class LoopConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SinglePhaseConfig(LoopConfig):
-    """The loop of a training that has one phase."""
+    """The loop of a training of one phase."""
 
     images: int
 
@@ -58,7 +58,7 @@ LOOP_KEYS_THAT_MAY_CHANGE = (
 
 
 class Span(NamedTuple):
-    """The images of a phase: those after the first `start` of the run, until `end` are seen."""
+    """The images of a phase, as images seen by the run: from `start` to `end`."""
 
     start: int
     end: int
@@ -74,7 +74,7 @@ class Span(NamedTuple):
 
 
 class Task(Protocol):
-    """What is trained. `modules` and `optimizers` are its whole state, by file name."""
+    """A training task. `modules` and `optimizers` are its whole state, by file name."""
 
     @property
     def modules(self) -> Mapping[str, nn.Module]: ...
@@ -84,30 +84,32 @@ class Task(Protocol):
 
     @property
     def averages(self) -> Averages:
-        """The moving averages of which snapshots are kept."""
+        """The moving averages, whose snapshots are kept."""
         ...
 
     def batches(self, start: int) -> Iterator[Any]:
-        """This process's batches, from `start` images seen on, for ever."""
+        """This process's batches after the first `start` images; endless."""
         ...
 
     def step(self, batch: Any, images: int, accumulator: MetricAccumulator) -> None:
-        """One optimizer step on the images after the first `images`; reports into `accumulator`."""
+        """One optimizer step on the batch after the first `images`; metrics go to `accumulator`."""
         ...
 
     def preview(self, path: Path) -> None:
-        """A picture of the task's present state. Called on all processes, as sharded networks
-        need all of them; the main one writes it to `path`."""
+        """A picture of the task's present state, written to `path` by the main process.
+
+        Called on all processes, as an evaluation of a sharded network is collective.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class PhaseOfTask:
-    """One phase as the loop sees it.
+    """The loop's view of one phase.
 
-    make: builds the task; its argument is the checkpoint at the end of the phase before, None for
-    the first phase and for one that is resumed, whose state is loaded then. examine: yields
-    warnings for the logged figures.
+    make: builds the task; its argument is the last checkpoint of the phase before, or None for the
+    first phase and for a resumed one, whose state is loaded afterwards. examine: (images, metrics)
+    -> warnings, logged with the metrics.
     """
 
     span: Span
@@ -116,10 +118,10 @@ class PhaseOfTask:
 
 
 def single_phase(task: Task, config: SinglePhaseConfig) -> list[PhaseOfTask]:
-    """The phases of a training that has one."""
+    """The phases of a training of one phase."""
     return [PhaseOfTask(whole_span(config), lambda _: task)]
 
 
 def whole_span(config: SinglePhaseConfig) -> Span:
-    """The span of a training that has one phase."""
+    """The span of a training of one phase."""
     return Span.after(0, config.images, config.batch_size)

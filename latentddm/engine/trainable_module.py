@@ -1,4 +1,4 @@
-"""A network in training: its wrapping for many processes, its optimizer, its guarded step."""
+"""A network in training: wrapping for several processes, optimizer, averages, guarded step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from latentddm.engine.task import LoopConfig, Span
 
 
 class TrainableModule:
-    """One network in one phase of a training, with all that an optimizer step needs.
+    """One network in one phase of a training, with its optimizer, averages and guard.
 
         for part in trainable.micro_batches(len(batch)):
             trainable.backward(loss_of(trainable.wrapped, batch[part]))
         norm = trainable.step(images)
 
-    network: the raw network, whose state has clean keys; wrapped: the module to call in training;
-    averages: the moving averages of its weights, none without an `EMAConfig`. Learning rate and
-    averages count the images of the phase, `span`.
+    network: the raw network, whose state dict has no prefixes; wrapped: the module to call in
+    training; averages: the moving averages of its weights, none without an `EMAConfig`. Learning
+    rate and averages are functions of the images seen in the phase, `span`.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class TrainableModule:
         share = process_batch_size(loop.batch_size, accelerator)
         if share % loop.micro_batches:
             raise UserError(
-                f"loop.micro_batches is {loop.micro_batches}, which does not divide the {share} "
-                "images of a process; change it or loop.batch_size."
+                f"loop.micro_batches is {loop.micro_batches}, no divisor of the {share} images of "
+                "a process; change it or loop.batch_size."
             )
         self.config, self.loop, self.accelerator = optimizer, loop, accelerator
         self.span = span
@@ -60,7 +60,7 @@ class TrainableModule:
         self._losses_finite: list[Tensor] = []
 
     def micro_batches(self, share: int) -> Iterator[slice]:
-        """The parts of this process's batch; gradients are exchanged after the last one only."""
+        """Slices of this process's batch; gradients are synchronised at the last one only."""
         size = share // self.loop.micro_batches
         for start in range(0, share, size):
             last = start + size >= share
@@ -68,15 +68,15 @@ class TrainableModule:
                 yield slice(start, start + size)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's mean loss; parts of one loss may come in turn."""
+        """Add the gradient of a micro-batch's mean loss, or of one summand of it."""
         self._losses_finite.append(torch.isfinite(loss.detach()).all())
         self.accelerator.backward(loss / self.loop.micro_batches)
 
     def step(self, images: int) -> Tensor:
-        """The optimizer step on the images after the run's first `images`; the gradient's norm.
+        """One optimizer step after the run's first `images`; returns the norm of the gradient.
 
-        JobError on every process, with weights unchanged, if a loss or a gradient of any of them
-        is not finite.
+        JobError on every process, weights unchanged, if a loss or gradient of any process is not
+        finite.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
@@ -98,9 +98,10 @@ class TrainableModule:
 def _shard_all(accelerator: Accelerator, *modules: nn.Module) -> None:
     if accelerator.num_processes == 1:
         raise UserError(
-            "loop.sharded is true, but there is one process; use `accelerate launch` or drop it."
+            "loop.sharded is true, but there is one process; use `accelerate launch`, or set it to "
+            "false."
         )
     if accelerator.mixed_precision == "fp16":
-        raise UserError("loop.sharded cannot be used with precision fp16; choose bf16.")
+        raise UserError("loop.sharded excludes precision=fp16; choose precision=bf16.")
     for module in modules:
         shard(module)

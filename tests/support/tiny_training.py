@@ -1,6 +1,7 @@
-"""A training of milliseconds on the engine's loop, in this process or in many others.
+"""A training of milliseconds on the engine's loop, in this process or in several others.
 
-The data are a function of each image's position, so that a test can say what a run must have seen.
+The data are a function of each image's position, so that a test can compare the images that two
+runs have seen.
 """
 
 from __future__ import annotations
@@ -60,16 +61,16 @@ class TinyConfig:
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What goes wrong on purpose: at which images, on which rank."""
+class Fault:
+    """A fault on purpose: a NaN at some images and rank, or slow steps."""
 
     nan_at: int = -1
     nan_rank: int = 0
     slow: float = 0.0  # seconds a step
 
 
-class Half(nn.Module):
-    """A unit that sharding gathers on its own."""
+class Layer(nn.Module):
+    """A unit of sharding."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -80,15 +81,15 @@ class Half(nn.Module):
 
 
 class TinyNetwork(nn.Module):
-    _no_split_modules = ("Half",)
+    _no_split_modules = ("Layer",)
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.enter, self.leave = Half(WIDTH, hidden), nn.Linear(hidden, WIDTH)
+        self.input, self.output = Layer(WIDTH, hidden), nn.Linear(hidden, WIDTH)
         self.register_buffer("scale", torch.full((), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.leave(self.enter(x))
+        return self.scale * self.output(self.input(x))
 
 
 class TinyTask:
@@ -97,10 +98,10 @@ class TinyTask:
         config: TinyConfig,
         span: Span,
         accelerator: Accelerator,
-        trouble: Trouble,
+        fault: Fault,
         before: Checkpoint | None,
     ) -> None:
-        self.config, self.accelerator, self.trouble = config, accelerator, trouble
+        self.config, self.accelerator, self.fault = config, accelerator, fault
         torch.manual_seed(config.seed)
         network = TinyNetwork(config.hidden)
         if before is not None:
@@ -136,8 +137,8 @@ class TinyTask:
             error = self.trainable.wrapped(x[part] + noise[part]) - x[part].sin()
             loss = error.square().mean(1)
             if (images, self.accelerator.process_index) == (
-                self.trouble.nan_at,
-                self.trouble.nan_rank,
+                self.fault.nan_at,
+                self.fault.nan_rank,
             ):
                 loss = loss * math.nan
             self.trainable.backward(loss.mean())
@@ -145,7 +146,7 @@ class TinyTask:
         accumulator.add("gradient_norm", self.trainable.step(images))
         accumulator.add("position", positions)
         accumulator.add("position_squared", positions.square())
-        time.sleep(self.trouble.slow)
+        time.sleep(self.fault.slow)
 
     def preview(self, path: Path) -> None:
         with torch.no_grad():
@@ -157,7 +158,7 @@ def loop_config(steps: int, **changes: object) -> SinglePhaseConfig:
     return SinglePhaseConfig(**{"images": steps * BATCH, "batch_size": BATCH, **every, **changes})  # type: ignore[arg-type]
 
 
-def train_tiny(config: TinyConfig, trouble: Trouble | None = None) -> RunFolder:
+def train_tiny(config: TinyConfig, fault: Fault | None = None) -> RunFolder:
     run, accelerator = start_run(
         config.output, "tiny", config, may_change=LOOP_KEYS_THAT_MAY_CHANGE
     )
@@ -166,7 +167,7 @@ def train_tiny(config: TinyConfig, trouble: Trouble | None = None) -> RunFolder:
 
     def phase(span: Span) -> PhaseOfTask:
         def make(before: Checkpoint | None) -> TinyTask:
-            return TinyTask(config, span, accelerator, trouble or Trouble(), before)
+            return TinyTask(config, span, accelerator, fault or Fault(), before)
 
         return PhaseOfTask(span, make)
 
@@ -179,17 +180,17 @@ def train_tiny(config: TinyConfig, trouble: Trouble | None = None) -> RunFolder:
 
 
 class Processes:
-    """The same training in `count` processes that talk over gloo; each has a log file."""
+    """The same training in `count` processes connected by gloo; each has a log file."""
 
     def __init__(
-        self, count: int, config: TinyConfig, folder: Path, trouble: Trouble | None = None
+        self, count: int, config: TinyConfig, folder: Path, fault: Fault | None = None
     ) -> None:
         context = multiprocessing.get_context("fork")  # importing torch again takes seconds
         port = _free_port()
         self.logs = [folder / f"rank{rank}.log" for rank in range(count)]
         self.started = [
             context.Process(
-                target=_train_in_process, args=(rank, count, port, self.logs[rank], config, trouble)
+                target=_train_in_process, args=(rank, count, port, self.logs[rank], config, fault)
             )
             for rank in range(count)
         ]
@@ -197,7 +198,7 @@ class Processes:
             process.start()
 
     def wait(self, seconds: float = 120) -> list[int | None]:
-        """The exit codes; a process that hangs is killed and has none."""
+        """The exit codes; a process that hangs is killed, and its code is None."""
         end = time.monotonic() + seconds
         codes = []
         for process in self.started:
@@ -213,14 +214,15 @@ class Processes:
                 process.join()
 
     def wait_for(self, path: Path, text: str, seconds: float = 120) -> None:
-        """Wait until a file holds a text."""
+        """Wait until a file contains a text; AssertionError after `seconds`."""
         end = time.monotonic() + seconds
         while not path.is_file() or text not in path.read_text():
             if time.monotonic() > end or not any(p.is_alive() for p in self.started):
-                raise AssertionError(f"{path} never held {text!r}: {self.said()}")
+                raise AssertionError(f"{path} does not contain {text!r}: {self.outputs()}")
             time.sleep(0.01)
 
-    def said(self) -> list[str]:
+    def outputs(self) -> list[str]:
+        """The log of each process."""
         return [log.read_text() if log.exists() else "" for log in self.logs]
 
 
@@ -236,7 +238,7 @@ def final_tensors(run: RunFolder) -> dict[str, Tensor]:
 
 
 def logged(run: RunFolder) -> list[dict[str, float]]:
-    """The metrics but for those that depend on the clock."""
+    """The logged metrics without the speed, which depends on the clock."""
     return [
         {name: value for name, value in line.items() if name != "images_per_second"}
         for line in run.read_metrics()
@@ -254,7 +256,7 @@ def _free_port() -> int:
 
 
 def _train_in_process(
-    rank: int, count: int, port: int, log: Path, config: TinyConfig, trouble: Trouble | None
+    rank: int, count: int, port: int, log: Path, config: TinyConfig, fault: Fault | None
 ) -> None:
     if count > 1:
         os.environ |= {
@@ -266,14 +268,14 @@ def _train_in_process(
             "MASTER_PORT": str(port),
         }
     os.environ["ACCELERATE_USE_CPU"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process forked from
+    AcceleratorState._reset_state(reset_partial_state=True)  # inherited by the fork
     torch.set_num_threads(1)
     with open(log, "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         logging.basicConfig(stream=file, format="%(message)s", force=True)
         logging.getLogger("latentddm").setLevel(logging.INFO)
         try:
-            train_tiny(config, trouble)
+            train_tiny(config, fault)
         except (UserError, JobError) as error:
             file.write(f"{type(error).__name__}: {error}\n")
             code = 2 if isinstance(error, UserError) else 1
@@ -283,4 +285,4 @@ def _train_in_process(
         else:
             code = 0
         file.flush()
-    os._exit(code)  # gloo's threads may wait for a process that has died
+    os._exit(code)  # gloo's threads may wait for a dead process

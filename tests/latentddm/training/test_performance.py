@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from latentddm.engine.config import complete_arguments
 from latentddm.engine.errors import UserError
 from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator
@@ -112,13 +111,6 @@ def test_autocast_leaves_the_draws_in_float32_and_close() -> None:
         rounded = network(x_t, t, xi)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-
-
-def test_a_config_from_before_these_keys_means_the_papers_network() -> None:
-    old = {"latent_channels": 3, "channels": 16, "multipliers": [1], "blocks": 1, "dropout": 0.0}
-    network = UNet(**complete_arguments(UNet.__init__, old, "config.yaml", "network."))
-    assert network.config["expansion"] == "input"
-    assert network.time_embedding.label is None
 
 
 def test_switches_leave_the_names_of_the_weights_alone() -> None:
