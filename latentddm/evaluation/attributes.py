@@ -8,7 +8,7 @@ import json
 import torch
 from torch import Tensor
 
-from autoencoder.portraits import ATTRIBUTES, read_attributes
+from autoencoder.portraits import ATTRIBUTES, classify_attributes
 from latentddm.evaluation.estimate import Estimate
 
 _PLACES = [(name, value) for name, values in ATTRIBUTES.items() for value in values]
@@ -24,7 +24,7 @@ class AttributeExtractor:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """pixels: uint8 [N, S, S, 3] -> float32 [N, number of values]."""
-        readings = read_attributes(pixels.cpu().numpy())
+        readings = classify_attributes(pixels.cpu().numpy())
         columns = [[reading[name] == value for name, value in _PLACES] for reading in readings]
         return torch.tensor(columns, dtype=torch.float32).reshape(len(readings), self.dimension)
 
