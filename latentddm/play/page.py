@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import gradio as gr
+import torch
 
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
@@ -25,7 +26,7 @@ SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
-    DRAWS: "The same initial noise and number of network evaluations (NFE) in both rows.",
+    DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
     TRAJECTORY: "Picture 0 of the draws, one column an evaluation; t = 1 is noise, t = 0 data.",
     POSTERIOR: "A sample with noise up to time t, and independent draws of x₀ given that xₜ. "
     "Of the other settings, only the seed counts here.",
@@ -51,19 +52,21 @@ def theme() -> gr.themes.Base:
     return gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
 
 
-def build_page(renderer: Renderer, title: str, downloads: Path) -> gr.Blocks:
+def build_page(renderer: Renderer, downloads: Path) -> gr.Blocks:
     """The page of a run; nothing is served yet. downloads: a folder for the zip files.
 
     It is laid out by STYLE, which gradio takes when the page is launched.
     """
     with gr.Blocks(
-        title=f"latentddm: {title}",
+        title=f"latentddm: {renderer.name}",
         analytics_enabled=False,
         fill_width=True,
         delete_cache=CACHE_SECONDS,
     ) as page:
         gr.HTML(
-            title_html(title, renderer.generator.images), apply_default_css=False, elem_id="title"
+            title_html(renderer.name, renderer.generator.images),
+            apply_default_css=False,
+            elem_id="title",
         )
         view = gr.State(DRAWS)
         with gr.Row(elem_id="beside"):
@@ -97,7 +100,9 @@ def _settings(renderer: Renderer) -> list[Any]:
     with gr.Group():
         seed = gr.Number(0, label="Seed", step=1)
         another = gr.Button("Another seed", size="sm")
-    another.click(lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_name=False)
+    another.click(
+        lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
+    )
     evaluations = gr.Slider(1, 50, value=4, step=1, label="Evaluations", buttons=[])
     labelled = renderer.classes > 0
     labels = [("any", -1), *((str(label), label) for label in range(renderer.classes))]
@@ -179,10 +184,15 @@ class Views:
         try:
             sheet = render()
         except (UserError, JobError) as error:
-            return problem_html(str(error)), gr.DownloadButton(value=None, interactive=False)
+            return self._problem(str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            return self._problem("Out of memory; lower the number of pictures.")
         path = self.downloads / f"{sheet.name}.zip"
         path.write_bytes(sheet.archive())
         return sheet_html(sheet), gr.DownloadButton(value=str(path), interactive=True)
+
+    def _problem(self, message: str) -> tuple[str, Any]:
+        return problem_html(message), gr.DownloadButton(value=None, interactive=False)
 
 
 def whole_seed(seed: float | None) -> int:

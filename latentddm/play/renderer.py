@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,19 +29,22 @@ SCHEDULE = FlowSchedule()
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior view corrupts
 PROBE_TIME = 0.9  # of the evaluation that shows whether the network reads xi
 
+ONE_ANSWER = "the output of this network does not depend on ξ: it is a mean denoiser"
+
 
 class Renderer:
-    """A trained run and its autoencoder; each method renders one view as a `Sheet`."""
+    """A trained run, by name, and its autoencoder; each method renders one view as a `Sheet`."""
 
-    def __init__(self, generator: Generator, autoencoder: Autoencoder) -> None:
-        self.generator, self.autoencoder = generator, autoencoder
+    def __init__(self, name: str, generator: Generator, autoencoder: Autoencoder) -> None:
+        self.name, self.generator, self.autoencoder = name, generator, autoencoder
 
     @classmethod
     def open(cls, run: Path | str, ema: str | None = None) -> Renderer:
         """The renderer of a run, on the best device here; UserError if the run cannot be used."""
         device = default_device()
         generator = Generator.load(run, device, ema=ema)
-        return cls(generator, generator.space.load_autoencoder(device))
+        autoencoder = generator.space.load_autoencoder(device)
+        return cls(Path(run).resolve().name, generator, autoencoder)
 
     @property
     def classes(self) -> int:
@@ -65,24 +69,29 @@ class Renderer:
         """
         drawn = self._pixels(self.generator.draw(count, config))
         captions = tuple(f"picture {index}" for index in range(count))
-        if not self.reads_xi:
-            explanation = "this network is its own mean: its output does not depend on ξ"
-            rows = (Row("plain", "Plain diffusion", explanation, drawn, captions),)
-        else:
-            means = torch.cat([self._sample_mean(config, index) for index in range(count)])
-            mean = self._pixels(self._restored([means]))
-            each = "each evaluation returns"
+        rows: tuple[Row, ...]
+        if self.reads_xi:
+            mean = torch.cat([self._sample_mean(config, index) for index in range(count)])
             rows = (
-                Row("ddm", "DDM", f"{each} one draw from p(x₀ | xₜ)", drawn, captions),
+                Row(
+                    "ddm",
+                    "DDM",
+                    "each evaluation returns one draw from p(x₀ | xₜ)",
+                    drawn,
+                    captions,
+                ),
                 Row(
                     "mean",
                     "Mean of the same network",
-                    f"{each} the average of {DRAWS} draws",
-                    mean,
+                    f"each evaluation returns the average of {DRAWS} draws",
+                    self._pixels(self._restored([mean])),
                     captions,
                 ),
             )
-        return self._sheet("draws", rows, config)
+        else:
+            rows = (Row("plain", "Plain diffusion", ONE_ANSWER, drawn, captions),)
+        name = f"draws-seed{config.seed}-nfe{config.steps}"
+        return self._sheet(name, rows, to_plain(config))
 
     def trajectory(self, config: SamplingConfig) -> Sheet:
         """Picture 0 step by step: x_t, from noise on, above the draw of x_0 at that time.
@@ -91,7 +100,7 @@ class Renderer:
         """
         if config.solver != "ddim":
             raise UserError(
-                f"The trajectory is of the solver ddim; choose ddim in place of {config.solver}."
+                f"The trajectory is that of the solver ddim; choose it in place of {config.solver}."
             )
         steps: list[SamplingStep] = []
         generator = torch_generator(config.seed, "sample", 0)
@@ -115,7 +124,8 @@ class Renderer:
                 "x_0", "x₀", "the output of each evaluation; the last is picture 0", drawn, captions
             ),
         )
-        return self._sheet("trajectory", rows, config)
+        name = f"trajectory-seed{config.seed}-nfe{config.steps}"
+        return self._sheet(name, rows, to_plain(config))
 
     def posterior(self, t: float, count: int = 4, seed: int = 0) -> Sheet:
         """A sample and its x_t, above independent draws of x_0 from p(x_0 | x_t).
@@ -147,13 +157,12 @@ class Renderer:
             Row(
                 "draw",
                 "Draws from p(x₀ | xₜ)",
-                "independent, one evaluation each",
+                "independent, one evaluation each" if self.reads_xi else ONE_ANSWER,
                 drawn,
                 tuple(f"draw {index}" for index in range(count)),
             ),
         )
-        settings = {"images_seen": self.generator.images, "seed": seed, "t": t}
-        return Sheet(f"posterior-seed{seed}-t{t:.2f}", rows, settings)
+        return self._sheet(f"posterior-seed{seed}-t{t:.2f}", rows, {"seed": seed, "t": t})
 
     def _sample_mean(self, config: SamplingConfig, index: int) -> Tensor:
         """Picture `index` of the mean denoiser, in model space [1, C, H, W].
@@ -190,6 +199,6 @@ class Renderer:
     def _pixels(self, raw: Tensor) -> np.ndarray:
         return decode_latents(raw, self.autoencoder).numpy()
 
-    def _sheet(self, view: str, rows: tuple[Row, ...], config: SamplingConfig) -> Sheet:
-        settings = {"images_seen": self.generator.images} | to_plain(config)
-        return Sheet(f"{view}-seed{config.seed}-nfe{config.steps}", rows, settings)
+    def _sheet(self, name: str, rows: tuple[Row, ...], settings: dict[str, Any]) -> Sheet:
+        about = {"run": self.name, "images_seen": self.generator.images, "mean_draws": DRAWS}
+        return Sheet(f"{self.name}-{name}", rows, about | settings)

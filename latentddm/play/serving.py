@@ -30,7 +30,7 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
     from latentddm.play.page import STYLE, build_page, theme  # imports gradio: seconds
 
     with TemporaryDirectory(prefix="latentddm-play-") as downloads:
-        page = build_page(renderer, Path(run).name, Path(downloads))
+        page = build_page(renderer, Path(downloads))
         page.launch(
             server_name=host,
             server_port=port,
