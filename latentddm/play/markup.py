@@ -36,7 +36,7 @@ def sheet_html(sheet: Sheet) -> str:
     return (
         f'<div class="sheet{"" if smoothed else " pixelated"}" style="{variables}">'
         f'<div class="rows" tabindex="0" role="group" aria-label="Pictures">{rows}</div>'
-        f'<p class="size">{size}. Click a picture to enlarge it.</p>'
+        f'<p class="size">{size}. Click a picture to enlarge it; a long row scrolls sideways.</p>'
         '<dialog class="alone" aria-label="One picture"><img alt=""><p></p></dialog>'
         "</div>"
     )
