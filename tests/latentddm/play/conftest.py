@@ -1,48 +1,28 @@
-"""Two tiny runs to look at: a DDM and plain diffusion."""
+"""A tiny run to look at."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from latentddm.engine.loop import LoopConfig
+from latentddm.engine.config import build
 from latentddm.play.renderer import Renderer
 from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
-
-NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-
-
-def train_tiny_run(store: Path, output: Path, objective: Objective, **network: Any) -> Path:
-    config = TrainConfig(
-        store=str(store),
-        output=str(output),
-        network={**NETWORK, **network},
-        objective=objective,
-        loop=LoopConfig(images=16, batch_size=8),
-    )
-    return train(config).path
 
 
 @pytest.fixture(scope="session")
 def ddm_run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs") / "ddm"
-    return train_tiny_run(tiny_store, output, Objective(draws=2))
-
-
-@pytest.fixture(scope="session")
-def plain_run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    output = tmp_path_factory.mktemp("runs") / "plain"
-    return train_tiny_run(tiny_store, output, Objective.plain_diffusion(), expansion="none")
+    config = {
+        "store": str(tiny_store),
+        "output": str(tmp_path_factory.mktemp("runs") / "ddm"),
+        "network": {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
+        "objective": {"draws": 2},
+        "loop": {"images": 16, "batch_size": 8},
+    }
+    return train(build(TrainConfig, config, "the test's config")).path
 
 
 @pytest.fixture(scope="session")
 def renderer(ddm_run: Path) -> Renderer:
     return Renderer.open(ddm_run)
-
-
-@pytest.fixture(scope="session")
-def plain_renderer(plain_run: Path) -> Renderer:
-    return Renderer.open(plain_run)

@@ -19,17 +19,24 @@ from latentddm.play.sheet import Row, Sheet
 
 
 class LinearNetwork(nn.Module):
-    """Draws x_t / 2 + 3 xi: their mean is x_t / 2, and an average of antithetic pairs is exact."""
+    """Draws x_t / 2 + xi_weight xi: their mean is x_t / 2; with weight 0, a mean denoiser."""
 
     device = torch.device("cpu")
 
-    def __init__(self, config: dict[str, object]) -> None:
+    def __init__(self, config: dict[str, object], xi_weight: float) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.xi_weight = config, xi_weight
 
     def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         mean = x_t / 2
-        return (mean[:, None] if xi.ndim > x_t.ndim else mean) + 3 * xi
+        return (mean[:, None] if xi.ndim > x_t.ndim else mean) + self.xi_weight * xi
+
+
+def linear(renderer: Renderer, xi_weight: float) -> Renderer:
+    """The renderer with a linear network in the place of the trained one."""
+    network = LinearNetwork(renderer.generator.network.config, xi_weight)
+    generator = replace(renderer.generator, network=network)
+    return Renderer("linear", generator, renderer.autoencoder)
 
 
 def row(sheet: Sheet, name: str) -> Row:
@@ -53,8 +60,8 @@ def test_the_ddm_row_holds_the_samples_of_the_sample_command(renderer: Renderer)
 def test_the_mean_row_is_the_mean_denoisers_from_the_same_noise(
     renderer: Renderer, churn: float
 ) -> None:
-    network = LinearNetwork(renderer.generator.network.config)
-    generator = replace(renderer.generator, network=network)
+    linear_renderer = linear(renderer, xi_weight=3.0)
+    generator = linear_renderer.generator
     config = SamplingConfig(steps=3, seed=5, churn=churn)
     means = []
     for index in range(2):
@@ -62,7 +69,7 @@ def test_the_mean_row_is_the_mean_denoisers_from_the_same_noise(
         noise = torch.randn((1, *generator.space.shape), generator=own)
         times = generator.times(config)
         means.append(sample(lambda x_t, t, xi: x_t / 2, noise, times, churn, generator=[own]))
-    sheet = Renderer("run", generator, renderer.autoencoder).draws(config, count=2)
+    sheet = linear_renderer.draws(config, count=2)
     expected = pixels(renderer, generator.space.restore(torch.cat(means)))
     found = row(sheet, "mean").pixels
     assert np.abs(found.astype(int) - expected).max() <= 1  # rounding within an average of 16
@@ -82,18 +89,16 @@ def test_the_mean_differs_from_the_draws_and_is_the_same_for_the_same_seed(
     assert np.abs(difference).max() <= 1  # batches of one and of two may be decoded apart
 
 
-def test_plain_diffusion_has_one_row_since_it_is_its_own_mean(
-    renderer: Renderer, plain_renderer: Renderer
-) -> None:
+def test_plain_diffusion_has_one_row_since_it_is_its_own_mean(renderer: Renderer) -> None:
+    plain = linear(renderer, xi_weight=0.0)
     assert renderer.reads_xi
-    assert not plain_renderer.reads_xi
+    assert not plain.reads_xi
     config = SamplingConfig(steps=2)
-    (only,) = plain_renderer.draws(config, count=2).rows
-    assert np.array_equal(
-        only.pixels, pixels(plain_renderer, plain_renderer.generator.draw(2, config))
-    )
-    drawn = row(plain_renderer.posterior(0.9, 3), "draw").pixels
-    assert np.array_equal(drawn[0], drawn[1])
+    (only,) = plain.draws(config, count=2).rows
+    assert np.array_equal(only.pixels, pixels(plain, plain.generator.draw(2, config)))
+    drawn = row(plain.posterior(0.9, 3), "draw")
+    assert np.array_equal(drawn.pixels[0], drawn.pixels[1])
+    assert only.explanation == drawn.explanation
 
 
 def test_a_trajectory_starts_at_noise_and_ends_in_picture_0(renderer: Renderer) -> None:
