@@ -12,7 +12,7 @@ from torch import Tensor
 
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import FlowSchedule
-from latentddm.scores.score import energy_score
+from latentddm.scores import energy_score
 from latentddm.training.objective import (
     TIME_MARGIN,
     Objective,
