@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from html import escape
 
-from autoencoder.image_io import picture_bytes
+from autoencoder.image_io import image_bytes
 from latentddm.play.sheet import Row, Sheet
 
 LEAST_EDGE = 256
@@ -71,7 +71,7 @@ def _row_html(row: Row) -> str:
 def _picture_html(row: Row, index: int, caption: str) -> str:
     pixels = row.pixels[index]
     height, width = pixels.shape[:2]
-    source = base64.b64encode(picture_bytes(pixels, "png")).decode()
+    source = base64.b64encode(image_bytes(pixels, "png")).decode()
     name = f"{row.title}, {caption}"
     return (
         f'<figure><button type="button" aria-label="{escape(name)}, enlarge">'

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from autoencoder.image_io import image_grid, picture_bytes
+from autoencoder.image_io import image_bytes, image_grid
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Sheet:
 
         The same sheet gives the same bytes: entries carry no time of their own.
         """
-        files = {"grid.png": picture_bytes(self.grid(), "png")}
+        files = {"grid.png": image_bytes(self.grid(), "png")}
         for row in self.rows:
             for index, picture in enumerate(row.pixels):
-                files[f"{row.name}-{index}.png"] = picture_bytes(picture, "png")
+                files[f"{row.name}-{index}.png"] = image_bytes(picture, "png")
         files["settings.json"] = json.dumps(self.settings, indent=2).encode()
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:

@@ -9,30 +9,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_runs import generator_config
 
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.generator import train
 
 
 @pytest.fixture(scope="module")
 def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-    loop = SinglePhaseConfig(images=16, batch_size=8)
-    objective = Objective(draws=2)
-    return train(
-        TrainConfig(
-            store=str(tiny_store),
-            output=str(folder),
-            network=network,
-            objective=objective,
-            loop=loop,
-        )
-    ).path
+    return train(generator_config(tiny_store, folder)).path
 
 
 @pytest.mark.parametrize("churn", [0.0, 1.0])

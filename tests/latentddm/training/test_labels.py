@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_runs import ONE_LEVEL, TWO_DRAWS, generator_config, phase
 
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
-
-NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +36,9 @@ def labelled_store(
 
 
 def config(store: Path, output: Path, classes: int, images: int = 16) -> TrainConfig:
-    return TrainConfig(
-        store=str(store),
-        output=str(output),
-        network={**NETWORK, "classes": classes},
-        objective=Objective(draws=2),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_images=64),
-        loop=LoopConfig(images=images, batch_size=8),
-    )
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_images=64)
+    wanted = replace(phase(images), optimizer=optimizer)
+    return generator_config(store, output, wanted, network=replace(ONE_LEVEL, classes=classes))
 
 
 def test_a_label_that_was_learnt_chooses_the_class(labelled_store: Path, tmp_path: Path) -> None:
@@ -98,6 +91,6 @@ def test_a_run_without_classes_refuses_a_label(tiny_store: Path, tmp_path: Path)
 
 def test_targets_of_other_labels_are_refused(labelled_store: Path, tmp_path: Path) -> None:
     wanted = config(labelled_store, tmp_path / "run", classes=2)
-    wanted = replace(wanted, objective=replace(wanted.objective, targets=4))
-    with pytest.raises(UserError, match=r"objective\.targets .*network\.classes"):
+    wanted = replace(wanted, phases=(phase(16, replace(TWO_DRAWS, targets=4)),))
+    with pytest.raises(UserError, match=r"phases\.0\.objective\.targets .*network\.classes"):
         train(wanted)
