@@ -1,4 +1,4 @@
-"""`latentddm evaluate-autoencoder`: quality of reconstructions, statistics of latents."""
+"""`latentddm evaluate-autoencoder`: evaluation of an autoencoder's reconstructions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("autoencoder", metavar="REF", help=AUTOENCODER_HELP)
     parser.add_argument("--images", required=True, metavar="SRC", help=SOURCE_HELP)
     parser.add_argument(
-        "--metrics", default="psnr,ssim,lpips,rfid", help="of psnr,ssim,lpips,rfid,frechet"
+        "--metrics",
+        default="psnr,ssim,lpips,rfid",
+        help="of psnr, ssim, lpips, rfid, frechet (default: the first four)",
     )
     parser.add_argument("--lpips-weights", metavar="FILE", help="AlexNet's (default: downloaded)")
-    parser.add_argument("--num", type=int, help="NUM random images")
+    parser.add_argument("--num", type=int, help="number of random images (default: all)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument(
-        "--output", metavar="DIR", help="write results, statistics of latents and images"
-    )
+    parser.add_argument("--output", metavar="DIR", help="folder for results, latents and images")
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
@@ -44,20 +44,20 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     measured = evaluate_autoencoder(autoencoder, arguments.images, options)
     lines = [str(result) for result in measured.results.values()]
     if measured.unreadable:
-        lines.append(f"{len(measured.unreadable)} images could not be read.")
+        lines.append(f"{len(measured.unreadable)} images are unreadable and left out.")
     if arguments.output:
         write_reconstruction_report(Path(arguments.output), measured)
-        lines.append(f"Written to {Path(arguments.output) / 'evaluation.md'}")
+        lines.append(f"The evaluation is in {Path(arguments.output) / 'evaluation.md'}")
     return Outcome("\n".join(lines), measured.to_json())
 
 
 VERB = Verb(
     name="evaluate-autoencoder",
-    summary="Measure the reconstructions of an autoencoder.",
+    summary="Evaluate an autoencoder's reconstructions of images.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(
-        "latentddm evaluate-autoencoder vae/ --images faces/ --num 5000 --output quality",
+        "latentddm evaluate-autoencoder vae/ --images faces/ --num 5000 --output evaluation",
         "latentddm evaluate-autoencoder vae/ --images faces/ --metrics psnr,ssim,frechet",
     ),
 )

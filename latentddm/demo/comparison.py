@@ -20,7 +20,7 @@ from autoencoder.decode import IMAGES_AT_ONCE, decode_latents
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
-from autoencoder.portraits import ATTRIBUTES, attribute_histogram, read_attributes
+from autoencoder.portraits import ATTRIBUTES, attribute_histogram, classify_attributes
 from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
@@ -146,7 +146,7 @@ class Comparison:
             distances = evaluate_features(features, self.attributes.features, ("attributes",))
             entry["attributes"] = distances["attributes"].value
             if steps == ATTRIBUTE_STEPS:
-                method.histograms = attribute_histogram(read_attributes(pixels))
+                method.histograms = attribute_histogram(classify_attributes(pixels))
                 method.attribute_distances = {
                     name: distances[f"attributes/{name}"].value for name in ATTRIBUTES
                 }
@@ -202,7 +202,7 @@ class Comparison:
     def _attribute_table(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):
             return None
-        reference = attribute_histogram(read_attributes(self.pixels))
+        reference = attribute_histogram(classify_attributes(self.pixels))
         rows = [
             {
                 "name": name,

@@ -8,7 +8,7 @@ import json
 import torch
 from torch import Tensor
 
-from autoencoder.portraits import ATTRIBUTES, read_attributes
+from autoencoder.portraits import ATTRIBUTES, classify_attributes
 from latentddm.evaluation.protocol import Estimate, estimate_from
 
 _COLUMNS = [(name, value) for name, values in ATTRIBUTES.items() for value in values]
@@ -24,9 +24,9 @@ class AttributeExtractor:
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """pixels: uint8 [N, S, S, 3] -> float32 [N, number of values]."""
-        readings = read_attributes(pixels.cpu().numpy())
-        rows = [[reading[name] == value for name, value in _COLUMNS] for reading in readings]
-        return torch.tensor(rows, dtype=torch.float32).reshape(len(readings), self.dimension)
+        found = classify_attributes(pixels.cpu().numpy())
+        rows = [[each[name] == value for name, value in _COLUMNS] for each in found]
+        return torch.tensor(rows, dtype=torch.float32).reshape(len(found), self.dimension)
 
 
 def attribute_estimates(a: Tensor, b: Tensor) -> dict[str, Estimate]:

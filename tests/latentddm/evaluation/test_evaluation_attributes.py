@@ -15,7 +15,7 @@ DEFAULT = {name: values[0] for name, values in ATTRIBUTES.items()}
 
 
 def features_of(readings: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    monkeypatch.setattr(attributes, "read_attributes", lambda pixels: readings)
+    monkeypatch.setattr(attributes, "classify_attributes", lambda pixels: readings)
     return AttributeExtractor()(torch.zeros(len(readings), 32, 32, 3, dtype=torch.uint8))
 
 

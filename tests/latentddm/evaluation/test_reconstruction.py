@@ -43,11 +43,8 @@ class PoolingAutoencoder(Autoencoder):
             factor=FACTOR,
         )
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents
-
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        return features.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
 
 
 @pytest.fixture(scope="module")
