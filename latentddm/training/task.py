@@ -80,8 +80,8 @@ class GeneratorTask:
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
         t, noise = objective.times(random.normal()), random.normal(*x0.shape[1:])
         xi = objective.xi(random.normal, x0.shape[1:])  # [B, m, C, H, W], or None for the mean
-        uniform = random.uniform(objective.target_count)
-        everyone = self.accelerator.gather(x0) if objective.target_count > 1 else x0
+        uniform = random.uniform(objective.targets)
+        everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
         for part in self.trainable.micro_batches(len(x0)):
             self._seed_dropout(images, part, len(x0))
@@ -93,7 +93,7 @@ class GeneratorTask:
                     x_t, t[part], None if xi is None else xi[part], *given
                 )
             targets = x0[part]
-            if objective.target_count > 1:
+            if objective.targets > 1:
                 targets = draw_targets(x_t, t[part], everyone, uniform[part], schedule)
             terms = objective.terms(drawn, targets, t[part], schedule)
             self.trainable.backward(terms.loss.mean())

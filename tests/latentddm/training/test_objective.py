@@ -158,6 +158,15 @@ def test_with_several_targets_the_confinement_is_their_mean() -> None:
     torch.testing.assert_close(both, (ones[0] + ones[1]) / 2)
 
 
+def test_with_several_targets_the_squared_error_is_their_mean() -> None:
+    draws, x0 = latents(1)
+    other = latents(1, seed=1)[1]
+    plain = PlainObjective(targets=2)
+    both = plain.terms(draws[:, 0], torch.stack([x0, other], dim=1), T, FLOW).loss
+    ones = [PlainObjective().terms(draws[:, 0], y, T, FLOW).loss for y in (x0, other)]
+    torch.testing.assert_close(both, (ones[0] + ones[1]) / 2)
+
+
 @pytest.mark.parametrize("t", [0.3, 0.7, 1.0])
 def test_targets_from_the_batch_have_exactly_the_distribution_of_x0_given_x_t(t: float) -> None:
     """In small batches, where an inexact choice would show: all moments of (x_0, x_t) stay."""
