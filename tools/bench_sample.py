@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
     torch.manual_seed(0)
     autoencoder = load_autoencoder(options.autoencoder, device=device)
     channels = autoencoder.latent_channels
-    network = UNet(channels, channels=options.channels, prediction="v").eval().to(device)
+    network = UNet(latent_channels=channels, channels=options.channels).eval().to(device)
     shape = (options.batch, channels, options.latent_size, options.latent_size)
     noise = torch.randn(shape, generator=torch_generator(0, "noise")).to(device)
     modules = Modules(network, autoencoder, noise, time_grid(options.steps))
