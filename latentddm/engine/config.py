@@ -82,7 +82,8 @@ def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "
         required = (
             entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         )
-        if converted.get(name) == MISSING or (required and name not in converted):
+        missing = converted.get(name) == MISSING and entry.default != MISSING
+        if missing or (required and name not in converted):
             raise UserError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
     try:
         return kind(**converted)
