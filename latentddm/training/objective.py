@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from latentddm.diffusion.process import posterior_weights
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
@@ -38,7 +37,7 @@ class Objective:
     """
 
     kind: str
-    targets: int = 1  # for each x_t: x_0 alone, or so many of `draw_targets`
+    targets: int = 1  # for each x_t: x_0 alone, or so many of `process.draw_targets`
     weighting_bias: float | None = None  # b of the sigmoid weighting; None: weight 1
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     time_mean: float = 0.0  # of the logit-normal; > 0 leans towards noise
@@ -175,22 +174,6 @@ class DistributionalObjective(Objective):
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"ddm": DistributionalObjective, "plain": PlainObjective}
-
-
-def draw_targets(
-    x_t: Tensor, t: Tensor, batch: Tensor, uniform: Tensor, schedule: Schedule
-) -> Tensor:
-    """Other x_0 that may be behind each x_t, [B, n, C, H, W], drawn from the batch that it is of.
-
-    batch: the x_0 of all x_t of the step, [N, C, H, W], independent draws of the data; uniform: in
-    [0, 1), [B, n]. Given x_t and the batch in any order, the chance that x_t was made from y_k is
-    the weight p(x_0 = y_k | x_t) among the batch; so y_k drawn by it has, given x_t, exactly the
-    distribution of x_0 (a Gibbs step), and the loss keeps its mean. Its noise falls where many x_0
-    may be behind an x_t, near t = 1. Elsewhere all n are the x_0 that x_t was made from.
-    """
-    weights = posterior_weights(x_t, t, batch, schedule)  # [B, N]
-    chosen = torch.searchsorted(weights.cumsum(1), uniform.to(weights))
-    return batch[chosen.clamp_max(len(batch) - 1)]
 
 
 def _precise(*tensors: Tensor) -> list[Tensor]:

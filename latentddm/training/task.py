@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.guidance import drop_labels
-from latentddm.diffusion.process import corrupt
+from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.errors import UserError
@@ -24,7 +24,7 @@ from latentddm.inference.generator import denoiser_of
 from latentddm.networks.layers import place_rows
 from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
-from latentddm.training.objective import ObjectiveTerms, draw_targets
+from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
@@ -57,7 +57,7 @@ class GeneratorTask:
         )
         self.averages = self.trainable.averages
         if config.performance.cuda_graphs:
-            record_cuda_graphs(self.trainable, self.objective.draw_count, store.shape)
+            record_cuda_graphs(self.trainable, self.objective.draw_count or None, store.shape)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
