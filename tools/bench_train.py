@@ -1,16 +1,16 @@
-"""What a training step costs: by where the particles split off, by draws, and beside diffusers.
+"""The cost of a training step: by network, by expansion, by draws, and beside diffusers.
 
     python tools/bench_train.py [--size small|large] [--output DIR]
 
-Prints markdown tables of ratios to our own network with one draw (expansion: input, m = 1), all
-measured in one run. `small` fits a CPU; `large` is for a GPU, in bfloat16.
+Prints markdown tables of ratios to our UNet with one draw (expansion: input, m = 1), all measured
+in one run. `small` fits a CPU; `large` is for a GPU, in bfloat16.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,21 @@ from training_steps import Setting, Step, StepCost, measure
 
 from latentddm.engine.atomic_io import write_json, write_text
 from latentddm.engine.devices import default_device
-from latentddm.networks.unet import UNet
+from latentddm.networks.dit import DiTConfig
+from latentddm.networks.network import NetworkConfig, make_network
+from latentddm.networks.unet import UNetConfig
 from latentddm.training.performance import PerformanceConfig, apply_performance
 
 BASE = "input, m = 1"
-PLACES = ("input", "middle", "up0", "output")
+EXPANSIONS = ("input", "middle", "up0", "output")
 
 
 @dataclass(frozen=True)
 class Size:
-    """A network and its data."""
+    """A UNet, a DiT of about its number of parameters, and their data."""
 
-    network: dict[str, Any]
+    unet: UNetConfig
+    dit: DiTConfig
     shape: tuple[int, int, int]
     batch: int
     bf16: bool
@@ -41,14 +44,16 @@ class Size:
 
 SIZES = {
     "small": Size(
-        {"channels": 32, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,)},
+        UNetConfig(channels=32, multipliers=(1, 2), blocks=1, attention_levels=(1,)),
+        DiTConfig(width=96, blocks=4, head_channels=32),
         (4, 16, 16),
         8,
         False,
         (1, 4),
     ),
     "large": Size(
-        {"channels": 128, "multipliers": (1, 2, 2), "blocks": 2, "attention_levels": (1, 2)},
+        UNetConfig(channels=128, multipliers=(1, 2, 2), blocks=2, attention_levels=(1, 2)),
+        DiTConfig(width=384, blocks=10),
         (4, 32, 32),
         64,
         True,
@@ -65,7 +70,11 @@ def main() -> None:
     device = default_device()
     size = SIZES[arguments.size or default_size(device)]
     on_cuda = device.type == "cuda"  # elsewhere compiling takes longer than it saves
-    rows = [*bench_places(size, device), *bench_diffusers(size, device, compiled=on_cuda)]
+    rows = [
+        *bench_expansions(size, device),
+        *bench_networks(size, device),
+        *bench_diffusers(size, device, compiled=on_cuda),
+    ]
     text = table(rows)
     print(text)
     if arguments.output:
@@ -81,18 +90,35 @@ def setting_of(size: Size, device: torch.device) -> Setting:
     return Setting(device, size.shape, size.batch, size.bf16)
 
 
-def bench_places(size: Size, device: torch.device) -> list[dict[str, Any]]:
-    """Every place where the particles may split off, by draws; two passes beside one."""
+def bench_expansions(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """Several places where the draws may split off, by draws; the mean; two passes beside one."""
     setting = setting_of(size, device)
     steps: dict[str, Callable[[], Step]] = {}
-    for place in PLACES:
+    for expansion in EXPANSIONS:
+        network = replace(size.unet, expansion=expansion)
         for m in size.draws:
-            steps[f"{place}, m = {m}"] = partial(our_step, size, setting, m, expansion=place)
+            steps[f"{expansion}, m = {m}"] = partial(our_step, size, setting, m, network)
+    light = replace(size.unet, expansion="middle", up_blocks=1)
     for m in size.draws:
-        light = partial(our_step, size, setting, m, expansion="middle", up_blocks=1)
-        steps[f"middle, up_blocks 1, m = {m}"] = light
+        steps[f"middle, up_blocks 1, m = {m}"] = partial(our_step, size, setting, m, light)
+    steps["input, without xi"] = partial(our_step, size, setting, 0)
     two_pass = PerformanceConfig(two_pass=True)
-    steps["input, m = 8, two passes"] = partial(our_step, size, setting, 8, two_pass)
+    steps["input, m = 8, two passes"] = partial(our_step, size, setting, 8, None, two_pass)
+    return rows_of(measure(steps, setting))
+
+
+def bench_networks(size: Size, device: torch.device) -> list[dict[str, Any]]:
+    """A DiT of about the UNet's size beside it, by draws; all of its blocks per draw, and half."""
+    setting = setting_of(size, device)
+    steps: dict[str, Callable[[], Step]] = {BASE: partial(our_step, size, setting, 1)}
+    half = replace(size.dit, draw_blocks=size.dit.blocks // 2)
+    for m in (0, *size.draws):
+        draws = f"m = {m}" if m else "without xi"
+        steps[f"DiT, {draws}"] = partial(our_step, size, setting, m, size.dit)
+        if m > 1:
+            steps[f"DiT, half of the blocks per draw, {draws}"] = partial(
+                our_step, size, setting, m, half
+            )
     return rows_of(measure(steps, setting))
 
 
@@ -107,7 +133,7 @@ def bench_diffusers(
     }
     if compiled:
         performance = PerformanceConfig(compile=True)
-        steps["input, m = 1, compile"] = partial(our_step, size, setting, 1, performance)
+        steps["input, m = 1, compile"] = partial(our_step, size, setting, 1, None, performance)
         steps["diffusers UNet2DModel, compile"] = partial(diffusers_step, size, setting, True)
     return rows_of(measure(steps, setting))
 
@@ -116,11 +142,11 @@ def our_step(
     size: Size,
     setting: Setting,
     m: int,
+    config: NetworkConfig | None = None,
     performance: PerformanceConfig | None = None,
-    **changes: Any,
 ) -> Step:
     torch.manual_seed(0)
-    network = UNet(**{"latent_channels": size.shape[0], **size.network, **changes})
+    network = make_network(config or size.unet, size.shape[0])
     apply_performance(network, performance or PerformanceConfig(), setting.device)
     return Step(network, m, setting)
 
@@ -128,7 +154,7 @@ def our_step(
 def diffusers_step(size: Size, setting: Setting, compiled: bool = False) -> Step:
     """Plain diffusion with the UNet2DModel whose number of parameters is nearest to ours."""
     with torch.device("meta"):
-        wanted = UNet(latent_channels=size.shape[0], **size.network).num_parameters()
+        wanted = make_network(size.unet, size.shape[0]).num_parameters()
         counts = {w: unet2d(size, w).num_parameters() for w in range(16, 513, 16)}
     width = min(counts, key=lambda w: abs(counts[w] - wanted))
     torch.manual_seed(0)
@@ -138,7 +164,7 @@ def diffusers_step(size: Size, setting: Setting, compiled: bool = False) -> Step
     if compiled:
         network.compile()
 
-    def call(x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+    def call(x_t: Tensor, t: Tensor, xi: Tensor | None) -> Tensor:
         return network(x_t, 1000 * t).sample[:, None]
 
     return Step(network, 1, setting, call)
@@ -147,12 +173,12 @@ def diffusers_step(size: Size, setting: Setting, compiled: bool = False) -> Step
 def unet2d(size: Size, width: int) -> Any:
     from diffusers import UNet2DModel
 
-    multipliers, attending = size.network["multipliers"], size.network["attention_levels"]
+    multipliers, attending = size.unet.multipliers, size.unet.attention_levels
     levels = range(len(multipliers))
     return UNet2DModel(
         in_channels=size.shape[0],
         out_channels=size.shape[0],
-        layers_per_block=size.network["blocks"],
+        layers_per_block=size.unet.blocks,
         block_out_channels=tuple(width * multiplier for multiplier in multipliers),
         down_block_types=tuple(
             "AttnDownBlock2D" if level in attending else "DownBlock2D" for level in levels

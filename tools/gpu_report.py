@@ -1,10 +1,10 @@
-"""One table of what this machine's device does with latentddm, in under 9 minutes.
+"""A report of the speed of latentddm on the device of this machine, in under 9 minutes.
 
     python tools/gpu_report.py [--size small|large] [--minutes 8] [--output DIR]
 
-Runs on whatever device there is; `small` (the default on a CPU) checks that every section works.
-A section that fails is named with its error and the rest still prints; one that would start after
-the time is over is named too. Ends in gpu_report.md and gpu_report.json.
+Runs on any device; `small` (the default on a CPU) checks that every section works. A section that
+fails is named with its error and the rest still prints; one that would start after the time is over
+is named too. Ends in gpu_report.md and gpu_report.json.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from bench_train import (
     SIZES,
     Size,
     bench_diffusers,
-    bench_places,
+    bench_expansions,
+    bench_networks,
     default_size,
     our_step,
     rows_of,
@@ -36,7 +38,7 @@ from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.atomic_io import write_json, write_text
 from latentddm.engine.devices import default_device
 from latentddm.networks.attention import Backend, attention, set_attention_backend
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 from latentddm.training.performance import PerformanceConfig
 
 Results = dict[str, Any]
@@ -54,7 +56,8 @@ def main() -> None:
         "attention": partial(bench_attention, device),
         "sampling": partial(bench_sampling, size, device),
         "ours and diffusers": partial(bench_diffusers, size, device),
-        "places and draws": partial(bench_places, size, device),
+        "networks": partial(bench_networks, size, device),
+        "expansions and draws": partial(bench_expansions, size, device),
         "switches": partial(bench_switches, size, device),  # the last two compile: minutes
         "compiled": partial(bench_diffusers, size, device, compiled=True),
     }
@@ -75,7 +78,7 @@ def run_sections(
         else:
             try:
                 results[name] = section()
-            except Exception as error:  # a report from a foreign machine says all that it can
+            except Exception as error:  # the other sections are still of use
                 problems[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -98,7 +101,7 @@ def bench_switches(size: Size, device: torch.device) -> list[Results]:
         "compile, channels_last": {"channels_last": True, "compile": True},
     }
     steps: dict[str, Callable[[], Step]] = {
-        name: partial(our_step, size, setting, 1, PerformanceConfig(**chosen))
+        name: partial(our_step, size, setting, 1, None, PerformanceConfig(**chosen))
         for name, chosen in switches.items()
     }
     return rows_of(measure(steps, setting))
@@ -163,13 +166,17 @@ def bench_sampling(size: Size, device: torch.device) -> list[Results]:
         latent_channels=size.shape[0],
     )
     autoencoder = autoencoder.to(device).eval()
+    networks: dict[str, NetworkConfig] = {
+        "UNet, input": size.unet,
+        "UNet, output": replace(size.unet, expansion="output"),
+        "DiT": size.dit,
+    }
     rows = []
-    for place in ("input", "output"):
-        network = UNet(latent_channels=size.shape[0], **{**size.network, "expansion": place})
-        network = network.to(device).eval()
+    for name, config in networks.items():
+        network = make_network(config, size.shape[0]).to(device).eval()
         noise = torch.randn(size.batch, *size.shape, device=device)
 
-        def draw(decode: bool, network: UNet = network, noise: Tensor = noise) -> None:
+        def draw(decode: bool, network: NetworkModel = network, noise: Tensor = noise) -> None:
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, size.bf16):
                 latents = sample(network, noise, time_grid(4))
                 if decode:
@@ -180,7 +187,7 @@ def bench_sampling(size: Size, device: torch.device) -> list[Results]:
         with_decoding = size.batch / seconds(partial(draw, True), device, 3)
         rows.append(
             {
-                "variant": f"{place}, 4 evaluations",
+                "variant": f"{name}, 4 evaluations",
                 "latents_per_second": latents_only,
                 "images_per_second": with_decoding,
             }

@@ -1,4 +1,4 @@
-"""Measures training steps: time and peak memory of many variants, side by side in one run.
+"""Time and peak memory of training steps: many variants, measured side by side in one run.
 
 All variants are built first and measured in turn, several rounds; a variant's time is its best
 round. On a CPU it is processor time, which other programs on the machine change little; on CUDA it
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.engine.optimizer import OptimizerConfig, make_optimizer
-from latentddm.training.objective import Objective, objective_terms
+from latentddm.scores import EnergyConfig
 
-Call = Callable[[Tensor, Tensor, Tensor], Tensor]  # (x_t, t, xi [B, m, ...]) -> [B, m, ...]
+Call = Callable[[Tensor, Tensor, Tensor | None], Tensor]  # (x_t, t, xi [B, m, ...]) -> [B, m, ...]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and on what a step is measured."""
+    """The device and the data of the measured steps."""
 
     device: torch.device
     shape: tuple[int, int, int]  # of a latent
@@ -35,7 +35,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a training step costs."""
+    """Time, memory and size of a training step."""
 
     seconds: float
     peak_bytes: int  # weights, optimizer state, gradients, activations
@@ -43,13 +43,17 @@ class StepCost:
 
 
 class Step:
-    """A training step of one network with m draws: forward, score, backward, AdamW."""
+    """A training step of one network with m draws: forward, score, backward, AdamW.
+
+    m = 1: the squared error of one draw; m = 0: that of the mean, without xi (plain diffusion).
+    """
 
     def __init__(self, network: nn.Module, m: int, setting: Setting, call: Call | None = None):
         self.network = network.to(setting.device).train()
         self.setting, self.call = setting, call or self.network
         self.optimizer = make_optimizer(self.network, OptimizerConfig())
-        self.objective = Objective(draws=m) if m > 1 else Objective.plain_diffusion()
+        squared_error = EnergyConfig(beta=2.0, lam=0.0, views={"whole": 1.0})
+        self.score = (EnergyConfig() if m > 1 else squared_error).make()
         generator = torch.Generator().manual_seed(0)
 
         def normal(*shape: int) -> Tensor:
@@ -57,14 +61,15 @@ class Step:
 
         self.x0 = normal(setting.batch, *setting.shape)
         self.noise, self.t = normal(setting.batch, *setting.shape), normal(setting.batch).sigmoid()
-        self.xi = normal(setting.batch, m, *setting.shape)
+        self.xi = normal(setting.batch, m, *setting.shape) if m else None
 
     def __call__(self) -> None:
-        schedule = FlowSchedule()
-        x_t = corrupt(self.x0, self.t, self.noise, schedule)
+        x_t = corrupt(self.x0, self.t, self.noise, FlowSchedule())
         with torch.autocast(self.setting.device.type, torch.bfloat16, self.setting.bf16):
             draws = self.call(x_t, self.t, self.xi)
-        objective_terms(draws, self.x0, self.t, self.objective, schedule).loss.mean().backward()
+        draws = draws[:, None] if draws.ndim == x_t.ndim else draws
+        terms = self.score(draws, self.x0, self.t)
+        terms.score(self.score.lam_at(self.t)).mean().backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
 

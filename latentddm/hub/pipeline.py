@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
+from diffusers import DiffusionPipeline, ImagePipelineOutput, SchedulerMixin
 from PIL import Image
 from torch import Tensor
 
@@ -26,6 +26,7 @@ from latentddm.engine.seeding import torch_generator
 from latentddm.hub.scheduler import DistributionalScheduler
 from latentddm.hub.scheduler_fit import scheduler_prediction, step_arguments
 from latentddm.networks.attention import Backend, set_attention_backend
+from latentddm.networks.network import NetworkModel
 
 __all__ = ["DistributionalScheduler", "LatentDDMPipeline"]
 
@@ -49,7 +50,7 @@ class LatentDDMPipeline(DiffusionPipeline):
 
     def __init__(
         self,
-        network: ModelMixin,
+        network: NetworkModel,
         vae: torch.nn.Module,
         scheduler: SchedulerMixin,
         latent_shape: Sequence = (),

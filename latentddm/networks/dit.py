@@ -214,7 +214,7 @@ class Positions(nn.Module):
         if (height, width) == (self.grid, self.grid):
             return self.table
         picture = self.table.unflatten(0, (self.grid, self.grid)).permute(2, 0, 1)[None]
-        resized = functional.interpolate(picture, (height, width), mode="bicubic")
+        resized = functional.interpolate(picture, (height, width), mode="bilinear")
         return resized[0].flatten(1).T
 
 

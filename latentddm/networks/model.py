@@ -8,6 +8,7 @@ runs once for each draw; `draw_parameters` names what xi alone uses. Then one li
 from __future__ import annotations
 
 import inspect
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -102,6 +103,8 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
             NetworkModel.__init__(self, **settings)
 
         __init__.__signature__ = _signature(cls.Config)  # type: ignore[attr-defined]
+        # DiffusionPipeline.from_pretrained finds the base class by name in the class's own module.
+        vars(sys.modules[cls.__module__]).setdefault("ModelMixin", ModelMixin)
         cls.__init__ = __init__  # type: ignore[method-assign, assignment]
 
     def __getattr__(self, name: str) -> Any:

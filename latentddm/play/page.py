@@ -29,7 +29,7 @@ ABOUT = {
     DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
     TRAJECTORY: "Picture 0 of the draws, one column an evaluation; t = 1 is noise, t = 0 data.",
     POSTERIOR: "A sample with noise up to time t, and independent draws of x₀ given that xₜ. "
-    "Of the other settings, only the seed counts here.",
+    "Of the other settings, only the seed and the variety count here.",
 }
 
 
@@ -38,6 +38,7 @@ class Controls(NamedTuple):
 
     seed: gr.Number
     evaluations: gr.Slider
+    xi_scale: gr.Slider
     pictures: gr.Slider
     solver: gr.Dropdown
     churn: gr.Slider
@@ -104,6 +105,16 @@ def _settings(renderer: Renderer) -> list[Any]:
         lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
     )
     evaluations = gr.Slider(1, 50, value=4, step=1, label="Evaluations", buttons=[])
+    xi_scale = gr.Slider(
+        0.5,
+        1,
+        value=1,
+        step=0.05,
+        label="Variety",
+        info="the scale of ξ: 1 is exact, less is more certain",
+        visible=renderer.reads_xi,
+        buttons=[],
+    )
     labelled = renderer.classes > 0
     labels = [("any", -1), *((str(label), label) for label in range(renderer.classes))]
     with gr.Accordion("More settings", open=False):
@@ -114,7 +125,7 @@ def _settings(renderer: Renderer) -> list[Any]:
         guidance = gr.Slider(
             1, 8, value=1, step=0.25, label="Guidance", visible=labelled, buttons=[]
         )
-    return [seed, evaluations, pictures, solver, churn, label, guidance]
+    return [seed, evaluations, xi_scale, pictures, solver, churn, label, guidance]
 
 
 def _tabs(view: gr.State) -> list[Any]:
@@ -152,6 +163,7 @@ class Views:
         view: str,
         seed: float | None,
         evaluations: int,
+        xi_scale: float,
         pictures: int,
         solver: str,
         churn: float,
@@ -165,10 +177,11 @@ class Views:
         def sheet() -> Sheet:
             whole = whole_seed(seed)
             if view == POSTERIOR:
-                return self.renderer.posterior(t, int(posterior_draws), whole)
+                return self.renderer.posterior(t, int(posterior_draws), whole, xi_scale)
             config = SamplingConfig(
                 solver=solver,
                 steps=int(evaluations),
+                xi_scale=xi_scale,
                 churn=churn,
                 label=label if label >= 0 else None,
                 guidance=guidance if label >= 0 else 1.0,

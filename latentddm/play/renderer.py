@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from autoencoder.models import Autoencoder
 from latentddm.diffusion.averaging import DRAWS, AveragedDenoiser
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.sampling import Denoiser, SamplingStep, sample
-from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.diffusion.solvers import solve
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
@@ -25,9 +23,7 @@ from latentddm.engine.seeding import torch_generator
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.play.sheet import Row, Sheet
 
-SCHEDULE = FlowSchedule()
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior view corrupts
-PROBE_TIME = 0.9  # of the evaluation that shows whether the network reads xi
 
 ONE_ANSWER = "the output of this network does not depend on ξ: it is a mean denoiser"
 
@@ -51,15 +47,10 @@ class Renderer:
         """The number of class labels of the run; 0 if it has none."""
         return int(self.generator.network.config["classes"])
 
-    @cached_property
+    @property
     def reads_xi(self) -> bool:
-        """Whether the output depends on xi; not so for plain diffusion, a mean denoiser."""
-        generator = torch_generator(0, "probe")
-        x_t, xi = self._noise(generator), self._noise(generator)
-        t = torch.full((1,), PROBE_TIME, device=x_t.device)
-        with torch.no_grad():
-            draws = self.generator.network(x_t, t, torch.stack([xi, -xi], dim=1))
-        return not torch.equal(draws[:, 0], draws[:, 1])
+        """Whether the network draws; not so for plain diffusion, a mean denoiser."""
+        return self.generator.reads_xi
 
     def draws(self, config: SamplingConfig, count: int = 4) -> Sheet:
         """Samples 0 ... count - 1 of `latentddm sample`, above those of the network's mean.
@@ -69,6 +60,7 @@ class Renderer:
         """
         drawn = self._pixels(self.generator.draw(count, config))
         captions = tuple(f"picture {index}" for index in range(count))
+        scaled = "" if config.xi_scale == 1 else f", ξ scaled by {config.xi_scale}"
         rows: tuple[Row, ...]
         if self.reads_xi:
             mean = torch.cat([self._sample_mean(config, index) for index in range(count)])
@@ -76,7 +68,7 @@ class Renderer:
                 Row(
                     "ddm",
                     "DDM",
-                    "each evaluation returns one draw from p(x₀ | xₜ)",
+                    f"each evaluation returns one draw from p(x₀ | xₜ){scaled}",
                     drawn,
                     captions,
                 ),
@@ -110,8 +102,10 @@ class Renderer:
                 self._noise(generator),
                 self.generator.times(config),
                 churn=config.churn,
+                schedule=self.generator.schedule,
                 generator=[generator],
                 callback=steps.append,
+                xi_scale=config.xi_scale,
             )
         except ValueError as error:
             raise UserError(str(error)) from None
@@ -127,7 +121,7 @@ class Renderer:
         name = f"trajectory-seed{config.seed}-nfe{config.steps}"
         return self._sheet(name, rows, to_plain(config))
 
-    def posterior(self, t: float, count: int = 4, seed: int = 0) -> Sheet:
+    def posterior(self, t: float, count: int = 4, seed: int = 0, xi_scale: float = 1.0) -> Sheet:
         """A sample and its x_t, above independent draws of x_0 from p(x_0 | x_t).
 
         One evaluation each; beside x_t stands the mean, the single answer of plain diffusion.
@@ -137,12 +131,17 @@ class Renderer:
         t = min(t, 1 - self.generator.least_safety)
         clean = self._clean(seed)
         generator = torch_generator(seed, "posterior")
-        x_t = corrupt(clean, t, self._noise(generator), SCHEDULE)
+        x_t = corrupt(clean, t, self._noise(generator), self.generator.schedule)
         xi = torch.cat([self._noise(generator) for _ in range(count)])[None]
         time = torch.full((1,), t, device=x_t.device)
+        network = self.generator.network
         with torch.no_grad():
-            x0 = self.generator.network(x_t, time, xi)[0]
-            mean = self._averaged(self.generator.network, seed)(x_t, time, xi[:, 0])
+            if self.reads_xi:
+                x0 = network(x_t, time, xi_scale * xi)[0]
+                mean = self._averaged(network, seed)(x_t, time, xi[:, 0])
+            else:
+                mean = network(x_t, time, None)
+                x0 = mean.expand(count, -1, -1, -1)
         known = self._pixels(self._restored([clean, x_t, mean]))
         drawn = self._pixels(self._restored([x0]))
         of_time = f"t = {t:.2f}"
@@ -162,12 +161,15 @@ class Renderer:
                 tuple(f"draw {index}" for index in range(count)),
             ),
         )
-        return self._sheet(f"posterior-seed{seed}-t{t:.2f}", rows, {"seed": seed, "t": t})
+        return self._sheet(
+            f"posterior-seed{seed}-t{t:.2f}", rows, {"seed": seed, "t": t, "xi_scale": xi_scale}
+        )
 
     def _sample_mean(self, config: SamplingConfig, index: int) -> Tensor:
         """Picture `index` of the mean denoiser, in model space [1, C, H, W].
 
-        One picture at a time: each is a batch of `DRAWS` for the network.
+        The scale of xi is 1 whatever `config` holds: the average is of p(x_0 | x_t) itself. One
+        picture at a time: each is a batch of `DRAWS` for the network.
         """
         generator = torch_generator(config.seed, "sample", index)
         return solve(
@@ -177,6 +179,7 @@ class Renderer:
             config.solver,
             churn=config.churn,
             generator=[generator],
+            schedule=self.generator.schedule,
         )
 
     def _averaged(self, denoiser: Denoiser, seed: int, index: int = 0) -> AveragedDenoiser:
@@ -187,7 +190,13 @@ class Renderer:
         generator = torch_generator(seed, "sample", 0)
         times = self.generator.times(SamplingConfig(steps=CLEAN_STEPS))
         noise = self._noise(generator)
-        return sample(self.generator.network, noise, times, generator=[generator])
+        return sample(
+            self.generator.denoiser(SamplingConfig()),
+            noise,
+            times,
+            schedule=self.generator.schedule,
+            generator=[generator],
+        )
 
     def _noise(self, generator: torch.Generator) -> Tensor:
         noise = torch.randn((1, *self.generator.space.shape), generator=generator)

@@ -65,7 +65,7 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             "images that have some, or leave network.classes out."
         )
     for number, phase in enumerate(config.phases):
-        if classes and phase.objective.target_count > 1:
+        if classes and phase.objective.targets > 1:
             raise UserError(
                 f"phases.{number}.objective.targets takes targets from the whole batch, whatever "
                 "their label; set it to 1 with network.classes."

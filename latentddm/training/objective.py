@@ -13,7 +13,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from latentddm.diffusion.process import posterior_weights
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
@@ -38,6 +37,7 @@ class Objective:
     """
 
     kind: str
+    targets: int = 1  # for each x_t: x_0 alone, or so many of `process.draw_targets`
     weighting_bias: float | None = None  # b of the sigmoid weighting; None: weight 1
     time_sampling: Literal["uniform", "logit_normal"] = "logit_normal"
     time_mean: float = 0.0  # of the logit-normal; > 0 leans towards noise
@@ -55,16 +55,13 @@ class Objective:
             raise ValueError(f"grid_share must lie in [0, 1], not {self.grid_share}")
         if self.grid_steps < 1:
             raise ValueError(f"grid_steps must be at least 1, not {self.grid_steps}")
+        if self.targets < 1:
+            raise ValueError(f"targets must be at least 1, not {self.targets}")
 
     @property
     def draw_count(self) -> int:
         """Draws of x_0 for each x_t; 0 for the mean, of a network that is evaluated without xi."""
         return 0
-
-    @property
-    def target_count(self) -> int:
-        """Targets for each x_t: x_0 alone, or more by `draw_targets`."""
-        return 1
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor | None:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
@@ -115,9 +112,13 @@ class PlainObjective(Objective):
     kind: Literal["plain"] = "plain"
 
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
-        """w_t ||x0hat - x_0||^2 / D, [B]. drawn: the mean, [B, C, H, W]; x0: [B, C, H, W]."""
+        """w_t ||x0hat - x_0||^2 / D, [B]; arguments as in `DistributionalObjective`.
+
+        drawn: the mean, [B, C, H, W].
+        """
         drawn, x0, t = _precise(drawn, x0, t)
-        error = (drawn - x0).square().flatten(1).mean(1)
+        apart = drawn - x0 if x0.ndim == drawn.ndim else drawn[:, None] - x0
+        error = apart.square().flatten(1).mean(1)
         nothing = torch.zeros_like(error)
         return ObjectiveTerms(self.weight(t, schedule) * error, error.detach(), nothing, nothing)
 
@@ -129,14 +130,11 @@ class DistributionalObjective(Objective):
     kind: Literal["ddm"] = "ddm"
     draws: int = 4  # m, the draws of x_0 for each x_t
     antithetic: bool = False  # half of them from xi, half from -xi: less noise, same mean
-    targets: int = 1  # x_0 alone, or so many of `draw_targets`
     score: ScoreConfig = field(default_factory=EnergyConfig)
 
     def __post_init__(self) -> None:
         """ValueError names a number that makes no loss."""
         super().__post_init__()
-        if self.targets < 1:
-            raise ValueError(f"targets must be at least 1, not {self.targets}")
         if self.draws < 2:
             raise ValueError(
                 f"draws is {self.draws}; a score needs two or more (kind: plain has none)"
@@ -149,10 +147,6 @@ class DistributionalObjective(Objective):
     @property
     def draw_count(self) -> int:
         return self.draws
-
-    @property
-    def target_count(self) -> int:
-        return self.targets
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         """xi of m draws, [B, m, *shape]; the second half is minus the first if antithetic."""
@@ -180,22 +174,6 @@ class DistributionalObjective(Objective):
 
 
 OBJECTIVES: dict[str, type[Objective]] = {"ddm": DistributionalObjective, "plain": PlainObjective}
-
-
-def draw_targets(
-    x_t: Tensor, t: Tensor, batch: Tensor, uniform: Tensor, schedule: Schedule
-) -> Tensor:
-    """Other x_0 that may be behind each x_t, [B, n, C, H, W], drawn from the batch that it is of.
-
-    batch: the x_0 of all x_t of the step, [N, C, H, W], independent draws of the data; uniform: in
-    [0, 1), [B, n]. Given x_t and the batch in any order, the chance that x_t was made from y_k is
-    the weight p(x_0 = y_k | x_t) among the batch; so y_k drawn by it has, given x_t, exactly the
-    distribution of x_0 (a Gibbs step), and the loss keeps its mean. Its noise falls where many x_0
-    may be behind an x_t, near t = 1. Elsewhere all n are the x_0 that x_t was made from.
-    """
-    weights = posterior_weights(x_t, t, batch, schedule)  # [B, N]
-    chosen = torch.searchsorted(weights.cumsum(1), uniform.to(weights))
-    return batch[chosen.clamp_max(len(batch) - 1)]
 
 
 def _precise(*tensors: Tensor) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.guidance import drop_labels
-from latentddm.diffusion.process import corrupt
+from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.errors import UserError
@@ -24,7 +24,7 @@ from latentddm.inference.generator import denoiser_of
 from latentddm.networks.layers import place_rows
 from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
-from latentddm.training.objective import ObjectiveTerms, draw_targets
+from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
@@ -57,7 +57,7 @@ class GeneratorTask:
         )
         self.averages = self.trainable.averages
         if config.performance.cuda_graphs:
-            record_cuda_graphs(self.trainable, self.objective.draw_count, store.shape)
+            record_cuda_graphs(self.trainable, self.objective.draw_count or None, store.shape)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -80,8 +80,8 @@ class GeneratorTask:
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
         t, noise = objective.times(random.normal()), random.normal(*x0.shape[1:])
         xi = objective.xi(random.normal, x0.shape[1:])  # [B, m, C, H, W], or None for the mean
-        uniform = random.uniform(objective.target_count)
-        everyone = self.accelerator.gather(x0) if objective.target_count > 1 else x0
+        uniform = random.uniform(objective.targets)
+        everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
         for part in self.trainable.micro_batches(len(x0)):
             self._seed_dropout(images, part, len(x0))
@@ -93,7 +93,7 @@ class GeneratorTask:
                     x_t, t[part], None if xi is None else xi[part], *given
                 )
             targets = x0[part]
-            if objective.target_count > 1:
+            if objective.targets > 1:
                 targets = draw_targets(x_t, t[part], everyone, uniform[part], schedule)
             terms = objective.terms(drawn, targets, t[part], schedule)
             self.trainable.backward(terms.loss.mean())

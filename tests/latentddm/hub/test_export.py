@@ -15,27 +15,19 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from hub_server import HubServer
 from PIL import Image
+from tiny_runs import generator_config
 
 from autoencoder.latent_files import LatentFile
 from autoencoder.models import load_autoencoder
 from latentddm.cli import main
-from latentddm.engine.task import SinglePhaseConfig
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 from latentddm.hub.pipeline import LatentDDMPipeline
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.generator import train
 
 
 @pytest.fixture(scope="module")
 def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = TrainConfig(
-        store=str(tiny_store),
-        output=str(tmp_path_factory.mktemp("runs") / "run"),
-        network={"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []},
-        objective=Objective(draws=2),
-        loop=SinglePhaseConfig(images=16, batch_size=8),
-    )
-    return train(config).path
+    return train(generator_config(tiny_store, tmp_path_factory.mktemp("runs") / "run")).path
 
 
 @pytest.fixture(scope="module")

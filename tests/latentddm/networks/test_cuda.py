@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import PLAIN, generator_config, phase
 
 from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import SinglePhaseConfig
+from latentddm.engine.task import LoopConfig
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
 from latentddm.inference.generator import Generator
-from latentddm.networks.unet import UNet
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.networks.unet import UNet, UNetConfig
+from latentddm.training.generator import train
 from latentddm.training.performance import PerformanceConfig, apply_performance
 
 pytestmark = [
@@ -81,15 +81,16 @@ def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
 
 def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1) -> torch.Tensor:
     """The averaged weights after six steps."""
-    network = {"channels": 32, "multipliers": [1], "blocks": 1, "attention_levels": [0]}
-    config = TrainConfig(
-        store=str(store),
-        output=str(output),
-        network={**network, "expansion": "up0"},
-        objective=Objective(draws=2),
-        loop=SinglePhaseConfig(
-            images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24
-        ),
+    network = UNetConfig(
+        channels=32, multipliers=(1,), blocks=1, attention_levels=(0,), expansion="up0"
+    )
+    config = generator_config(
+        store,
+        output,
+        phase(24, PLAIN),
+        phase(24),
+        network=network,
+        loop=LoopConfig(batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
         precision="bf16",
         performance=PerformanceConfig(cuda_graphs=cuda_graphs),
     )

@@ -1,95 +1,73 @@
-"""The generator: its face, its sizes, its randomness, and that it is a diffusers model."""
+"""The UNet: its sizes, its layers, its patches."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
+from tiny_networks import PATCHES, UNET, inputs, random_network
 
-from latentddm.networks.layers import Convolution
-from latentddm.networks.unet import UNet
-
-SMALL = {"latent_channels": 3, "channels": 16, "multipliers": (1, 2), "blocks": 1}
-
-
-def small(**changes: object) -> UNet:
-    torch.manual_seed(0)
-    network = UNet(**{**SMALL, "attention_levels": (1,), "head_channels": 16, **changes})
-    for parameter in network.parameters():  # no layer may stay at its zero start
-        torch.nn.init.normal_(parameter, std=0.05)
-    return network.eval()
-
-
-def inputs(batch: int = 2, m: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    x_t = torch.randn(batch, 3, 8, 8, generator=generator)
-    xi = torch.randn(batch, m, 3, 8, 8, generator=generator)
-    return x_t, torch.linspace(0.2, 0.8, batch), xi
-
-
-def test_m_draws_at_once_are_the_m_draws_one_by_one() -> None:
-    network, (x_t, t, xi) = small(), inputs()
-    together = network(x_t, t, xi)
-    assert together.shape == xi.shape
-    for j in range(xi.shape[1]):
-        torch.testing.assert_close(together[:, j], network(x_t, t, xi[:, j]), rtol=1e-5, atol=1e-5)
-
-
-def test_every_input_matters() -> None:
-    network, (x_t, t, xi) = small(), inputs()
-    base = network(x_t, t, xi)
-    for changed in ((x_t + 1, t, xi), (x_t, t * 0.5, xi), (x_t, t, -xi)):
-        assert (network(*changed) - base).abs().max() > 1e-3
-
-
-def test_a_new_network_already_listens_to_xi_and_gets_a_gradient_from_it() -> None:
-    torch.manual_seed(0)
-    network, (x_t, t, xi) = UNet(**SMALL), inputs()
-    draws = network(x_t, t, xi)
-    assert draws.var(dim=1).mean() > 1e-4
-    draws.square().sum().backward()
-    assert network.draw_parts[0].convolution.weight.grad[:, 3:].abs().max() > 0
-
-
-def test_at_t_zero_the_v_prediction_gives_back_x_t() -> None:
-    network, (x_t, _, xi) = small(prediction="v"), inputs()
-    torch.testing.assert_close(network(x_t, torch.zeros(2), xi[:, 0]), x_t)
-
-
-@pytest.mark.parametrize("prediction", ["x0", "eps", "v", "edm"])
-def test_save_and_load_give_the_same_network(tmp_path: Path, prediction: str) -> None:
-    network, (x_t, t, xi) = small(prediction=prediction, sigma_data=0.3), inputs()
-    network.save_pretrained(tmp_path)
-    assert (tmp_path / "diffusion_pytorch_model.safetensors").is_file()
-    loaded = UNet.from_pretrained(tmp_path)
-    assert loaded.config["prediction"] == prediction
-    assert torch.equal(loaded(x_t, t, xi), network(x_t, t, xi))
+from latentddm.networks.blocks import Input
+from latentddm.networks.layers import Convolution, Norm
+from latentddm.networks.unet import UNet, UNetConfig
 
 
 @pytest.mark.parametrize(
-    ("arguments", "least", "most"),
+    ("config", "least", "most"),
     [
-        ({"channels": 32, "multipliers": (1, 2), "blocks": 1}, 0.2e6, 1e6),
-        ({"channels": 256, "multipliers": (1, 2, 3), "blocks": 2}, 1e8, 4e8),
+        (UNetConfig(channels=32, multipliers=(1, 2), blocks=1), 0.2e6, 1e6),
+        (UNetConfig(channels=256, multipliers=(1, 2, 3), blocks=2), 1e8, 4e8),
     ],
 )
 def test_sizes_from_under_one_to_over_a_hundred_million(
-    arguments: dict[str, object], least: float, most: float
+    config: UNetConfig, least: float, most: float
 ) -> None:
     with torch.device("meta"):
-        assert least < UNet(latent_channels=4, **arguments).num_parameters() < most
+        assert least < UNet(latent_channels=4, **vars(config)).num_parameters() < most
 
 
-def test_in_a_patch_of_all_latents_every_number_hears_every_other() -> None:
-    alone = {"patch_size": 8, "multipliers": (1,), "pointwise_levels": (0,), "attention_levels": ()}
-    network, (x_t, t, xi) = small(**alone), inputs()
+def test_the_places_where_draws_can_split_off_are_listed() -> None:
+    assert UNET.expansions == ["input", "middle", "up0", "up1", "up2", "up3", "output"]
+    with pytest.raises(ValueError, match="input, middle, up0, up1, up2, up3, output, not 'up4'"):
+        replace(UNET, expansion="up4")
+
+
+def test_the_later_the_draws_split_off_the_less_is_done_for_each() -> None:
+    def parts(expansion: str) -> int:
+        return len(random_network(UNET, expansion=expansion).draw_parts)
+
+    counts = [parts(place) for place in UNET.expansions if place != "output"]
+    assert counts == sorted(counts, reverse=True)
+    assert len(set(counts)) == len(counts)
+
+
+def test_in_a_patch_of_all_latents_every_number_depends_on_every_other() -> None:
+    network = random_network(replace(PATCHES, patch_size=8, attention_levels=())).eval()
+    x_t, t, xi = (torch.randn(2, 3, 8, 8), inputs()[1], torch.randn(2, 3, 3, 8, 8))
     x_t.requires_grad_()
     draws = network(x_t, t, xi)
     assert draws.shape == xi.shape
-    (heard,) = torch.autograd.grad(draws[:, 0, 0, 0, 0].sum(), x_t)
-    assert heard.abs().min() > 0
+    (read,) = torch.autograd.grad(draws[:, 0, 0, 0, 0].sum(), x_t)
+    assert read.abs().min() > 0
+
+
+def test_the_first_convolution_starts_as_one_of_x_t_and_xi_side_by_side() -> None:
+    """The paper's form: in scale its two parts are one convolution of twice the channels."""
+    torch.manual_seed(0)
+    joint = torch.nn.Conv2d(8, 256, 3, padding=1)
+    first = Input(4, 256, reads_noise=True, patch=1, pointwise=False, keep=None)
+    assert first.noise is not None
+    pairs = [
+        (first.convolution.weight, joint.weight),
+        (first.noise.weight, joint.weight),
+        (first.convolution.bias, joint.bias),
+    ]
+    for found, expected in pairs:
+        assert found is not None
+        assert expected is not None
+        scale = float(expected.detach().std())
+        assert float(found.detach().std()) == pytest.approx(scale, rel=0.1)
 
 
 @pytest.mark.parametrize("edge", [1, 3])
@@ -101,19 +79,9 @@ def test_a_pointwise_convolution_is_the_same_on_one_position_and_on_many(edge: i
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("argument", "sentence"),
-    [
-        ({"patch_size": 0}, "patch_size must be at least 1, not 0"),
-        ({"sigma_data": 0.0}, "sigma_data must be above 0, not 0.0"),
-    ],
-)
-def test_sizes_that_make_no_network_are_refused(argument: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(ValueError, match=sentence):
-        UNet(**SMALL, **argument)
-
-
-def test_sizes_that_are_not_square_work() -> None:
-    network, (_, t, _) = small(), inputs()
-    x_t = torch.randn(2, 3, 8, 12)
-    assert network(x_t, t, torch.randn_like(x_t)).shape == x_t.shape
+def test_statistics_of_norms_are_taken_in_float32() -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(2, 16, 64, 64) + 8).bfloat16()  # bfloat16 sums would stick at 2048 or so
+    exact = Norm(16)(x.float())
+    assert Norm(16)(x).dtype == torch.bfloat16
+    torch.testing.assert_close(Norm(16)(x).float(), exact, rtol=1e-2, atol=2e-2)

@@ -75,6 +75,19 @@ def test_the_page_draws_with_the_settings_and_delivers_native_pictures(
 
 
 @needs_gradio
+def test_the_scale_of_xi_changes_the_draws_and_not_the_mean(client: Any) -> None:
+    pictures = []
+    for scale in (1.0, 0.5):
+        _, path = show(client, evaluations=2, pictures=1, xi_scale=scale)
+        assert path is not None
+        with zipfile.ZipFile(path) as archive:
+            pictures.append([archive.read(name) for name in ("ddm-0.png", "mean-0.png")])
+    (exact, mean), (narrow, same_mean) = pictures
+    assert exact != narrow
+    assert mean == same_mean
+
+
+@needs_gradio
 def test_each_tab_shows_its_view(client: Any) -> None:
     client.predict(api_name="/select_trajectory")
     html, path = show(client, evaluations=3)

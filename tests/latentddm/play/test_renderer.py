@@ -27,15 +27,19 @@ class LinearNetwork(nn.Module):
         super().__init__()
         self.config, self.xi_weight = config, xi_weight
 
-    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+    def forward(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
         mean = x_t / 2
+        if xi is None:
+            return mean
         return (mean[:, None] if xi.ndim > x_t.ndim else mean) + self.xi_weight * xi
 
 
-def linear(renderer: Renderer, xi_weight: float) -> Renderer:
+def linear(renderer: Renderer, xi_weight: float, reads_xi: bool = True) -> Renderer:
     """The renderer with a linear network in the place of the trained one."""
     network = LinearNetwork(renderer.generator.network.config, xi_weight)
-    generator = replace(renderer.generator, network=network)
+    generator = replace(renderer.generator, network=network, reads_xi=reads_xi)
     return Renderer("linear", generator, renderer.autoencoder)
 
 
@@ -89,8 +93,25 @@ def test_the_mean_differs_from_the_draws_and_is_the_same_for_the_same_seed(
     assert np.abs(difference).max() <= 1  # batches of one and of two may be decoded apart
 
 
+def test_a_smaller_scale_of_xi_brings_the_draws_to_their_mean_and_leaves_the_mean_row(
+    renderer: Renderer,
+) -> None:
+    linear_renderer = linear(renderer, xi_weight=3.0)
+    exact, none = (
+        linear_renderer.draws(SamplingConfig(steps=2, xi_scale=scale), count=2)
+        for scale in (1.0, 0.0)
+    )
+    assert np.array_equal(row(exact, "mean").pixels, row(none, "mean").pixels)
+    assert not np.array_equal(row(exact, "ddm").pixels, row(none, "ddm").pixels)
+    difference = row(none, "ddm").pixels.astype(int) - row(none, "mean").pixels
+    assert np.abs(difference).max() <= 1
+    posterior = linear_renderer.posterior(0.9, count=2, xi_scale=0.0)
+    mean = row(posterior, "given").pixels[2].astype(int)
+    assert all(np.abs(draw - mean).max() <= 1 for draw in row(posterior, "draw").pixels)
+
+
 def test_plain_diffusion_has_one_row_since_it_is_its_own_mean(renderer: Renderer) -> None:
-    plain = linear(renderer, xi_weight=0.0)
+    plain = linear(renderer, xi_weight=3.0, reads_xi=False)
     assert renderer.reads_xi
     assert not plain.reads_xi
     config = SamplingConfig(steps=2)

@@ -10,7 +10,6 @@ import torch
 from scipy.stats import kstest, norm
 from torch import Tensor
 
-from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import CosineSchedule, FlowSchedule, Schedule
 from latentddm.engine.config import build
 from latentddm.scores import energy_score
@@ -23,7 +22,6 @@ from latentddm.training.objective import (
     Objective,
     ObjectiveTerms,
     PlainObjective,
-    draw_targets,
 )
 
 FLOW = FlowSchedule()
@@ -158,34 +156,13 @@ def test_with_several_targets_the_confinement_is_their_mean() -> None:
     torch.testing.assert_close(both, (ones[0] + ones[1]) / 2)
 
 
-@pytest.mark.parametrize("t", [0.3, 0.7, 1.0])
-def test_targets_from_the_batch_have_exactly_the_distribution_of_x0_given_x_t(t: float) -> None:
-    """In small batches, where an inexact choice would show: all moments of (x_0, x_t) stay."""
-    generator = torch.Generator().manual_seed(0)
-    batches, size = 40_000, 3
-    chosen = torch.rand(batches, size, 1, 1, 1, generator=generator) < 0.2
-    x0 = torch.where(chosen, 2.0, -0.5).double()
-    noise = torch.randn(x0.shape, generator=generator, dtype=torch.float64)
-    x_t = corrupt(x0.flatten(0, 1), t, noise.flatten(0, 1), FLOW).reshape(x0.shape)
-    uniform = torch.rand(batches, size, 1, generator=generator, dtype=torch.float64)
-    times = torch.full((size,), t, dtype=torch.float64)
-    targets = torch.stack(
-        [draw_targets(x_t[i], times, x0[i], uniform[i], FLOW)[:, 0] for i in range(batches)]
-    )
-    assert (targets != x0).double().mean() > 0.001  # it is not x_0 itself that comes back
-    for moment in (torch.ones_like, torch.as_tensor, torch.square, torch.cos):
-        error = (targets - x0) * moment(x_t)  # of mean zero if the distributions are the same
-        per_batch = error.flatten(1).mean(1)
-        assert abs(per_batch.mean()) < 4 * per_batch.std() / batches**0.5
-
-
-def test_at_little_noise_all_targets_are_x0_itself() -> None:
-    _, x0 = latents(1)
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    t = torch.full((4,), 0.02, dtype=torch.float64)
-    uniform = torch.linspace(0, 0.999, 12, dtype=torch.float64).reshape(4, 3)
-    targets = draw_targets(corrupt(x0, t, noise, FLOW), t, x0, uniform, FLOW)
-    assert torch.equal(targets, x0[:, None].expand(-1, 3, -1, -1, -1))
+def test_with_several_targets_the_squared_error_is_their_mean() -> None:
+    draws, x0 = latents(1)
+    other = latents(1, seed=1)[1]
+    plain = PlainObjective(targets=2)
+    both = plain.terms(draws[:, 0], torch.stack([x0, other], dim=1), T, FLOW).loss
+    ones = [PlainObjective().terms(draws[:, 0], y, T, FLOW).loss for y in (x0, other)]
+    torch.testing.assert_close(both, (ones[0] + ones[1]) / 2)
 
 
 def test_the_global_loss_is_the_energy_score_over_its_dimension() -> None:
