@@ -272,9 +272,9 @@ def test_wrong_requests_end_with_2_and_one_sentence(
         (celebahq, (tmp_path / "nowhere", out), "does not exist"),
         (celebahq, (download, out, "--label-attribute", "Smilng"), "perhaps Smiling"),
         (celebahq, (plain, out, "--split", "val"), "mapping.txt"),
-        (celebahq, (plain, tmp_path / "full"), "holds something else"),
+        (celebahq, (plain, tmp_path / "full"), "full holds other files"),
         (celebahq, (plain, out, "--size", 2), "size is 2"),
-        (celebahq, (plain, out, "--images-per-shard", 0), "one image at least"),
+        (celebahq, (plain, out, "--images-per-shard", 0), "images_per_shard is 0"),
         (lsun, (plain, out), "neither an lmdb folder"),
         (lsun, (put_zip(tmp_path / "a.zip", {"x": b""}), out), "0 files named data.mdb"),
     ):
