@@ -196,7 +196,7 @@ def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
 def reads_xi(config: Mapping[str, Any], phase: int) -> bool:
     """Whether the phase `phase` of a run with this config trains draws; a student's does not."""
     phases = config.get("phases", [])
-    return bool(phases) and phases[phase]["objective"]["kind"] != "plain"
+    return bool(phases) and phases[phase]["objective"].get("draws", 0) > 0
 
 
 def write_samples(
