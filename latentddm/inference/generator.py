@@ -28,7 +28,7 @@ from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
-RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
+RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
 LATENTS_NAME = "latents.safetensors"
 
 
