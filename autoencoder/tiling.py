@@ -4,6 +4,10 @@ The result is that of decoding at once, up to rounding, for three reasons: layer
 all before the first upsampling run on the whole image; the group norms behind them use statistics
 of the whole image (tiled_group_norm.py); and the overlap of tiles, within which one fades into the
 other, covers the range of the padding at their borders.
+
+Blended tiles with group statistics of their own, as in diffusers' enable_tiling, are simpler and
+faster, but differ from decoding at once by 3 to 11 8-bit levels on average and by up to 181, where
+these tiles differ by at most 1 (AutoencoderKL and TAEF2 at 1024 px, tools/results/tiled-decoding).
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Method:
 
     @property
     def series(self) -> str:
-        """What a curve is called: the same for all checkpoints of a run."""
+        """The name of a curve: the same for all checkpoints of a run."""
         return self.name if self.solver == "ddim" else f"{self.name}, {self.solver}"
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The settings that every method is tried with; the best is what counts (method.md, 7)."""
+    """The settings tried with every method, of which the best counts."""
 
     evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
     churn: tuple[float, ...] = (0.0, 0.5, 1.0)

@@ -121,7 +121,7 @@ def comparisons(options: argparse.Namespace) -> list[Stage]:
 def _comparison(
     name: str, methods: Sequence[str], evaluations: str, options: argparse.Namespace
 ) -> Stage:
-    """Methods against what the autoencoder makes of the images."""
+    """Methods against reconstructions of the images."""
     distance = "fid,kid" if options.features == "inception" else "frechet"
     command = [
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),

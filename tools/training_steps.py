@@ -122,7 +122,7 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 0) 
 
 
 def peak_bytes(step: Step) -> int:
-    """Peak memory of a step: what it allocates at most, and what it finds there of its own."""
+    """Peak memory of a step: its largest allocation, and its weights and optimizer state."""
     if step.setting.device.type == "cuda":
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -1,8 +1,8 @@
-"""Measures the demo's generators against what they were trained on.
+"""Distances of the demo's generators to their training data.
 
 The reference is training images as the autoencoder sees them: their latents, and their
-reconstructions, which are what a perfect generator would give. So the numbers judge the
-generators; what the autoencoder costs is stated beside them.
+reconstructions: those of a perfect generator. So the numbers judge the generators; the loss of the
+autoencoder is stated beside them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REFERENCE_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Reference:
-    """The training images in one feature space; `prefix` begins the names of what is measured."""
+    """The training images in one feature space; `prefix` begins the names of its metrics."""
 
     prefix: str
     extractor: FeatureExtractor
@@ -62,7 +62,7 @@ class Reference:
 
 @dataclass
 class MethodResults:
-    """One method of the comparison and what was measured of it."""
+    """One method of the comparison and its measurements."""
 
     key: str
     label: str
@@ -173,7 +173,7 @@ class Comparison:
         }
 
     def _measure_autoencoder(self, originals: np.ndarray) -> dict[str, float]:
-        """What the autoencoder loses: its PSNR, and the distance to the originals."""
+        """Loss of the autoencoder: its PSNR, and the distance to the originals."""
         self._save_grid("pictures/originals.png", originals)
         self._save_grid("pictures/reconstructions.png", self.pixels)
         measured = self.pictures.distances(originals)

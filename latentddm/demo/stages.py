@@ -9,11 +9,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
-from autoencoder.models import load_autoencoder
+from autoencoder.images import (
+    ImageSource,
+    Preprocessing,
+    open_source,
+    read_pixels,
+    select_at_random,
+)
+from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.sources.arrays import ArraySource
+from autoencoder.sources.decoding import UnreadableImage
 from autoencoder.sources.portraits import PortraitSource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.training import AutoencoderConfig, train_autoencoder
@@ -54,75 +62,100 @@ def run_demo(config: DemoConfig) -> Path:
     """Run the demo, or finish one that was stopped; returns the path of report.html."""
     source = open_source(config.images, size=config.size)
     folder = RunFolder.create(Path(config.output), "demo", config).path
-    store = folder / "store"
     clock = StageClock()
-    preprocessing = Preprocessing(size=config.size)
-
-    with clock.stage("Read the images") as stage:
-        chosen = select_at_random(source, config.image_limit, seed=0)
-        pixels, unreadable = read_pixels(chosen, preprocessing, workers=config.workers)
-        stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
-    if len(pixels) < FEWEST_IMAGES:
-        raise UserError(
-            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
-            f"the demo needs at least {FEWEST_IMAGES}."
-        )
+    pixels, unreadable = _read_images(config, source, clock)
     images = ArraySource(pixels, source.name)
-
-    with clock.stage("Train the autoencoder") as stage:
-        autoencoder_config = replace(
-            config.autoencoder,
-            images=source.name,
-            size=config.size,
-            output=str(folder / "autoencoder"),
-        )
-        trained = train_autoencoder(autoencoder_config, images)
-        autoencoder = load_autoencoder(trained, device=default_device())
-        stage.detail = f"{config.autoencoder.loop.images:,} images seen"
-
-    with clock.stage("Encode the images") as stage:
-        encode_store(
-            images,
-            autoencoder,
-            store,
-            preprocessing=preprocessing,
-            workers=0,
-            check=False,  # a weak autoencoder is no reason to stop here: the report says its PSNR
-        )
-        stage.detail = f"{len(pixels):,} latents"
-
-    edge = config.size // autoencoder.factor
-    methods = {
-        "ddm": MethodResults(
-            "ddm", "DDM (energy score)", config.generator.phases[-1].objective.draw_count
-        ),
-        "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
-    }
-    runs = _trainings(config, store, edge)
-    with clock.stage("Train and measure DDM and plain diffusion") as stage:
-        with train_in_parallel(runs, folder) as finished:
-            portraits = isinstance(source, PortraitSource)
-            comparison = Comparison(
-                folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
-            )
-            for name in finished:  # the one is measured while the other is still in training
-                comparison.measure(methods[name], config.steps)
-        stage.detail = (
-            f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
-            f"each of {len(methods) * len(config.steps)} settings"
-        )
-
+    autoencoder = _train_autoencoder(config, images, folder, clock)
+    store = _encode(config, images, autoencoder, folder, clock)
+    measured = _train_and_measure(config, source, pixels, store, autoencoder, folder, clock)
     about = {
         "name": source.name,
         "images": len(pixels),
         "size": config.size,
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }
-    measured = comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
     return write_report(folder, _report(config, clock, about) | measured)
 
 
-def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, TrainConfig]:
+def _read_images(
+    config: DemoConfig, source: ImageSource, clock: StageClock
+) -> tuple[np.ndarray, list[UnreadableImage]]:
+    """Pixels of a random part of the source, [N, S, S, 3]; UserError if they are too few."""
+    with clock.stage("Read the images") as stage:
+        chosen = select_at_random(source, config.image_limit, seed=0)
+        pixels, unreadable = read_pixels(
+            chosen, Preprocessing(size=config.size), workers=config.workers
+        )
+        stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
+    if len(pixels) < FEWEST_IMAGES:
+        raise UserError(
+            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
+            f"the demo needs at least {FEWEST_IMAGES}."
+        )
+    return pixels, unreadable
+
+
+def _train_autoencoder(
+    config: DemoConfig, images: ArraySource, folder: Path, clock: StageClock
+) -> Autoencoder:
+    with clock.stage("Train the autoencoder") as stage:
+        output = str(folder / "autoencoder")
+        training = replace(config.autoencoder, images=images.name, size=config.size, output=output)
+        trained = train_autoencoder(training, images)
+        stage.detail = f"{training.loop.images:,} images seen"
+    return load_autoencoder(trained, device=default_device())
+
+
+def _encode(
+    config: DemoConfig,
+    images: ArraySource,
+    autoencoder: Autoencoder,
+    folder: Path,
+    clock: StageClock,
+) -> LatentStore:
+    with clock.stage("Encode the images") as stage:
+        encode_store(
+            images,
+            autoencoder,
+            folder / "store",
+            preprocessing=Preprocessing(size=config.size),
+            workers=0,
+            check=False,  # a weak autoencoder is no reason to stop: its PSNR is in the report
+        )
+        stage.detail = f"{len(images):,} latents"
+    return LatentStore(folder / "store")
+
+
+def _train_and_measure(
+    config: DemoConfig,
+    source: ImageSource,
+    pixels: np.ndarray,
+    store: LatentStore,
+    autoencoder: Autoencoder,
+    folder: Path,
+    clock: StageClock,
+) -> dict[str, Any]:
+    """Train the DDM and plain diffusion in parallel; the report's entries about both."""
+    draws = config.generator.phases[-1].objective.draw_count
+    methods = {
+        "ddm": MethodResults("ddm", "DDM (energy score)", draws),
+        "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
+    }
+    runs = _trainings(config, folder, config.size // autoencoder.factor)
+    with clock.stage("Train and measure DDM and plain diffusion") as stage:
+        with train_in_parallel(runs, folder) as finished:
+            portraits = isinstance(source, PortraitSource)
+            comparison = Comparison(folder, pixels, store, autoencoder, config.samples, portraits)
+            for name in finished:  # the one is measured while the other is still in training
+                comparison.measure(methods[name], config.steps)
+        stage.detail = (
+            f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
+            f"each of {len(methods) * len(config.steps)} settings"
+        )
+    return comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
+
+
+def _trainings(config: DemoConfig, folder: Path, edge: int) -> dict[str, TrainConfig]:
     """The run of each method: the DDM, and plain diffusion on as many images."""
     network = config.generator.network
     if config.whole_patch:
@@ -133,11 +166,11 @@ def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, TrainCon
             )
         network = replace(network, patch_size=edge)
     ddm = replace(
-        config.generator, store=str(store), output=str(store.parent / "ddm"), network=network
+        config.generator, store=str(folder / "store"), output=str(folder / "ddm"), network=network
     )
     first = ddm.phases[0]
     only = replace(first, images=_images_seen(config), objective=config.plain)
-    plain = replace(ddm, output=str(store.parent / "plain"), phases=(only,))
+    plain = replace(ddm, output=str(folder / "plain"), phases=(only,))
     return {"ddm": ddm, "plain": plain}
 
 
@@ -147,7 +180,7 @@ def _images_seen(config: DemoConfig) -> int:
 
 
 def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of the run itself."""
+    """The report's entries about the run itself."""
     return {
         "title": "latentddm demo",
         "version": __version__,

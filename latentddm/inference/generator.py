@@ -28,7 +28,7 @@ from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
-RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
+RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
 LATENTS_NAME = "latents.safetensors"
 
 
@@ -196,7 +196,7 @@ def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
 def reads_xi(config: Mapping[str, Any], phase: int) -> bool:
     """Whether the phase `phase` of a run with this config trains draws; a student's does not."""
     phases = config.get("phases", [])
-    return bool(phases) and phases[phase]["objective"]["kind"] != "plain"
+    return bool(phases) and phases[phase]["objective"].get("draws", 0) > 0
 
 
 def write_samples(

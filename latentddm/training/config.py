@@ -56,7 +56,7 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             "phases is empty; give one at least, such as phases=[{images: 100000, objective: ddm}]."
         )
     if not config.ema.widths:
-        raise UserError("ema.widths is empty, but the average is what is sampled; give one width.")
+        raise UserError("ema.widths is empty, but samples are of an average; give one width.")
     _check_network(config, store)
     classes = config.network.classes
     if classes and not store.manifest.labelled:

@@ -1,7 +1,7 @@
 """Training objectives: the times, the weight and the loss of one phase.
 
-A score comes from `scores`, the corruption from `diffusion`; nothing here knows a network, a
-trainer or a file. Losses are returned per sample, [B]; the trainer averages.
+A score comes from `scores`, the corruption from `diffusion`; nothing here imports a network,
+a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Objective:
         if self.grid_share == 0:
             t = self._times_off_grid(noise)
         else:
-            # Phi(z) is uniform: below the share it chooses a time of the grid, and what is above it
-            # is stretched over (0, 1) again, so that one number a sample is enough.
+            # Phi(z) is uniform: below the share it chooses a time of the grid, and the rest is
+            # stretched over (0, 1) again, so that one number a sample is enough.
             uniform, tiny = torch.special.ndtr(noise), torch.finfo(noise.dtype).eps
             on_grid = (uniform / self.grid_share * self.grid_steps).ceil().clamp_min(1)
             rest = (uniform - self.grid_share) / max(1 - self.grid_share, tiny)

@@ -1,4 +1,4 @@
-"""The picture that a training writes now and then: what its network can draw in a few steps."""
+"""Previews of a training: grids of samples in a few evaluations."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ IMAGES, COLUMNS = 32, 8
 class Preview:
     """Draws and decodes grids from noise that is the same every time.
 
-    The autoencoder is looked for at once: a training that has no other use for it goes on without
-    pictures, and says so before it starts, not at its end.
+    The autoencoder is opened at once: without it a training, which has no other use for it, goes on
+    without pictures, and the warning comes before its start, not at its end.
     """
 
     def __init__(self, store: LatentStore, seed: int, accelerator: Accelerator) -> None:

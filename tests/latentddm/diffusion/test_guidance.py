@@ -1,4 +1,4 @@
-"""Guidance is the extrapolation that it says, and labels guide a network that has learnt them."""
+"""Guidance extrapolates exactly, and labels guide a network that has learnt them."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_posterior_draws_reproduce_the_papers_target_in_any_number_of_steps(
     found = rbf_discrepancy(out, target)
     assert abs(found.value) < 4 * found.standard_error
     assert found.standard_error < 5.5e-4  # small enough to see the mean denoiser's error below
-    # Moments see what the kernel may not: the balance of the modes and the width of each.
+    # Moments show errors that the kernel may not: the balance of the modes and the width of each.
     mode = out.sum(1, keepdim=True).sign()
     within = out - 3 * mode
     assert abs(float(mode.mean())) < 4 / SAMPLES**0.5

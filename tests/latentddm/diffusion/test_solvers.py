@@ -366,7 +366,7 @@ def test_higher_orders_beat_ddim_on_a_known_target(schedule: Schedule, levels: L
 def test_more_than_fourteen_steps_do_not_spoil_a_rival(
     solver: str, schedule: Schedule, levels: Levels
 ) -> None:
-    """From 15 steps on diffusers' DEIS would extrapolate to t = 0 and lose what it had won."""
+    """From 15 steps on diffusers' DEIS would extrapolate to t = 0 in full order, and be worse."""
     mean, x = paper_target(levels).mean_denoiser, start(400)
     exact = sample(mean, x, time_grid(1000), schedule=schedule)
     errors = []

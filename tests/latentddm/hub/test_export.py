@@ -1,4 +1,4 @@
-"""An exported folder is complete: a process that has never heard of the run draws from it."""
+"""An exported folder is complete: a process that knows nothing of the run draws from it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,14 +21,30 @@ from tiny_runs import generator_config
 from autoencoder.latent_files import LatentFile
 from autoencoder.models import load_autoencoder
 from latentddm.cli import main
+from latentddm.engine.run import RunFolder
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
+from latentddm.hub.model_card import Card, write_card
 from latentddm.hub.pipeline import LatentDDMPipeline
+from latentddm.inference.generator import RUN_KIND
+from latentddm.networks.dit import DiTConfig
+from latentddm.networks.network import NetworkConfig
+from latentddm.networks.unet import UNetConfig
 from latentddm.training.generator import train
 
+NETWORKS: dict[str, NetworkConfig] = {
+    "unet": UNetConfig(channels=16, multipliers=(1,), blocks=1, attention_levels=()),
+    "dit": DiTConfig(width=16, blocks=2, head_channels=8, draw_blocks=1),
+}
 
-@pytest.fixture(scope="module")
-def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(generator_config(tiny_store, tmp_path_factory.mktemp("runs") / "run")).path
+
+@pytest.fixture(scope="module", params=NETWORKS.values(), ids=NETWORKS.keys())
+def run(
+    request: pytest.FixtureRequest, tiny_store: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    config = generator_config(
+        tiny_store, tmp_path_factory.mktemp("runs") / "run", network=request.param
+    )
+    return train(config).path
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +111,7 @@ def test_the_autoencoder_loads_with_diffusers_alone_and_as_a_reference_of_ours(
     assert ours.fingerprint == load_autoencoder(tiny_autoencoder).fingerprint
 
 
-def test_no_weights_are_pickled_and_no_path_of_this_machine_is_told(
+def test_no_weights_are_pickled_and_no_path_of_this_machine_is_in_it(
     exported: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     files = [path for path in exported.rglob("*") if path.is_file()]
@@ -118,6 +135,10 @@ def test_the_card_says_what_it_is_with_the_numbers_and_their_protocol(
     result = evaluation.results["energy"]
     assert f"| energy | {result.value:.4g} | {result.low:.4g} to {result.high:.4g} |" in card
     assert "n_reference 20" in card
+    kind = RunFolder.open(run, RUN_KIND).read_config()["network"]["kind"]
+    assert f"| network | {kind}, " in card
+    assert "| schedule | flow |" in card
+    assert "`network/`" in card
     assert "license: cc0-1.0" in card
     assert "portraits:40" in card
     assert "| images seen | 16 |" in card
@@ -125,11 +146,59 @@ def test_the_card_says_what_it_is_with_the_numbers_and_their_protocol(
     assert Image.open(folder / "samples.png").width > 4 * 32
 
 
+def card(config: dict[str, Any], reads_xi: bool = True) -> Card:
+    network = {"kind": "dit", "width": 64}
+    return Card(
+        config={"store": "/home/someone/store", "network": network, "ema": {"widths": [0.1]}}
+        | config,
+        images_seen=4000,
+        parameters=12_345,
+        shape=(4, 8, 8),
+        autoencoder="AutoencoderKL",
+        fingerprint="f00d",
+        picture=(64, 64),
+        steps=4,
+        seed=0,
+        ema=None,
+        reads_xi=reads_xi,
+        license="other",
+        evaluation=None,
+    )
+
+
+def test_the_card_has_a_row_for_each_phase_with_its_objective(tmp_path: Path) -> None:
+    score = {"kind": "energy", "beta": 0.1, "lam_data": None, "views": {"whole": 0.5}}
+    phases = [
+        {"images": 3000, "objective": {"kind": "plain"}},
+        {"images": 1000, "objective": {"kind": "ddm", "draws": 4, "score": score}},
+    ]
+    write_card(tmp_path, card({"phases": phases, "schedule": "cosine"}))
+    text = (tmp_path / "README.md").read_text()
+    assert "| phase 1 | 3,000 images; kind plain |\n| phase 2 | 1,000 images; kind ddm" in text
+    assert "draws 4, score.kind energy, score.beta 0.1, score.views.whole 0.5 |\n" in text
+    assert "| schedule | cosine |" in text
+    assert "| network | dit, 12,345 parameters |" in text
+    assert "scoring rule" in text
+    assert "/home" not in text
+
+
+def test_the_card_of_a_mean_and_of_a_student_does_not_speak_of_a_posterior(tmp_path: Path) -> None:
+    write_card(tmp_path, card({"phases": []}, reads_xi=False))
+    text = (tmp_path / "README.md").read_text()
+    assert "plain diffusion" in text
+    assert "scoring rule" not in text
+    write_card(tmp_path, card({"teacher": "/home/someone/runs/plain", "steps": 2}))
+    text = (tmp_path / "README.md").read_text()
+    assert "| distilled from | `plain`, for 2 steps |" in text
+    assert "without a teacher" not in text
+    assert "/home" not in text
+
+
 def test_another_average_can_be_chosen_and_is_another(run: Path, tmp_path: Path) -> None:
     assert main(["export", str(run), str(tmp_path / "other"), "--ema", "0.05"]) == 0
     assert main(["export", str(run), str(tmp_path / "first")]) == 0
     first, other = (
-        LatentDDMPipeline.from_pretrained(tmp_path / name).unet.state_dict()
+        LatentDDMPipeline.from_pretrained(tmp_path / name).network.state_dict()
         for name in ("first", "other")
     )
     assert first.keys() == other.keys()
@@ -161,7 +230,9 @@ def test_a_hub_that_refuses_or_is_out_of_reach_costs_one_sentence(
         use_hub(monkeypatch, hub)
         command = ["export", str(run), str(tmp_path / "a"), "--push-to-hub", "someone/model"]
         assert main(command) == 1
-    assert "is written, but someone/model could not be had" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "someone/model" in said
+    assert "Hugging Face hub" in said
     assert (tmp_path / "a" / "model_index.json").is_file()
     command[2] = str(tmp_path / "b")  # nothing serves at that address any more
     assert main(command) == 1

@@ -18,48 +18,43 @@ from diffusers import (
 )
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from tiny_networks import KINDS, UNET, random_network
 from torch import Tensor, nn
 
 from latentddm.diffusion.sampling import sample, time_grid
+from latentddm.diffusion.schedules import make_schedule
 from latentddm.hub.pipeline import DistributionalScheduler, LatentDDMPipeline
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.unet import UNet
+from latentddm.networks.network import NetworkConfig
 
 SHAPE = (3, 8, 8)
 MEAN, STD = (0.5, -1.0, 2.0), (2.0, 0.5, 1.0)
 
 
-def make_unet(classes: int = 0, prediction: str = "v") -> UNet:
-    torch.manual_seed(0)
-    network = UNet(
-        latent_channels=3,
-        channels=16,
-        multipliers=(1, 2),
-        blocks=1,
-        attention_levels=(1,),
-        head_channels=16,
-        classes=classes,
-        prediction=prediction,
-    )
-    for parameter in network.parameters():  # what starts at zero would hide the differences
-        nn.init.normal_(parameter, std=0.05)
-    return network.eval()
+@pytest.fixture(scope="module", params=KINDS.values(), ids=KINDS.keys())
+def pipe(request: pytest.FixtureRequest, tiny_autoencoder: Path) -> LatentDDMPipeline:
+    return make_pipeline(tiny_autoencoder, request.param)
 
 
-@pytest.fixture(scope="module")
-def pipe(tiny_autoencoder: Path) -> LatentDDMPipeline:
-    return make_pipeline(tiny_autoencoder)
-
-
-def make_pipeline(autoencoder: Path, **options: Any) -> LatentDDMPipeline:
+def make_pipeline(
+    autoencoder: Path,
+    config: NetworkConfig = UNET,
+    schedule: str = "flow",
+    reads_xi: bool = True,
+    **changes: Any,
+) -> LatentDDMPipeline:
+    network = random_network(config, schedule, **changes).eval()
+    for parameter in network.parameters():
+        parameter.data /= 3  # draws of about unit size
     pipeline = LatentDDMPipeline(
-        unet=make_unet(**options),
+        network=network,
         vae=AutoencoderKL.from_pretrained(autoencoder),
-        scheduler=DistributionalScheduler(),
+        scheduler=DistributionalScheduler(schedule=schedule),
         latent_shape=SHAPE,
         latent_mean=MEAN,
         latent_std=STD,
+        reads_xi=reads_xi,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
@@ -98,7 +93,7 @@ def test_it_draws_what_the_sample_command_draws(
     pipe: LatentDDMPipeline, tiny_autoencoder: Path
 ) -> None:
     space = LatentSpace(SHAPE, MEAN, STD, str(tiny_autoencoder), "")
-    drawn = Generator(pipe.unet, space, images=0).draw(8, SamplingConfig(seed=2, batch_size=8))
+    drawn = Generator(pipe.network, space, images=0).draw(8, SamplingConfig(seed=2, batch_size=8))
     assert torch.equal(latents(pipe, pipe.generators(2, 8), 8), drawn)
 
 
@@ -169,10 +164,11 @@ def test_labels_and_guidance_reach_the_network(tiny_autoencoder: Path) -> None:
     assert not torch.equal(mixed, draw(class_labels=[0, 2], guidance_scale=3.0))
 
 
-def test_half_precision_is_close_to_full(tiny_autoencoder: Path) -> None:
-    pipe = make_pipeline(tiny_autoencoder)
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_half_precision_is_close_to_full(tiny_autoencoder: Path, config: NetworkConfig) -> None:
+    pipe = make_pipeline(tiny_autoencoder, config)
     full = latents(pipe, pipe.generators(0, 2), 2)
-    pipe.unet.to(torch.bfloat16)
+    pipe.network.to(torch.bfloat16)
     half = latents(pipe, pipe.generators(0, 2), 2)
     assert half.dtype == torch.float32
     torch.testing.assert_close(half, full, rtol=0.1, atol=0.1)
@@ -198,7 +194,8 @@ class GaussianMean(ModelMixin, ConfigMixin):
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))  # says its device and its format
 
-    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor | None) -> Tensor:
+        assert xi is None  # a mean has no use for it
         t = t.reshape(-1, 1, 1, 1)
         gain = (1 - t) * self.std**2 / ((1 - t) ** 2 * self.std**2 + t**2)
         return self.mean + gain * (x_t - (1 - t) * self.mean)
@@ -206,11 +203,17 @@ class GaussianMean(ModelMixin, ConfigMixin):
 
 @pytest.mark.parametrize("scheduler", DIFFUSERS_SCHEDULERS, ids=lambda s: type(s).__name__)
 def test_schedulers_of_diffusers_drive_a_mean_denoiser_to_the_right_end(
-    pipe: LatentDDMPipeline, scheduler: Any
+    tiny_autoencoder: Path, scheduler: Any
 ) -> None:
     """The probability-flow ODE takes noise z to m + s z."""
     mean_pipe = LatentDDMPipeline(
-        GaussianMean(), pipe.vae, scheduler, SHAPE, latent_mean=(0.0,) * 3, latent_std=(1.0,) * 3
+        GaussianMean(),
+        AutoencoderKL.from_pretrained(tiny_autoencoder),
+        scheduler,
+        SHAPE,
+        latent_mean=(0.0,) * 3,
+        latent_std=(1.0,) * 3,
+        reads_xi=False,
     )
     mean_pipe.set_progress_bar_config(disable=True)
     noise = torch.randn(2, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -221,9 +224,25 @@ def test_schedulers_of_diffusers_drive_a_mean_denoiser_to_the_right_end(
 
 def test_a_scheduler_of_another_process_is_refused(pipe: LatentDDMPipeline) -> None:
     ours, pipe.scheduler = pipe.scheduler, DDIMScheduler()
-    with pytest.raises(ValueError, match="DDIMScheduler is not set for this process"):
+    with pytest.raises(ValueError, match=r"DDIMScheduler .* use_flow_sigmas"):
         pipe()
     pipe.scheduler = ours
+
+
+def test_a_scheduler_of_another_schedule_than_the_networks_is_refused(
+    tiny_autoencoder: Path,
+) -> None:
+    cosine = make_pipeline(tiny_autoencoder, schedule="cosine")
+    cosine.scheduler = DistributionalScheduler()
+    with pytest.raises(ValueError, match=r"'flow', but the network .* 'cosine'"):
+        cosine()
+    cosine.scheduler = FlowMatchEulerDiscreteScheduler()
+    with pytest.raises(ValueError, match=r"FlowMatchEuler.* 'cosine'.* flow sigmas.* --solver"):
+        cosine()
+    flow = make_pipeline(tiny_autoencoder)
+    flow.scheduler = DistributionalScheduler(schedule="cosine")
+    with pytest.raises(ValueError, match=r"'cosine', but the network .* 'flow'"):
+        flow()
 
 
 @pytest.mark.parametrize(
@@ -236,6 +255,8 @@ def test_a_scheduler_of_another_process_is_refused(pipe: LatentDDMPipeline) -> N
         ({"guidance_scale": 2.0}, "class_labels"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, "latents must be"),
         ({"callback_on_step_end_tensor_inputs": ["prompt"]}, "prompt"),
+        ({"xi_scale": [1.0, 0.5]}, "xi_scale holds 2 numbers, but there are 4"),
+        ({"xi_scale": -1.0}, "xi_scale"),
     ],
 )
 def test_wrong_arguments_are_named(pipe: LatentDDMPipeline, options: dict, said: str) -> None:
@@ -244,14 +265,50 @@ def test_wrong_arguments_are_named(pipe: LatentDDMPipeline, options: dict, said:
 
 
 def test_statistics_that_do_not_fit_the_network_are_refused(pipe: LatentDDMPipeline) -> None:
-    with pytest.raises(ValueError, match="must hold 3 numbers"):
-        LatentDDMPipeline(pipe.unet, pipe.vae, DistributionalScheduler(), SHAPE, (0.0,), (1.0,))
+    with pytest.raises(ValueError, match="latent_mean and latent_std must hold 3 numbers"):
+        LatentDDMPipeline(pipe.network, pipe.vae, DistributionalScheduler(), SHAPE, (0.0,), (1.0,))
 
 
-def test_it_is_sample_with_other_words(pipe: LatentDDMPipeline) -> None:
+@pytest.mark.parametrize("schedule", ["flow", "cosine"])
+@pytest.mark.parametrize("xi_scale", [1.0, 0.5, [1.0, 0.5, 0.0]])
+def test_it_draws_what_sample_draws(
+    tiny_autoencoder: Path, schedule: str, xi_scale: float | list[float]
+) -> None:
+    pipe = make_pipeline(tiny_autoencoder, schedule=schedule)
     noise = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
-    generators = pipe.generators(4, 8)
-    expected = sample(pipe.unet, noise, time_grid(3), generator=pipe.generators(4, 8))
-    drawn = latents(pipe, generators, 8, num_inference_steps=3, latents=noise)
+    expected = sample(
+        pipe.network,
+        noise,
+        time_grid(3),
+        schedule=make_schedule(schedule),
+        generator=pipe.generators(4, 8),
+        xi_scale=xi_scale,
+    )
+    options = {"num_inference_steps": 3, "latents": noise, "xi_scale": xi_scale}
+    drawn = latents(pipe, pipe.generators(4, 8), 8, **options)
     restored = expected * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
     torch.testing.assert_close(drawn, restored)
+
+
+def test_a_network_that_does_not_read_xi_is_evaluated_without_it(
+    tiny_autoencoder: Path, tmp_path: Path
+) -> None:
+    """And so it stays in a saved folder; its noise is that of the drawing network."""
+    pipe = make_pipeline(tiny_autoencoder, classes=2, reads_xi=False)
+    noise = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
+
+    def mean(x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
+        return pipe.network(x_t, t)
+
+    expected = sample(mean, noise, time_grid(4))
+    restored = expected * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+    drawn = latents(pipe, pipe.generators(0, 8), 8, latents=noise)
+    torch.testing.assert_close(drawn, restored)
+    guided = {"class_labels": 1, "guidance_scale": 2.0}
+    assert not torch.equal(latents(pipe, pipe.generators(0, 8), 8, latents=noise, **guided), drawn)
+    with pytest.raises(ValueError, match="xi_scale"):
+        pipe(xi_scale=0.5)
+
+    pipe.save_pretrained(tmp_path)
+    loaded = LatentDDMPipeline.from_pretrained(tmp_path)
+    assert torch.equal(latents(loaded, loaded.generators(0, 8), 8, latents=noise), drawn)

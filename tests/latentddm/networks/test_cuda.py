@@ -7,16 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from tiny_networks import KINDS, SHAPE, VARIANTS, inputs, random_network
 from tiny_runs import PLAIN, generator_config, phase
 
 from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import LoopConfig
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import LoopConfig, Span
+from latentddm.engine.trainable_module import TrainableModule
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
 from latentddm.inference.generator import Generator
-from latentddm.networks.unet import UNet, UNetConfig
+from latentddm.networks.network import NetworkConfig, NetworkModel
+from latentddm.networks.unet import UNetConfig
 from latentddm.training.generator import train
-from latentddm.training.performance import PerformanceConfig, apply_performance
+from latentddm.training.performance import (
+    PerformanceConfig,
+    apply_performance,
+    record_cuda_graphs,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -24,20 +33,19 @@ pytestmark = [
 ]
 
 
-def pair(expansion: str) -> tuple[UNet, UNet]:
-    """A network on the CPU, and the same on the GPU with all that is on there by itself."""
-    torch.manual_seed(0)
-    network = UNet(
-        channels=32,
-        multipliers=(1, 2),
-        blocks=1,
-        attention_levels=(0, 1),
-        head_channels=16,
-        expansion=expansion,
-    )
-    for parameter in network.parameters():  # nothing stays at its initial zero
-        parameter.data.add_(0.02 * torch.randn(parameter.shape))
-    device = torch.device("cuda")
+GPU_VARIANTS = [
+    "unet, input",
+    "unet, middle",
+    "unet, output",
+    "dit",
+    "dit, last block",
+    "dit, global",
+]
+
+
+def pair(config: NetworkConfig) -> tuple[NetworkModel, NetworkModel]:
+    """A network on the CPU, and the same on the GPU with the default performance settings."""
+    network, device = random_network(config), torch.device("cuda")
     other = copy.deepcopy(network).to(device)
     apply_performance(other, PerformanceConfig(), device)
     return network, other
@@ -47,10 +55,10 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.cpu() - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("expansion", ["input", "middle", "output"])
-def test_draws_and_gradients_are_those_of_the_cpu(expansion: str) -> None:
-    network, other = pair(expansion)
-    x_t, t, xi = torch.randn(4, 4, 16, 16), torch.rand(4), torch.randn(4, 3, 4, 16, 16)
+@pytest.mark.parametrize("name", GPU_VARIANTS)
+def test_draws_and_gradients_are_those_of_the_cpu(name: str) -> None:
+    network, other = pair(VARIANTS[name])
+    x_t, t, xi = inputs(batch=4)
     expected, found = network(x_t, t, xi), other(x_t.cuda(), t.cuda(), xi.cuda())
     assert relative(found.detach(), expected.detach()) < 2e-3
     expected.square().mean().backward()
@@ -61,9 +69,10 @@ def test_draws_and_gradients_are_those_of_the_cpu(expansion: str) -> None:
         assert relative(theirs.grad, ours.grad) < 2e-2, name
 
 
-def test_samples_are_those_of_the_cpu() -> None:
-    network, other = (each.eval() for each in pair("middle"))
-    noise = torch.randn(4, 4, 16, 16)
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_samples_are_those_of_the_cpu(config: NetworkConfig) -> None:
+    network, other = (each.eval() for each in pair(config))
+    noise = torch.randn(4, *SHAPE)
     drawn = []
     for each, device in ((network, "cpu"), (other, "cuda")):
         generators = [torch.Generator().manual_seed(seed) for seed in range(4)]
@@ -104,6 +113,31 @@ def test_a_run_learns_the_same_with_cuda_graphs(tiny_store: Path, tmp_path: Path
     torch.testing.assert_close(recorded, plain, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("draws", [None, 3], ids=["without xi", "3 draws"])
+@pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
+def test_gradients_are_the_same_with_cuda_graphs(config: NetworkConfig, draws: int | None) -> None:
+    network = random_network(config).cuda()
+    if draws is None:
+        for parameter in network.draw_parameters():
+            parameter.requires_grad_(False)
+    x_t, t, xi = (each.cuda() for each in inputs(batch=4))
+    arguments = (x_t, t) if draws is None else (x_t, t, xi)
+
+    def gradients() -> torch.Tensor:
+        network.zero_grad()
+        network(*arguments).square().mean().backward()
+        found = [p.grad.flatten() for p in network.parameters() if p.grad is not None]
+        return torch.cat(found).clone()
+
+    expected = gradients()
+    loop = LoopConfig(batch_size=4)
+    trainable = TrainableModule(network, OptimizerConfig(), loop, Span(0, 8), Accelerator())
+    record_cuda_graphs(trainable, draws, SHAPE)
+    assert relative(gradients(), expected.cpu()) < 1e-4
+    evaluated = network.eval()(*arguments)
+    assert evaluated.shape == (x_t.shape if draws is None else xi.shape)
+
+
 def test_what_no_graph_repeats_is_refused(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"does not go with loop\.micro_batches"):
+    with pytest.raises(UserError, match=r"loop\.micro_batches"):
         trained(tiny_store, tmp_path / "run", cuda_graphs=True, micro_batches=2)

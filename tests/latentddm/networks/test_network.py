@@ -39,6 +39,7 @@ def settings_of(network: Any) -> dict[str, Any]:
 
 def test_the_key_kind_chooses_the_network_of_a_config() -> None:
     assert build(NetworkConfig, {}, "config.yaml") == UNetConfig() == default_config()
+    assert default_config().expansion == "input"  # the paper's form
     values = {"kind": "dit", "width": 64, "head_channels": 32}
     assert build(NetworkConfig, values, "config.yaml") == DiTConfig(width=64, head_channels=32)
 

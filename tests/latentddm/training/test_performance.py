@@ -1,4 +1,4 @@
-"""What makes training fast or small changes nothing of what is trained."""
+"""Settings of speed and memory change nothing of what is trained."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
+from tiny_networks import KINDS, UNET, VARIANTS, fresh, gradients, inputs, random_network
 from tiny_runs import generator_config, phase
+from torch import Tensor
 
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import LoopConfig
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import LoopConfig, Span
+from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator
-from latentddm.networks.network import make_network
+from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.performance import (
+    ForwardOfTensors,
     PerformanceConfig,
     apply_performance,
     describe_performance,
+    replace_forward,
 )
 
 NETWORK = UNetConfig(
@@ -31,6 +38,8 @@ NETWORK = UNetConfig(
     dropout=0.2,
     expansion="up0",
 )
+CPU = torch.device("cpu")
+every_kind = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
 
 
 def config(store: Path, output: Path, images: int = 16, **performance: bool) -> TrainConfig:
@@ -41,18 +50,51 @@ def config(store: Path, output: Path, images: int = 16, **performance: bool) -> 
     )
 
 
-def weights(run: Path) -> torch.Tensor:
+def weights(run: Path) -> Tensor:
     network = Generator.load(run).network
     return torch.cat([parameter.flatten() for parameter in network.parameters()])
 
 
+# Gradients themselves, not the weights after a step: Adam would hide a wrong scale.
+
+
 @pytest.mark.parametrize("switch", ["two_pass", "checkpointing", "channels_last"])
-def test_a_run_learns_the_same_with_the_switch_on(
-    tiny_store: Path, tmp_path: Path, switch: str
+@pytest.mark.parametrize("name", ["unet, input", "unet, output", "dit, last block", "dit, global"])
+def test_a_setting_changes_no_gradient(name: str, switch: str) -> None:
+    network = random_network(VARIANTS[name], dropout=0.2)
+    expected = torch.cat([gradient.flatten() for gradient in gradients(network)])
+    apply_performance(network, PerformanceConfig(**{switch: True}), CPU)
+    found = torch.cat([gradient.flatten() for gradient in gradients(network)])
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@every_kind
+@pytest.mark.parametrize("parts", [2, 4])
+def test_micro_batches_add_up_to_the_gradient_of_the_mean_loss(
+    config: NetworkConfig, parts: int
 ) -> None:
-    plain = train(config(tiny_store, tmp_path / "plain"))
-    switched = train(config(tiny_store, tmp_path / "switched", **{switch: True}))
-    torch.testing.assert_close(weights(switched.path), weights(plain.path), rtol=1e-3, atol=1e-5)
+    """As the trainer runs them: each part's mean loss is backpropagated by itself."""
+    network = fresh(config, prediction="x0")
+    x_t, t, xi = inputs(batch=8)
+
+    def gradient(micro_batches: int) -> Tensor:
+        network.zero_grad()
+        loop = LoopConfig(batch_size=8, micro_batches=micro_batches)
+        trainable = TrainableModule(
+            network, OptimizerConfig(), loop, Span(0, 8), Accelerator(cpu=True)
+        )
+        for part in trainable.micro_batches(8):
+            draws = trainable.wrapped(x_t[part], t[part], xi[part])
+            trainable.backward((draws - x_t[part, None]).square().mean((1, 2, 3, 4)).mean())
+        return torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    (network(x_t, t, xi) - x_t[:, None]).square().mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    for count in (1, parts):
+        assert (gradient(count) - expected).norm() <= 1e-5 * expected.norm()
+
+
+# Runs
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -67,22 +109,55 @@ def test_a_run_with_dropout_resumes_to_the_same_weights_and_may_change_a_switch(
     train(config(tiny_store, tmp_path / "stopped", images=24, two_pass=True))
 
 
+def test_every_switch_reaches_a_run(tiny_store: Path, tmp_path: Path) -> None:
+    plain = train(config(tiny_store, tmp_path / "plain"))
+    switches = {"two_pass": True, "checkpointing": True, "channels_last": True}
+    switched = train(config(tiny_store, tmp_path / "switched", **switches))
+    torch.testing.assert_close(weights(switched.path), weights(plain.path), rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
 def test_cuda_graphs_without_cuda_are_refused(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cuda_graphs needs a CUDA device"):
+    with pytest.raises(UserError, match=r"performance\.cuda_graphs needs a CUDA device"):
         train(config(tiny_store, tmp_path / "run", cuda_graphs=True))
+
+
+@every_kind
+def test_a_recorded_pass_serves_training_with_the_recorded_arguments_only(
+    config: NetworkConfig,
+) -> None:
+    """The part of CUDA graphs that a CPU can check: which calls are sent to the graph."""
+    network, (x_t, t, xi) = random_network(config, classes=2), inputs()
+    labels = torch.tensor([0, 1])
+    expected, mean = network(x_t, t, xi, labels), network(x_t, t, None, labels)
+    for names, arguments, result in (
+        (("x_t", "t", "xi", "labels"), (x_t, t, xi, labels), expected),
+        (("x_t", "t", "labels"), (x_t, t, None, labels), mean),
+    ):
+        made, calls = random_network(config, classes=2), []
+        passes = ForwardOfTensors(made, names)
+        replace_forward(made, names, lambda *g, p=passes, c=calls: (c.append(len(g)), p(*g))[1])
+        assert torch.equal(made(*arguments), result)
+        assert calls == [len(names)]
+        other = (x_t, t, None, labels) if "xi" in names else (x_t, t, xi, labels)
+        assert torch.equal(made(*other), mean if "xi" in names else expected)
+        assert torch.equal(made.eval()(*arguments), result)
+        assert calls == [len(names)]
 
 
 def test_the_line_at_the_start_names_what_is_on() -> None:
     config = PerformanceConfig(two_pass=True, channels_last=True)
-    line = describe_performance(config, "bf16", torch.device("cpu"))
+    line = describe_performance(config, "bf16", CPU)
     assert line == "cpu, bf16 autocast; attention sdpa; two-pass gradient, channels_last"
+
+
+# Formats and names
 
 
 @pytest.mark.parametrize("place", ["input", "up0"])
 def test_channels_last_is_the_format_of_the_feature_maps_to_the_end(place: str) -> None:
-    network = make_network(replace(NETWORK, expansion=place), 3)
-    apply_performance(network, PerformanceConfig(channels_last=True), torch.device("cpu"))
+    network = fresh(replace(UNET, expansion=place))
+    apply_performance(network, PerformanceConfig(channels_last=True), CPU)
     formats = []
     for part in (*network.trunk, *network.draw_parts):
         part.register_forward_hook(
@@ -90,36 +165,40 @@ def test_channels_last_is_the_format_of_the_feature_maps_to_the_end(place: str) 
                 state.x.is_contiguous(memory_format=torch.channels_last)
             )
         )
-    network(torch.randn(2, 3, 8, 8), torch.rand(2), torch.randn(2, 3, 3, 8, 8))
+    network(*inputs())
     assert formats
     assert all(formats)
 
 
-def test_autocast_leaves_the_draws_in_float32_and_close() -> None:
-    torch.manual_seed(0)
-    network = make_network(replace(NETWORK, dropout=0.0), 3)
-    x_t, t, xi = torch.randn(2, 3, 8, 8), torch.rand(2), torch.randn(2, 3, 3, 8, 8)
-    exact = network(x_t, t, xi)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = network(x_t, t, xi)
-    assert rounded.dtype == torch.float32
-    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0.05)
-
-
-def test_switches_leave_the_names_of_the_weights_alone() -> None:
-    network = make_network(NETWORK, 3)
+@every_kind
+def test_switches_leave_the_names_of_the_weights_alone(config: NetworkConfig) -> None:
+    network = fresh(config)
     names = set(network.state_dict())
     everything = PerformanceConfig(
         two_pass=True, checkpointing=True, channels_last=True, compile=True
     )
-    apply_performance(network, everything, torch.device("cpu"))
+    apply_performance(network, everything, CPU)
     assert set(network.state_dict()) == names
+    assert network.one_draw_at_a_time
+    assert network.gradient_checkpointing
+    assert network.memory_format == torch.channels_last
 
 
-@pytest.mark.parametrize("place", ["input", "output"])
-def test_the_network_compiles_in_one_piece(place: str) -> None:
-    network = make_network(replace(NETWORK, expansion=place), 3).eval()
-    apply_performance(network, PerformanceConfig(), torch.device("cpu"))
-    inputs = torch.randn(2, 3, 8, 8), torch.rand(2), torch.randn(2, 3, 3, 8, 8)
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(*inputs), network(*inputs))
+@every_kind
+def test_every_class_that_is_sharded_by_itself_is_in_the_network(config: NetworkConfig) -> None:
+    """FSDP gathers the modules of these classes one by one; a wrong name would shard nothing."""
+    network = fresh(config)
+    classes = {type(module).__name__ for module in network.modules()}
+    assert network._no_split_modules
+    assert classes.issuperset(network._no_split_modules)
+
+
+def test_latents_of_another_shape_are_refused_with_the_key(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    wrong = replace(config(tiny_store, tmp_path / "run"), network=replace(NETWORK, patch_size=5))
+    with pytest.raises(UserError) as caught:
+        train(wrong)
+    assert "network" in str(caught.value)
+    assert "patch_size" in str(caught.value)
+    assert not (tmp_path / "run").exists()
