@@ -27,6 +27,7 @@ PER_SHARD = 4096
 
 
 def npy(values: np.ndarray) -> bytes:
+    """An array as the bytes of a .npy file."""
     buffer = BytesIO()
     np.save(buffer, values)
     return buffer.getvalue()
@@ -47,6 +48,7 @@ def write_tars(folder: Path, files: Iterator[list[tuple[str, bytes]]], per_tar: 
 
 
 def write_samples(folder: Path, latents: np.ndarray, files: int) -> Callable[[], Iterator[int]]:
+    """Webdataset shards with the first of the files npy, cls, json for each sample."""
     import webdataset
 
     def groups() -> Iterator[list[tuple[str, bytes]]]:
@@ -68,6 +70,7 @@ def write_samples(folder: Path, latents: np.ndarray, files: int) -> Callable[[],
 
 
 def write_chunks(folder: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
+    """Webdataset shards with a .npy file for each 256 samples."""
     import webdataset
 
     chunks = ([(f"{i:08d}.npy", npy(latents[i : i + 256]))] for i in range(0, len(latents), 256))
@@ -81,6 +84,7 @@ def write_chunks(folder: Path, latents: np.ndarray) -> Callable[[], Iterator[int
 
 
 def write_safetensors(path: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
+    """One safetensors file, opened for each batch and sliced for each sample."""
     from safetensors import safe_open
     from safetensors.numpy import save_file
 
@@ -96,17 +100,20 @@ def write_safetensors(path: Path, latents: np.ndarray) -> Callable[[], Iterator[
 
 
 def write_memory_map(path: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
+    """One .npy file, mapped into memory and gathered by random indices."""
     np.save(path, latents)
     mapped = np.load(path, mmap_mode="r")
     return lambda: (len(mapped[batch]) for batch in random_batches(len(latents)))
 
 
 def random_batches(samples: int) -> Iterator[np.ndarray]:
+    """Indices of random batches, without replacement."""
     order = np.random.default_rng(0).permutation(samples)
     return (order[begin : begin + BATCH] for begin in range(0, samples, BATCH))
 
 
 def write_store(folder: Path, latents: np.ndarray) -> Path:
+    """A latent store; its readers are made by `read_store`."""
     layout = ChunkFormat(
         shape=SHAPE, dtype="float16", contents="samples", views=("plain",), chunk_samples=256
     )

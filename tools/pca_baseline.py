@@ -4,7 +4,7 @@
 
 Two linear autoencoders of the rate of one with that factor and those channels: `patches` keeps
 `channels` components of every patch of factor x factor pixels, like a convolutional one;
-`pictures` keeps the same count of numbers of the whole picture, of use where pictures are aligned.
+`pictures` keeps the same count of numbers of the whole picture, better where pictures are aligned.
 Fitted on --train, measured on --images.
 """
 

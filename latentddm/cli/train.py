@@ -26,9 +26,9 @@ VERB = Verb(
     add_arguments=add_config_arguments,
     run=_run,
     examples=(
-        "latentddm train faces.yaml store=store output=run",
-        "latentddm train faces.yaml store=store output=run loop.batch_size=128 --dry-run",
-        "accelerate launch -m latentddm train faces.yaml store=store output=run",
+        "latentddm train faces128.yaml store=store output=run",
+        "latentddm train faces128.yaml store=store output=run loop.batch_size=128 --dry-run",
+        "accelerate launch -m latentddm train faces128.yaml store=store output=run",
     ),
     memory="loop.batch_size or phases.N.objective.draws",
 )

@@ -18,6 +18,7 @@ import pytest
 
 from latentddm import cli
 from latentddm.cli import main
+from latentddm.cli.arguments import find_config
 from latentddm.cli.parser import build_parser
 from latentddm.cli.registry import GROUPS, load_verbs
 from latentddm.engine.atomic_io import write_text
@@ -67,11 +68,14 @@ def test_every_verb_has_the_name_of_its_module_examples_and_a_short_help() -> No
         assert all(example in text for example in verb.examples)
 
 
-def test_examples_can_be_parsed() -> None:
+def test_examples_can_be_parsed_and_name_configs_that_exist() -> None:
     for verb in VERBS:
         for example in verb.examples:
             command = example.split(" > ")[0].partition("latentddm ")[2]
-            assert build_parser().parse_args(shlex.split(command)).verb in VERBS
+            parsed = build_parser().parse_args(shlex.split(command))
+            assert parsed.verb in VERBS
+            if hasattr(parsed, "config"):
+                assert find_config(parsed.config).is_file()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
