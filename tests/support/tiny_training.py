@@ -6,11 +6,7 @@ runs have seen.
 
 from __future__ import annotations
 
-import logging
 import math
-import multiprocessing
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,7 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from processes import Processes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -27,7 +23,6 @@ from torch.optim import Optimizer
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.distributed import process_batch_size, start_run
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.errors import Interrupted, JobError, UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
@@ -179,51 +174,11 @@ def train_tiny(config: TinyConfig, fault: Fault | None = None) -> RunFolder:
     return run
 
 
-class Processes:
-    """The same training in `count` processes connected by gloo; each has a log file."""
-
-    def __init__(
-        self, count: int, config: TinyConfig, folder: Path, fault: Fault | None = None
-    ) -> None:
-        context = multiprocessing.get_context("fork")  # importing torch again takes seconds
-        port = _free_port()
-        self.logs = [folder / f"rank{rank}.log" for rank in range(count)]
-        self.started = [
-            context.Process(
-                target=_train_in_process, args=(rank, count, port, self.logs[rank], config, fault)
-            )
-            for rank in range(count)
-        ]
-        for process in self.started:
-            process.start()
-
-    def wait(self, seconds: float = 120) -> list[int | None]:
-        """The exit codes; a process that hangs is killed, and its code is None."""
-        end = time.monotonic() + seconds
-        codes = []
-        for process in self.started:
-            process.join(max(0.0, end - time.monotonic()))
-            codes.append(process.exitcode)
-        self.kill()
-        return codes
-
-    def kill(self) -> None:
-        for process in self.started:
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    def wait_for(self, path: Path, text: str, seconds: float = 120) -> None:
-        """Wait until a file contains a text; AssertionError after `seconds`."""
-        end = time.monotonic() + seconds
-        while not path.is_file() or text not in path.read_text():
-            if time.monotonic() > end or not any(p.is_alive() for p in self.started):
-                raise AssertionError(f"{path} does not contain {text!r}: {self.outputs()}")
-            time.sleep(0.01)
-
-    def outputs(self) -> list[str]:
-        """The log of each process."""
-        return [log.read_text() if log.exists() else "" for log in self.logs]
+def start_tiny(
+    count: int, config: TinyConfig, folder: Path, fault: Fault | None = None
+) -> Processes:
+    """The same training in `count` processes."""
+    return Processes(count, lambda: train_tiny(config, fault), folder)
 
 
 def final_tensors(run: RunFolder) -> dict[str, Tensor]:
@@ -247,42 +202,3 @@ def logged(run: RunFolder) -> list[dict[str, float]]:
 
 def _image(position: int) -> Tensor:
     return torch.randn(WIDTH, generator=torch_generator(7, "data", position))
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def _train_in_process(
-    rank: int, count: int, port: int, log: Path, config: TinyConfig, fault: Fault | None
-) -> None:
-    if count > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)  # inherited by the fork
-    torch.set_num_threads(1)
-    with open(log, "w", buffering=1) as file:
-        sys.stdout = sys.stderr = file
-        logging.basicConfig(stream=file, format="%(message)s", force=True)
-        logging.getLogger("latentddm").setLevel(logging.INFO)
-        try:
-            train_tiny(config, fault)
-        except (UserError, JobError) as error:
-            file.write(f"{type(error).__name__}: {error}\n")
-            code = 2 if isinstance(error, UserError) else 1
-        except Interrupted as error:
-            file.write(f"Interrupted: {error}\n")
-            code = 128 + error.signal_number
-        else:
-            code = 0
-        file.flush()
-    os._exit(code)  # gloo's threads may wait for a dead process

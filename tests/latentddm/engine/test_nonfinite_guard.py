@@ -12,10 +12,10 @@ from messages import assert_names, raises_naming
 from tiny_training import (
     BATCH,
     Fault,
-    Processes,
     TinyConfig,
     TinyNetwork,
     loop_config,
+    start_tiny,
     train_tiny,
 )
 
@@ -57,7 +57,7 @@ def test_a_nonfinite_loss_names_step_images_and_rank(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_nonfinite_loss_on_one_of_two_ranks_stops_both(tmp_path: Path, sharded: bool) -> None:
     fault = Fault(nan_at=6 * BATCH, nan_rank=1)
-    processes = Processes(2, config(tmp_path, sharded=sharded), tmp_path, fault)
+    processes = start_tiny(2, config(tmp_path, sharded=sharded), tmp_path, fault)
     assert processes.wait(60) == [1, 1], processes.outputs()
     for output in processes.outputs():
         assert_names(output.splitlines()[-1], "loss of rank 1", "step 7", "48 images", REMEDY)

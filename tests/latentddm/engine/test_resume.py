@@ -13,15 +13,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 from messages import assert_names, raises_naming
+from processes import Processes
 from tiny_training import (
     BATCH,
     Fault,
-    Processes,
     TinyConfig,
     TinyTask,
     final_tensors,
     logged,
     loop_config,
+    start_tiny,
     train_tiny,
 )
 
@@ -65,7 +66,7 @@ def test_a_run_killed_after_17_of_40_steps_ends_bit_equal(tmp_path: Path) -> Non
     straight = train_tiny(config(tmp_path, "straight"))
     killed = config(tmp_path, "killed")
     run = RunFolder(Path(killed.output))
-    kill_after(Processes(1, killed, tmp_path, Fault(slow=0.05)), run, 17)
+    kill_after(start_tiny(1, killed, tmp_path, Fault(slow=0.05)), run, 17)
     assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
     train_tiny(killed)
     assert_same_run(straight, run)
@@ -74,16 +75,14 @@ def test_a_run_killed_after_17_of_40_steps_ends_bit_equal(tmp_path: Path) -> Non
 def test_two_processes_see_the_images_of_one_and_resume_exactly(tmp_path: Path) -> None:
     one = train_tiny(config(tmp_path, "one"))
     two = config(tmp_path, "two")
-    processes = Processes(2, two, tmp_path)
-    assert processes.wait() == [0, 0], processes.outputs()
+    start_tiny(2, two, tmp_path).finish()
     assert_close_run(one, RunFolder(Path(two.output)))
 
     killed = config(tmp_path, "killed")
     run = RunFolder(Path(killed.output))
-    kill_after(Processes(2, killed, tmp_path, Fault(slow=0.05)), run, 17)
+    kill_after(start_tiny(2, killed, tmp_path, Fault(slow=0.05)), run, 17)
     assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
-    processes = Processes(2, killed, tmp_path)
-    assert processes.wait() == [0, 0], processes.outputs()
+    start_tiny(2, killed, tmp_path).finish()
     assert_same_run(RunFolder(Path(two.output)), run)
 
 
@@ -94,8 +93,7 @@ def test_one_process_resumes_from_two_and_from_sharded_weights(tmp_path: Path) -
         half = config(tmp_path, name)
         half = replace(half, loop=replace(half.loop, images=20 * BATCH, **changes))
         half = replace(half, optimizer=replace(half.optimizer, decay="constant"))
-        processes = Processes(2, half, tmp_path)
-        assert processes.wait() == [0, 0], processes.outputs()
+        start_tiny(2, half, tmp_path).finish()
         run = RunFolder(Path(half.output))
         assert set(final_tensors(run)) == set(final_tensors(one))
         assert {t.shape for t in final_tensors(run).values()} == {
@@ -109,8 +107,7 @@ def test_one_process_resumes_from_two_and_from_sharded_weights(tmp_path: Path) -
         assert_close_run(reference, train_tiny(rest))
     back = replace(constant, output=str(tmp_path / "whole"))
     back = replace(back, loop=replace(back.loop, images=(STEPS + 2) * BATCH, sharded=True))
-    processes = Processes(2, back, tmp_path)
-    assert processes.wait() == [0, 0], processes.outputs()
+    start_tiny(2, back, tmp_path).finish()
 
 
 def test_micro_batches_change_nothing_but_memory(tmp_path: Path) -> None:
@@ -147,7 +144,7 @@ def test_a_signal_saves_and_the_same_command_resumes(
 
 def test_a_signal_to_one_of_two_processes_stops_both_in_one_step(tmp_path: Path) -> None:
     stopped = config(tmp_path, "run", checkpoint_every=1000 * BATCH)
-    processes = Processes(2, stopped, tmp_path, Fault(slow=0.05))
+    processes = start_tiny(2, stopped, tmp_path, Fault(slow=0.05))
     processes.wait_for(Path(stopped.output) / "metrics.jsonl", f'"images": {5 * BATCH},')
     os.kill(processes.started[1].pid, signal.SIGTERM)
     assert processes.wait(60) == [128 + signal.SIGTERM] * 2, processes.outputs()
@@ -160,7 +157,7 @@ def test_a_failed_save_on_the_main_process_ends_all_with_its_error(tmp_path: Pat
     failing = config(tmp_path, "run")
     run = RunFolder.create(Path(failing.output), "tiny", failing)
     run.checkpoints.write_text("not a folder")
-    processes = Processes(2, failing, tmp_path)
+    processes = start_tiny(2, failing, tmp_path)
     assert processes.wait(60) == [1, 1], processes.outputs()
     first, second = (output.splitlines()[-1] for output in processes.outputs())
     assert first == second
@@ -256,13 +253,11 @@ def test_a_run_that_is_killed_in_either_of_two_phases_ends_bit_equal(
     tmp_path: Path, killed_after: int, count: int
 ) -> None:
     straight, killed = two_phases(tmp_path, "straight"), two_phases(tmp_path, "killed")
-    processes = Processes(count, straight, tmp_path)
-    assert processes.wait() == [0] * count, processes.outputs()
+    start_tiny(count, straight, tmp_path).finish()
     run = RunFolder(Path(killed.output))
-    kill_after(Processes(count, killed, tmp_path, Fault(slow=0.05)), run, killed_after)
+    kill_after(start_tiny(count, killed, tmp_path, Fault(slow=0.05)), run, killed_after)
     assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
-    processes = Processes(count, killed, tmp_path)
-    assert processes.wait() == [0] * count, processes.outputs()
+    start_tiny(count, killed, tmp_path).finish()
     assert_same_run(RunFolder(Path(straight.output)), run)
 
 
