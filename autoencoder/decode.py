@@ -178,7 +178,7 @@ def _plan(
 
 
 def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
-    """Write `plan` into an empty folder, or compare it with the plan there; UserError if not."""
+    """Write `plan` into an empty folder; UserError for a folder of another plan or other files."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder for the images.")
     # Listed before the plan is read: another process writes first the plan, then images.

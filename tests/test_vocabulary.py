@@ -1,4 +1,4 @@
-"""One vocabulary: the words that latentddm/docs and the code do without, and the words in their place."""
+"""One vocabulary: words that latentddm does without, and the words in their place."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ POOL_GROUPS = 4
 
 
 class PooledBlock(AutoencoderTinyBlock):
-    """A block with a pool branch, whose group norm depends on the whole image, before it."""
+    """A block after a pool branch, whose group norm depends on the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, "relu")

@@ -46,7 +46,7 @@ def read_range(path: Path, offset: int, size: int) -> bytes:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        raise JobError(f"{path} cannot be read ({error.strerror}).") from error
+        raise JobError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
     if len(data) < size:
         raise JobError(f"{path} has become shorter since it was opened; restore it.")
     return data

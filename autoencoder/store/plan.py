@@ -113,14 +113,14 @@ def check_same_plan(found: dict[str, Any], wanted: dict[str, Any], where: str) -
     """UserError with every difference between the plan of a store and a new one."""
     before, now = _flatten(found), _flatten(wanted)
     differences = [
-        f"{name} is {before.get(name)!r} there and {now.get(name)!r} now"
+        f"{name} is {before.get(name)!r} there and now {now.get(name)!r}"
         for name in sorted({*before, *now} - _DESCRIPTIVE)
         if before.get(name) != now.get(name)
     ]
     if differences:
         raise UserError(
-            f"{where} was begun with another plan: {'; '.join(differences)}. "
-            "Repeat the first command, or give another output folder."
+            f"{where} has another plan ({', '.join(differences)}); repeat the first command, or "
+            "give another output folder."
         )
 
 

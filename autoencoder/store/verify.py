@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoencoder.remote import is_remote
+from autoencoder.sources.naming import public_name
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import DamagedChunkError
 from autoencoder.store.locations import LocalShards, RemoteShards, open_location
@@ -72,7 +73,8 @@ def verify_store(
         raise UserError("A repair needs the source and the autoencoder; give both.")
     if source is not None and is_remote(location):
         raise UserError(
-            f"{location} is remote and cannot be repaired; repair a local copy and upload it."
+            f"{public_name(str(location))} is remote and cannot be repaired; repair a local copy "
+            "and upload it."
         )
     repaired: list[str] = []
     try:

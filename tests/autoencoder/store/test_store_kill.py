@@ -58,7 +58,7 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def test_killed_and_finished(tmp_path: Path, toy: SimpleNamespace) -> None:
+def test_a_killed_encoding_is_resumed(tmp_path: Path, toy: SimpleNamespace) -> None:
     toy.encode(tmp_path / "whole", toy.Source(20), **OPTIONS)
     folder = tmp_path / "killed"
     process = start(folder, count=20, pause=0.05)

@@ -151,11 +151,13 @@ def test_samples_stored_in_order_are_mixed_globally(tmp_path: Path, toy: SimpleN
 def test_half_of_the_samples_are_mirrored(tmp_path: Path, toy: SimpleNamespace) -> None:
     toy.encode(tmp_path / "store", toy.Source(60), flips=True)
     store = LatentStore(tmp_path / "store")
-    views = next(store.chunks())[0]
-    assert len(views) == 2
-    plain = torch.cat([torch.from_numpy(views[0]) for views, _ in store.chunks()])
+    chunks = [views for views, _ in store.chunks()]
+    plain, mirrored = (torch.cat([torch.from_numpy(c[view]) for c in chunks]) for view in (0, 1))
     batch = next(store.stream(600))
-    is_plain = (batch.latents == store.standardise(plain[batch.indices])).flatten(1).all(1)
+    is_plain, is_mirrored = (
+        (batch.raw == stored[batch.indices]).flatten(1).all(1) for stored in (plain, mirrored)
+    )
+    assert (is_plain ^ is_mirrored).all()
     assert 0.4 < is_plain.float().mean() < 0.6
 
 

@@ -153,6 +153,13 @@ def test_credentials_are_never_shown(
     assert "SECRET" not in "\n".join([*messages, caplog.text])
 
 
+def test_a_repair_of_a_remote_store_is_refused_without_credentials(toy: SimpleNamespace) -> None:
+    secret = "https://someone:SECRET@host/store?token=SECRET"
+    with pytest.raises(UserError, match=r"https://host/store .*local copy") as caught:
+        verify_store(secret, source=toy.Source(3), autoencoder=toy.Autoencoder())
+    assert "SECRET" not in str(caught.value)
+
+
 def test_hostile_names_never_leave_the_cache(served: SimpleNamespace) -> None:
     path = served.folder / "manifest.json"
     content = json.loads(path.read_text())

@@ -124,7 +124,7 @@ def test_another_plan_is_refused(
     tmp_path: Path, toy: SimpleNamespace, change: dict, named: str
 ) -> None:
     toy.encode(tmp_path / "store")
-    with pytest.raises(UserError, match=rf"store .*another plan: {named} is .* now\. "):
+    with pytest.raises(UserError, match=rf"store has another plan \({named} is .* now .*\);"):
         toy.encode(tmp_path / "store", **change)
 
 
@@ -148,7 +148,7 @@ def test_another_source_is_refused_and_a_moved_one_is_not(
 ) -> None:
     toy.encode(tmp_path / "store", toy.Source(40))
     assert toy.encode(tmp_path / "store", toy.Source(40, name="elsewhere")).samples == 40
-    with pytest.raises(UserError, match=r"source\.count is 40 there and 41 now"):
+    with pytest.raises(UserError, match=r"source\.count is 40 there and now 41"):
         toy.encode(tmp_path / "store", toy.Source(41))
 
 
