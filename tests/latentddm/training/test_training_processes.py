@@ -241,10 +241,11 @@ def test_sigterm_saves_and_ends_in_one_sentence(
     finally:
         training.kill()
     lines = training.log.read_text().splitlines()
-    (line,) = (line for line in lines if "saved after" in line and "SIGTERM" in line)
-    assert_names(line, "run the same command again")
+    messages = [line for line in lines if "saved after" in line]  # of each process
+    assert len(messages) == count
+    assert_names(messages[0], "SIGTERM", "run the same command again")
     assert newest_checkpoint(training.run.checkpoints) is not None
     if count == 1:
         assert code == 128 + signal.SIGTERM
-        assert line == lines[-1]
+        assert messages == lines[-1:]
         assert "Traceback" not in "\n".join(lines)
