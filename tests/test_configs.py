@@ -30,6 +30,7 @@ GENERATORS = {
     "celebahq256_f4.yaml": (3, 64, 64),
     "faces128.yaml": (4, 16, 16),
     "lsun_bedroom256.yaml": (4, 32, 32),
+    "portraits_dit.yaml": (6, 4, 4),
     "portraits_generator.yaml": (6, 4, 4),
     "portraits_plain.yaml": (6, 4, 4),
 }
