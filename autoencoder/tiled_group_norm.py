@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-if TYPE_CHECKING:
-    from autoencoder.tiling import Span
+
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis: cells start to stop are decoded, own_start to own_stop are its own.
+
+    Every cell is the own cell of exactly one tile.
+    """
+
+    start: int
+    stop: int
+    own_start: int
+    own_stop: int
 
 
 @contextmanager

@@ -13,7 +13,6 @@ these tiles differ by at most 1 (AutoencoderKL and TAEF2 at 1024 px, tools/resul
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -23,7 +22,7 @@ from torch import nn
 
 from autoencoder.models import Autoencoder
 from autoencoder.models.base import Layer, round_pixels
-from autoencoder.tiled_group_norm import whole_image_norms
+from autoencoder.tiled_group_norm import Span, whole_image_norms
 from latentddm.engine.errors import UserError
 
 OVERLAP = 16
@@ -31,19 +30,6 @@ OVERLAP = 16
 FADE = 4
 """Cells of the fade, in the middle of the overlap; the rest of the overlap is discarded."""
 SMALLEST_TILE = 2 * OVERLAP
-
-
-@dataclass(frozen=True)
-class Span:
-    """One tile along one axis: cells start to stop are decoded, own_start to own_stop are its own.
-
-    Every cell is the own cell of exactly one tile.
-    """
-
-    start: int
-    stop: int
-    own_start: int
-    own_stop: int
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "training": MATHS | {"engine", "autoencoder", "inference"},
     "hub": (STAGES - {"training"}) | {"evaluation"},
     "evaluation": {"engine", "autoencoder"},
-    "report": {"engine", "evaluation"},
+    "report": {"engine", "evaluation", "autoencoder"},
     "demo": STAGES | ABOVE,
     "play": STAGES | ABOVE,
     "cli": STAGES | ABOVE | {"demo", "play"},

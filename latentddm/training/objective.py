@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from latentddm.diffusion.schedules import Schedule
-from latentddm.scores import EnergyConfig, ScoreConfig
+from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
@@ -60,8 +61,11 @@ class Objective:
 
     @property
     def draw_count(self) -> int:
-        """Draws of x_0 for each x_t; 0 for the mean, of a network that is evaluated without xi."""
-        return 0
+        """Draws of x_0 for each x_t: the field `draws`, where a subclass has one.
+
+        0 is for an objective of the mean, whose network is evaluated without xi, in sampling too.
+        """
+        return int(getattr(self, "draws", 0))
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor | None:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
@@ -144,9 +148,10 @@ class DistributionalObjective(Objective):
                 f"draws is {self.draws}; antithetic pairs need an even number of 4 or more"
             )
 
-    @property
-    def draw_count(self) -> int:
-        return self.draws
+    @cached_property
+    def _score(self) -> Score:
+        """The score, made once: a view may have a network to load."""
+        return self.score.make()
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         """xi of m draws, [B, m, *shape]; the second half is minus the first if antithetic."""
@@ -162,7 +167,7 @@ class DistributionalObjective(Objective):
         computed in float32 or better.
         """
         drawn, x0, t = _precise(drawn, x0, t)
-        score = self.score.make()
+        score = self._score
         terms = score(drawn, x0, t, antithetic=self.antithetic)
         independent = drawn[:, : self.draws // 2] if self.antithetic else drawn
         return ObjectiveTerms(
