@@ -82,5 +82,4 @@ def _check_network(config: TrainConfig, store: LatentStore) -> None:
     try:
         network.check_latents(store.shape)
     except ValueError as error:
-        height, width = store.shape[1:]
-        raise UserError(f"The latents in {config.store} are {height} x {width}: {error}.") from None
+        raise UserError(f"network, for the store {config.store}: {error}.") from None
