@@ -1,4 +1,4 @@
-"""Raw latents to pictures: in memory, and the stage behind `latentddm decode`."""
+"""Decoding of raw latents to images: in memory, and to files for `latentddm decode`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoencoder.image_io import PICTURE_OPTIONS, picture_bytes
+from autoencoder.image_io import FORMAT_OPTIONS, image_bytes
 from autoencoder.latent_files import Latents, open_latents
 from autoencoder.models import Autoencoder
 from autoencoder.tiling import decode_tiled
@@ -27,11 +27,11 @@ from latentddm.engine.atomic_io import (
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 
-FORMATS = (*PICTURE_OPTIONS, "webdataset")
+FORMATS = (*FORMAT_OPTIONS, "webdataset")
 PLAN_NAME = "decode.json"
 SHARD_IMAGES = 1000
 WRITING_THREADS = 4
-IMAGES_AT_ONCE = 16  # maps of more leave a processor's caches, which costs up to half
+IMAGES_AT_ONCE = 16  # larger feature maps exceed a processor's caches, at up to half the speed
 
 
 def decode_latents(
@@ -42,11 +42,10 @@ def decode_latents(
 ) -> torch.Tensor:
     """Raw latents [N,C,h,w] -> pixels uint8 [N,H,W,3] on the CPU, `batch_size` at a time.
 
-    tile: decode pictures with more latents a side than this from overlapping tiles of that many,
-    so that large ones fit in little memory.
+    tile: latents a side of overlapping tiles, for images with more than this; bounds the memory.
     """
     if batch_size < 1:
-        raise UserError(f"The batch size must be at least 1, not {batch_size}.")
+        raise UserError(f"batch_size is {batch_size}; give 1 or more.")
     if tile is not None and max(latents.shape[2:]) <= tile:
         tile = None
     batches = latents.split(batch_size)
@@ -66,20 +65,21 @@ def decode_files(
     rank: int = 0,
     world_size: int = 1,
 ) -> int:
-    """Decode a file of raw latents, or a latent store, into `output`; return how many are new.
+    """Decode a file of raw latents, or a latent store, to images in `output`.
 
-    format: png or webp (both lossless) or jpeg (quality 95), one file an image, 000000.png and so
-    on; or webdataset, tar shards of 1,000 png images. Files are whole or absent; run again, it
-    makes those that are missing, the same to the byte. `world_size` processes share the work.
-    UserError if the folder holds anything else, or what other latents or settings gave.
+    Returns the number of new images. format: png or webp (both lossless) or jpeg (quality 95), one
+    file per image from 000000.png on; or webdataset, tar shards of 1,000 png images. Files are
+    written atomically; a second call writes the missing ones, equal byte for byte. The work is
+    shared by `world_size` processes. UserError if the folder holds other files, or images of other
+    latents or settings.
     """
     latents = open_latents(latents_reference)
     if format not in FORMATS:
-        raise UserError(f"The format must be one of {', '.join(FORMATS)}, not {format}.")
-    if batch_size < 1 or not 0 <= rank < world_size:
-        raise UserError(
-            f"batch_size {batch_size} must be at least 1, and rank {rank} of 0 to {world_size - 1}."
-        )
+        raise UserError(f"The format {format} is unknown; use one of {', '.join(FORMATS)}.")
+    if batch_size < 1:
+        raise UserError(f"batch_size is {batch_size}; give 1 or more.")
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank is {rank}; give 0 to {world_size - 1}, below world_size.")
     check_fingerprint(latents, autoencoder)
     output = Path(output)
     _prepare_folder(output, _plan(latents, autoencoder, format, batch_size, tile))
@@ -88,26 +88,26 @@ def decode_files(
     work = [range(start, min(start + unit, len(latents))) for start in starts]
     job = _Job(latents, output, autoencoder, format, batch_size, tile)
     remove_leftovers(output, [name for indices in work for name in job.names(indices)])
-    made = 0
+    written = 0
     with Progress(sum(map(len, work)), "decode", show=rank == 0) as progress:
         for indices in work:
-            made += job.make(indices)
+            written += job.write(indices)
             progress.update(len(indices))
-    return made
+    return written
 
 
 def check_fingerprint(latents: Latents, autoencoder: Autoencoder) -> None:
-    """UserError if the latents say that they belong to another autoencoder."""
+    """UserError if the latents carry the fingerprint of another autoencoder."""
     if latents.fingerprint not in (None, autoencoder.fingerprint):
         raise UserError(
-            f"The latents in {latents.name} belong to the autoencoder {latents.fingerprint}, and "
-            f"{autoencoder.reference} is {autoencoder.fingerprint}; use the one they belong to."
+            f"The latents in {latents.name} are those of the autoencoder {latents.fingerprint}, "
+            f"but {autoencoder.reference} is {autoencoder.fingerprint}; give their own autoencoder."
         )
 
 
 @dataclass(frozen=True)
 class _Job:
-    """Makes the files of one run of indices; what it makes depends on the indices alone."""
+    """The files of one range of indices, a function of the indices alone."""
 
     latents: Latents
     output: Path
@@ -117,38 +117,34 @@ class _Job:
     tile: int | None
 
     def names(self, indices: range) -> list[str]:
-        """The files that the images of `indices` go to."""
+        """The files of the images of `indices`."""
         if self.format == "webdataset":
             return [f"images-{indices.start // SHARD_IMAGES:06d}.tar"]
         suffix = {"jpeg": "jpg"}.get(self.format, self.format)
         return [f"{index:06d}.{suffix}" for index in indices]
 
-    def make(self, indices: range) -> int:
-        """Write what is missing of the files of `indices`; return the number of new images."""
+    def write(self, indices: range) -> int:
+        """Write the missing files of `indices`; returns the number of new images."""
         missing = [name for name in self.names(indices) if not (self.output / name).exists()]
         if not missing:
             return 0
         if self.format == "webdataset":
             self._write_shard(self.output / missing[0], indices)
             return len(indices)
-        # The whole batch is decoded for any file of it: a batch of another size could round
-        # differently, and a file must not depend on what was there before.
+        # Always the whole batch: another batch size could round differently, and a file must not
+        # depend on the files that exist already.
         (pixels,) = self._decoded(indices)
-        wanted = [
-            (self.output / name, picture)
-            for name, picture in zip(self.names(indices), pixels, strict=True)
-            if name in missing
-        ]
+        images = dict(zip(self.names(indices), pixels, strict=True))
+
+        def write(name: str) -> None:
+            write_bytes(self.output / name, image_bytes(images[name], self.format))
+
         with ThreadPoolExecutor(WRITING_THREADS) as pool:
-            list(
-                pool.map(
-                    lambda item: write_bytes(item[0], picture_bytes(item[1], self.format)), wanted
-                )
-            )
-        return len(wanted)
+            list(pool.map(write, missing))
+        return len(missing)
 
     def _decoded(self, indices: range) -> Iterator[np.ndarray]:
-        """Pixels uint8 [b,H,W,3] of one batch after the other."""
+        """Pixels uint8 [b,H,W,3], batch by batch."""
         for start in range(indices.start, indices.stop, self.batch_size):
             batch = self.latents.read(start, min(start + self.batch_size, indices.stop))
             yield decode_latents(batch, self.autoencoder, self.batch_size, self.tile).numpy()
@@ -158,9 +154,9 @@ class _Job:
             atomic_path(path) as temporary,
             tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
         ):
-            pictures = (picture for batch in self._decoded(indices) for picture in batch)
-            for index, picture in zip(indices, pictures, strict=True):
-                data = picture_bytes(picture, "png")
+            images = (image for batch in self._decoded(indices) for image in batch)
+            for index, image in zip(indices, images, strict=True):
+                data = image_bytes(image, "png")
                 member = tarfile.TarInfo(f"{index:06d}.png")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -169,7 +165,7 @@ class _Job:
 def _plan(
     latents: Latents, autoencoder: Autoencoder, format: str, batch_size: int, tile: int | None
 ) -> dict[str, object]:
-    """What decides every byte of the files, as far as it is a choice."""
+    """All choices on which the bytes of the files depend."""
     return {
         "latents": latents.identity,
         "images": len(latents),
@@ -182,10 +178,10 @@ def _plan(
 
 
 def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
-    """Make `folder` the home of `plan`, or see that it is; UserError if it is another's."""
+    """Write `plan` into an empty folder; UserError for a folder of another plan or other files."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; choose a folder for the images.")
-    # Listed before the plan is looked for: another process writes the plan first, then images.
+        raise UserError(f"{folder} is a file; give a folder for the images.")
+    # Listed before the plan is read: another process writes first the plan, then images.
     others = sorted(
         path.name
         for path in (folder.iterdir() if folder.exists() else ())
@@ -199,9 +195,9 @@ def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
             key = differing[0]
             raise UserError(
                 f"{folder} holds images of another decoding ({key} {found.get(key)}, now "
-                f"{plan[key]}); choose another folder, or delete it."
+                f"{plan[key]}); give another folder, or delete this one."
             )
     elif others:
-        raise UserError(f"{folder} holds {others[0]} and no {PLAN_NAME}; choose an empty folder.")
+        raise UserError(f"{folder} holds {others[0]} and no {PLAN_NAME}; give an empty folder.")
     else:
         write_json(path, plan)

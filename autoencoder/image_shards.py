@@ -1,4 +1,4 @@
-"""Preprocessed images written to webdataset tar shards that `encode` and others read."""
+"""Preprocessed images in webdataset tar shards, a source for `encode` and for other programs."""
 
 from __future__ import annotations
 
@@ -30,21 +30,25 @@ FORMATS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ShardLayout:
-    """How images are written: png (lossless) or jpg (quality 95), `images_per_shard` each."""
+    """Format and size of the shards: png (lossless) or jpg (quality 95) members."""
 
     file_format: str = "png"
     images_per_shard: int = 5000
 
     def __post_init__(self) -> None:
         if self.file_format not in FORMATS:
-            raise UserError(f"The format {self.file_format!r} is none of {', '.join(FORMATS)}.")
+            raise UserError(
+                f"The format {self.file_format!r} is unknown; use one of {', '.join(FORMATS)}."
+            )
         if self.images_per_shard < 1:
-            raise UserError("A shard holds one image at least; give a larger number.")
+            raise UserError(
+                f"images_per_shard is {self.images_per_shard}; a shard holds at least one image."
+            )
 
 
 @dataclass
 class PreparedShards:
-    """What a folder of prepared shards holds, as its prepared.json says."""
+    """Contents of a folder of prepared shards, the record in its prepared.json."""
 
     settings: dict[str, Any]
     shards: list[dict[str, Any]] = field(default_factory=list)
@@ -65,10 +69,10 @@ def write_image_shards(
     layout: ShardLayout,
     workers: int = 0,
 ) -> PreparedShards:
-    """Write every readable image of `source` into tar shards under `output`, whole or not at all.
+    """Write all readable images of `source` into tar shards under `output`, each shard atomically.
 
-    Samples keep the names of the images, labels become `cls` members. Called again after an
-    interruption it writes the missing shards only, and the result is the same byte for byte.
+    Samples keep the names of the images, labels become `cls` members. A second call after an
+    interruption writes only the missing shards; the result is equal byte for byte.
     """
     names = _sample_names(source)
     settings = {
@@ -103,7 +107,7 @@ def _write_shard(
     with (
         atomic_path(path) as temporary,
         open(temporary, "wb") as file,
-        # a fixed time stamp: the same images give the same bytes
+        # a fixed time stamp, for equal bytes of equal images
         TarWriter(file, encoder=False, mtime=0) as writer,
     ):
         for item in items:
@@ -133,15 +137,15 @@ def _counted(
 
 
 def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards:
-    """The record of earlier work under `output`, reduced to the shards that are still there."""
+    """The record of an earlier call under `output`, up to the first shard that is missing."""
     if output.exists() and not output.is_dir():
         raise UserError(f"{output} is a file; give a folder.")
-    for kind in (RECORD, "images-*.tar"):  # what an earlier run, killed, left half written
+    for kind in (RECORD, "images-*.tar"):  # temporary files of an earlier, killed run
         for abandoned in output.glob(f"{kind}.*{TEMPORARY_SUFFIX}"):
             abandoned.unlink()
     if not (output / RECORD).is_file():
         if output.is_dir() and any(output.iterdir()):
-            raise UserError(f"{output} holds something else; give a new or an empty folder.")
+            raise UserError(f"{output} holds other files; give a new or an empty folder.")
         write_json(output / RECORD, {"settings": settings, "shards": []})
         return PreparedShards(settings)
     record = read_json(output / RECORD)
@@ -149,8 +153,8 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
     changed = [name for name, value in settings.items() if earlier.get(name) != value]
     if changed:
         raise UserError(
-            f"{output} was prepared with another {changed[0]} ({earlier.get(changed[0])} and not "
-            f"{settings[changed[0]]}); give a new folder, or the earlier settings to go on."
+            f"{output} was prepared with another {changed[0]} ({earlier.get(changed[0])}, now "
+            f"{settings[changed[0]]}); give a new folder, or repeat the earlier settings."
         )
     shards = []
     for shard in record.get("shards", []):
@@ -161,7 +165,7 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
 
 
 def _sample_names(source: ImageSource) -> list[str]:
-    """One webdataset name per image: its key without suffix, no dot in its last part, no `..`."""
+    """One webdataset name per image: its key without suffix, `..`, or dots in the last part."""
     names: dict[str, str] = {}
     for index in range(len(source)):
         key = source.key(index)
@@ -170,7 +174,7 @@ def _sample_names(source: ImageSource) -> list[str]:
         name = "/".join([*folders, stem.replace(".", "_")])
         if name in names:
             raise UserError(
-                f"{key} and {names[name]} in {source.name} would get one name; rename one of them."
+                f"{key} and {names[name]} in {source.name} have one name as samples; rename one."
             )
         names[name] = key
     return list(names)

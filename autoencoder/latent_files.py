@@ -1,7 +1,4 @@
-"""Raw latents [N,C,h,w] where they lie: a file that sampling wrote, or a latent store.
-
-Files are .npy or .safetensors.
-"""
+"""Raw latents [N,C,h,w] on disk: a .npy or .safetensors file, or a latent store."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from safetensors.torch import save_file
 from autoencoder.remote import is_remote
 from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentStore
-from autoencoder.store.local import holds_store
+from autoencoder.store.locations import holds_store
 from latentddm.engine.atomic_io import atomic_path, sha256_of
 from latentddm.engine.errors import UserError
 
@@ -26,7 +23,7 @@ FINGERPRINT_NAME = "autoencoder"
 
 
 def save_latents(path: Path, latents: torch.Tensor, fingerprint: str) -> None:
-    """Write raw latents [N,C,h,w], and whose they are, to a .safetensors file."""
+    """Write raw latents [N,C,h,w] and the fingerprint of their autoencoder to .safetensors."""
     with atomic_path(path) as temporary:
         save_file(
             {TENSOR_NAME: latents.contiguous()}, temporary, metadata={FINGERPRINT_NAME: fingerprint}
@@ -34,10 +31,10 @@ def save_latents(path: Path, latents: torch.Tensor, fingerprint: str) -> None:
 
 
 class Latents(Protocol):
-    """Raw latents [N,C,h,w] that are read slice by slice.
+    """Raw latents [N,C,h,w], read slice by slice.
 
-    name: where they are, for messages. fingerprint, autoencoder: of the autoencoder that they
-    belong to, and its reference, as far as that is known.
+    name: their location, for messages. fingerprint, autoencoder: the fingerprint and the reference
+    of their autoencoder; None if not recorded.
     """
 
     name: str
@@ -55,14 +52,14 @@ class Latents(Protocol):
 
 
 def open_latents(reference: str | Path) -> Latents:
-    """The latents in a file, or in a store (a folder or a URL); UserError if it is neither."""
+    """The latents of a file or of a store (a folder or a URL); UserError for anything else."""
     if is_remote(reference) or holds_store(Path(reference)):
         return StoredLatents(reference)
     return LatentFile(Path(reference))
 
 
 class StoredLatents:
-    """The latents of a store, in its order (which is shuffled; its keys say what is what)."""
+    """The latents of a store in its (shuffled) order; the keys of the store identify the images."""
 
     def __init__(self, location: str | Path) -> None:
         self._store = LatentStore(location, memory=0)
@@ -83,29 +80,31 @@ class StoredLatents:
 
 
 class LatentFile:
-    """Raw latents [N,C,h,w] of a file, read slice by slice; never all of them at once.
+    """The raw latents [N,C,h,w] of a file, read slice by slice, never all at once.
 
-    UserError if the file is missing, damaged, or holds something else.
+    UserError if the file is missing, damaged, or of other contents.
     """
 
     def __init__(self, path: Path) -> None:
         readers = {".npy": self._open_array, ".safetensors": self._open_safetensors}
         if path.is_dir():
             raise UserError(
-                f"{path} is a folder without a latent store; give a store, or a file of latents "
-                "(.npy, .safetensors)."
+                f"{path} is a folder without a latent store; give a store or a .npy or "
+                ".safetensors file of latents."
             )
         if not path.is_file():
             raise UserError(f"The latents file {path} does not exist; check the path.")
         if path.suffix not in readers:
-            raise UserError(f"{path} is no file of latents; give a .npy or .safetensors file.")
+            raise UserError(f"{path} is not a file of latents; give a .npy or .safetensors file.")
         self.path, self.name = path, str(path)
         self.fingerprint: str | None = None
         self.autoencoder: str | None = None
         self._values: Any = readers[path.suffix]()
         self.shape: tuple[int, ...] = tuple(self._read_shape())
         if len(self.shape) != 4 or not all(self.shape):
-            raise UserError(f"{path} holds {list(self.shape)}; latents are [N,C,h,w].")
+            raise UserError(
+                f"{path} has the shape {list(self.shape)}; give an array of latents [N,C,h,w]."
+            )
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -128,20 +127,26 @@ class LatentFile:
         try:
             values = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (ValueError, OSError, EOFError) as error:
-            raise UserError(f"{self.path} is damaged or no plain array ({error}).") from error
+            raise UserError(
+                f"{self.path} is damaged or not a plain array ({error}); write it again with "
+                "numpy.save."
+            ) from error
         if not np.issubdtype(values.dtype, np.floating):
-            raise UserError(f"{self.path} holds {values.dtype}; latents are floating point.")
+            raise UserError(f"{self.path} holds {values.dtype}; give floating-point latents.")
         return values
 
     def _open_safetensors(self) -> Any:
         try:
             file = safe_open(self.path, "pt")
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.path} is damaged or no safetensors file ({error}).") from error
+            raise UserError(
+                f"{self.path} is damaged or not a safetensors file ({error}); write it again."
+            ) from error
         names = list(file.keys())
         if TENSOR_NAME not in names and len(names) != 1:
             raise UserError(
-                f'{self.path} must hold a tensor named "{TENSOR_NAME}", not {", ".join(names)}.'
+                f'{self.path} holds no tensor "{TENSOR_NAME}" but {", ".join(names)}; name the '
+                f'latents "{TENSOR_NAME}".'
             )
         self.fingerprint = (file.metadata() or {}).get(FINGERPRINT_NAME)
         return file.get_slice(TENSOR_NAME if TENSOR_NAME in names else names[0])

@@ -1,4 +1,4 @@
-"""What latents look like to a generator that has to learn them: moments and correlations."""
+"""Moments and correlations of latents: the difficulty of the distribution for a generator."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LatentSummary:
-    """Of raw latents [N,C,h,w], each channel over all images and positions.
+    """Statistics of raw latents [N,C,h,w] per channel, over all images and positions.
 
-    kurtosis: excess, 0 of a normal distribution. channels: correlations of the channels at one
-    position [C,C]. right, below: correlations of a channel with itself one position on.
+    positions: N * h * w. kurtosis: excess, 0 for a normal distribution. channels: correlations
+    between the channels at one position, [C,C]. right, below: correlation of each channel with
+    itself one position to the right and below.
     """
 
     positions: int
@@ -30,7 +31,7 @@ class LatentSummary:
 
 
 class LatentStatistics:
-    """Adds up power sums batch by batch, in float64 about the mean of the first batch."""
+    """Power sums over batches, in float64 about the mean of the first batch."""
 
     def __init__(self) -> None:
         self._centre: Tensor | None = None
@@ -40,7 +41,7 @@ class LatentStatistics:
         self._right, self._below = _PairSums(), _PairSums()
 
     def add(self, latents: Tensor) -> None:
-        """Take raw latents [B,C,h,w]."""
+        """Add a batch of raw latents [B,C,h,w]."""
         values = latents.double().cpu()
         if self._centre is None:
             self._centre = values.mean((0, 2, 3))
@@ -53,7 +54,7 @@ class LatentStatistics:
         self._below.add(values[..., :-1, :], values[..., 1:, :])
 
     def summary(self) -> LatentSummary:
-        """Of everything that was added; there must have been something."""
+        """Statistics of all batches; at least one must have been added."""
         assert self._centre is not None
         first, second, third, fourth = self._powers / self._positions  # raw moments, [C] each
         variance = second - first**2
@@ -72,7 +73,7 @@ class LatentStatistics:
 
 
 class _PairSums:
-    """Sums for the correlation of two values, by channel: count, a, b, a^2, b^2, ab."""
+    """Sums per channel for the correlation of two values: count, a, b, a^2, b^2, ab."""
 
     def __init__(self) -> None:
         self._sums: Tensor = torch.zeros(())
@@ -82,7 +83,7 @@ class _PairSums:
         self._sums = self._sums + torch.stack([term.sum((0, 2, 3)) for term in terms])
 
     def correlation(self) -> Tensor:
-        """Pearson's, [C]; 0 where there are no pairs or nothing varies."""
+        """Pearson's correlation, [C]; 0 without pairs or without variance."""
         count, a, b, aa, bb, ab = self._sums
         covariance = count * ab - a * b
         spread = ((count * aa - a**2) * (count * bb - b**2)).clamp_min(0).sqrt()
@@ -90,6 +91,6 @@ class _PairSums:
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, otherwise: float = 0.0) -> Tensor:
-    """numerator / denominator, and `otherwise` where the denominator is 0."""
+    """numerator / denominator; `otherwise` where the denominator is 0."""
     safe = torch.where(denominator > 0, denominator, 1.0)
     return torch.where(denominator > 0, numerator / safe, otherwise)

@@ -1,4 +1,4 @@
-"""Images of a source as pixels, in a given order, decoded in worker processes."""
+"""Pixels of a source's images in a given order, decoded in worker processes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from autoencoder.sources.protocol import ImageSource, UnreadableImage
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.signals import STOPPING
 
-# A message between processes holds several images, which costs less; not so many that the
-# queue fills the memory with images of 1024 pixels.
+# Several images per message between processes, for less overhead; bounded in bytes, so that a queue
+# of images of 1024 pixels stays small.
 IMAGES_PER_MESSAGE = 32
 BYTES_PER_MESSAGE = 8 << 20
 
 
 @dataclass(frozen=True)
 class LoadedPixels:
-    """One image, ready to encode: `pixels` is uint8 RGB [size, size, 3]."""
+    """One preprocessed image; pixels: uint8 RGB [size, size, 3]."""
 
     index: int
     key: str
@@ -42,16 +42,16 @@ def iterate_pixels(
     preprocessing: Preprocessing,
     workers: int = 0,
 ) -> Iterator[LoadedPixels | UnreadableImage]:
-    """Yield one item for each of `indices`, in their order, the same for any number of workers.
+    """One item for each of `indices`, in order and independent of the number of workers.
 
-    An image that cannot be used is yielded as its UnreadableImage; a source that breaks raises
-    JobError. `workers` processes decode ahead; with 0 the calling process does it.
+    An unreadable image is yielded as UnreadableImage; a broken source raises JobError. workers:
+    processes that decode ahead; 0 decodes in the calling process.
     """
     if workers < 0:
         raise UserError(f"The number of workers is {workers}; give 0 or more.")
     loading = _Loading(source, preprocessing)
-    alone = map(loading.__getitem__, indices)
-    for result in _from_workers(loading, indices, workers) if workers else alone:
+    serial = map(loading.__getitem__, indices)
+    for result in _from_workers(loading, indices, workers) if workers else serial:
         if isinstance(result, UserError | JobError):
             raise result
         yield result
@@ -63,9 +63,9 @@ def read_pixels(
     limit: int | None = None,
     workers: int = 0,
 ) -> tuple[np.ndarray, list[UnreadableImage]]:
-    """All images of a source, or its first `limit`, in memory.
+    """All images of a source, or the first `limit`, in memory.
 
-    Returns uint8 RGB [N, size, size, 3] of those that can be read, and the others.
+    Returns pixels uint8 RGB [N, size, size, 3] of the readable images, and the unreadable ones.
     """
     count = len(source) if limit is None else min(limit, len(source))
     pixels = np.empty((count, preprocessing.size, preprocessing.size, 3), dtype=np.uint8)
@@ -84,7 +84,7 @@ _Result = LoadedPixels | UnreadableImage | UserError | JobError
 
 
 class _Loading(Dataset[_Result]):
-    """Loads by index; errors are results here, because a worker would wrap what it raises."""
+    """Loading by index; errors are returned, since torch's workers wrap raised ones."""
 
     def __init__(self, source: ImageSource, preprocessing: Preprocessing) -> None:
         self.source = source
@@ -107,10 +107,10 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
         sampler=indices,
         num_workers=workers,
         collate_fn=list,
-        # the workers run no torch operation, so a fork is safe; it saves importing torch again
+        # a fork is safe, since workers run no torch operation, and saves the import of torch
         multiprocessing_context="fork" if sys.platform == "linux" else None,
         worker_init_fn=partial(_begin_worker, os.getpid()),
-        generator=torch.Generator(),  # otherwise opening a loader moves the global random state
+        generator=torch.Generator(),  # the default would advance the global random state
     )
     try:
         for message in loader:
@@ -119,22 +119,22 @@ def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> It
         if not str(error).startswith("DataLoader worker"):
             raise
         raise JobError(
-            f"A worker process that reads images ended ({str(error).partition(chr(10))[0]}); "
-            "run again with fewer workers, most often the memory was short."
+            f"A process that decodes images ended ({str(error).partition(chr(10))[0]}), most often "
+            "out of memory; run again with fewer workers."
         ) from error
 
 
 def _begin_worker(parent: int, worker: int) -> None:
-    """A worker lives as long as its parent: not shorter, and not longer.
+    """Tie the lifetime of a worker process to that of its parent.
 
-    Schedulers and terminals send their signals to the whole group of processes. The parent saves
-    and stops then, and needs its workers until it has; a second SIGTERM is the parent's own.
+    Schedulers and terminals signal the whole process group. The parent then saves and stops, and
+    depends on its workers until that is done; a second SIGTERM, from the parent, ends a worker.
     """
 
     def end_with_parent() -> None:
         while os.getppid() == parent:
             time.sleep(1)
-        os._exit(1)  # it would wait for ever to hand over
+        os._exit(1)  # a regular exit would block on the queue of the dead parent
 
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""How close two pictures are: numbers on uint8 pixels."""
+"""Pixel metrics of reconstruction on uint8 pixels: PSNR and SSIM."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ import torch
 from latentddm.engine.errors import UserError
 
 SSIM_WINDOW = 11
-"""Pixels a side of the Gaussian window of SSIM, with a standard deviation of 1.5."""
+"""Pixels a side of SSIM's Gaussian window, of standard deviation 1.5."""
 
 
 def psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio per image in dB [B], peak 255; infinite where images are equal.
+    """Peak signal-to-noise ratio of each pair in dB, float64 [B]: 10 log10(255^2 / MSE).
 
-    `first`, `second`: pixels uint8 [B,H,W,3].
+    first, second: pixels uint8 [B,H,W,3]. Infinite for equal images.
     """
     squared_error = (first.double() - second.double()).square().mean(dim=(1, 2, 3))  # [B]
     return 10 * torch.log10(255**2 / squared_error)
 
 
 def ssim(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Structural similarity (Wang et al. 2004) per image [B], mean of the colours; 1 for equal.
+    """Structural similarity (Wang et al. 2004) of each pair, mean over the colours, [B].
 
-    `first`, `second`: pixels uint8 [B,H,W,3]. UserError below 11 pixels a side.
+    first, second: pixels uint8 [B,H,W,3]. 1 for equal images. UserError below 11 pixels a side.
     """
     if min(first.shape[1:3]) < SSIM_WINDOW:
         raise UserError(
-            f"SSIM needs pictures of {SSIM_WINDOW} pixels a side at least, not "
-            f"{first.shape[2]}x{first.shape[1]}; leave it out or take larger ones."
+            f"SSIM needs images of at least {SSIM_WINDOW} pixels a side, not "
+            f"{first.shape[2]}x{first.shape[1]}; leave the metric out or give larger images."
         )
     try:
         from torchmetrics.functional.image import structural_similarity_index_measure

@@ -1,7 +1,7 @@
-"""LPIPS (Zhang et al., arXiv 1801.03924): how different two pictures look to a trained network.
+"""LPIPS (Zhang et al., arXiv 1801.03924): perceptual distance in the features of a backbone.
 
-The linear heads, v0.1, come with the package lpips; the backbone under them is torchvision's, from
-torch's cache of downloads or from a file that is named.
+The linear heads, v0.1, come with the package lpips; the backbone is that of torchvision, from
+torch's cache of downloads or from a given file.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from latentddm.engine.errors import UserError
 
 Backbone = Literal["alex", "vgg"]
 SMALLEST_SIZE = 32
-"""Pixels a side below which nothing is left of a picture in the last layer of a backbone."""
+"""Pixels a side; the last feature map of a backbone is empty below this."""
 WITHOUT_NETWORK = (
-    "put the file there by hand, name it elsewhere (--lpips-weights FILE, or loss.perceptual_file "
-    "in a config), or do without LPIPS (leave the metric out, or loss.perceptual=none)."
+    "put the file there by hand, give its path (--lpips-weights FILE, or loss.perceptual_file "
+    "in a config), or leave LPIPS out (of --metrics, or by loss.perceptual=none)."
 )
 
 
@@ -33,20 +33,20 @@ def load_lpips(
 ) -> nn.Module:
     """The frozen LPIPS network: (images, images), [B,3,H,W] in [-1, 1] each -> [B,1,1,1].
 
-    weights: a file of torchvision's AlexNet or VGG16 (its `features` are enough); None takes the
-    one in torch's cache, downloaded on first use. UserError if a file is missing or does not
-    fit, JobError if a download fails.
+    weights: a file of torchvision's AlexNet or VGG16, of which `features` is used; None: the one
+    in torch's cache, downloaded on first use. UserError if the file is missing or of another
+    network, JobError if the download fails.
     """
     try:
         import lpips
     except ImportError:
         raise UserError("LPIPS needs the package lpips; run `pip install lpips`.") from None
-    from autoencoder.models.weights import read_weights  # here: it brings diffusers
+    from autoencoder.models.weights import read_weights  # imports diffusers, hence not at the top
 
     path = Path(weights).expanduser() if weights is not None else _downloaded(backbone)
     stored = read_weights(path)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lpips calls torchvision by names of long ago
+        warnings.simplefilter("ignore")  # lpips uses deprecated names of torchvision
         network = lpips.LPIPS(net=backbone, pnet_rand=True, verbose=False)
     # slice3.6.weight of lpips is features.6.weight of torchvision
     trunk = network.net.state_dict()
@@ -55,14 +55,14 @@ def load_lpips(
         if source not in stored or stored[source].shape != trunk[name].shape:
             raise UserError(
                 f"{path} does not hold the weights of torchvision's {_FULL_NAMES[backbone]}: "
-                f"{source} is missing or of another shape; give the file that torchvision has."
+                f"{source} is missing or of another shape; give torchvision's own file."
             )
     network.net.load_state_dict({name: stored[source] for name, source in names.items()})
     return network.eval().requires_grad_(False).to(device)
 
 
 def lpips_distances(network: nn.Module, first: Tensor, second: Tensor) -> Tensor:
-    """LPIPS of each pair of pictures, pixels uint8 [B,H,W,3] -> float32 [B] on the CPU."""
+    """LPIPS of each pair of images, pixels uint8 [B,H,W,3] each -> float32 [B] on the CPU."""
     device = next(network.parameters()).device
     with torch.inference_mode():
         images = (

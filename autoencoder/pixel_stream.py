@@ -1,4 +1,4 @@
-"""Batches of pixels for ever: order = f(seed, position), position = images seen by all ranks."""
+"""Endless batches of pixels: order = f(seed, position), position = images seen by all ranks."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def pixel_batches(
     flip: bool = False,
     workers: int = 0,
 ) -> Iterator[Tensor]:
-    """Yield uint8 [B, H, W, 3] for ever, from `start` images seen on, a new shuffle each epoch.
+    """Endless batches uint8 [B,H,W,3] after the first `start` images, reshuffled every epoch.
 
-    batch_size: images for this rank. An unreadable image is replaced by the next readable one of
-    the source, and named in the log once.
+    batch_size: images of this rank. An unreadable image is replaced by the next readable one of
+    the source, with one warning in the log.
     """
     order = EndlessOrder(len(source), seed, batch_size, start, rank, world_size)
     named: set[str] = set()
@@ -50,7 +50,7 @@ def pixel_batches(
         if isinstance(item, UnreadableImage):
             if item.key not in named:
                 named.add(item.key)
-                _log.warning("%s cannot be read (%s) and is passed over", item.key, item.reason)
+                _log.warning("%s cannot be read (%s) and is left out", item.key, item.reason)
             loaded = _next_readable(source, preprocessing, order[count])
         assert isinstance(loaded, LoadedPixels)
         mirrored = flip and order.mirrored(count)
@@ -61,7 +61,7 @@ def pixel_batches(
 
 
 class EndlessOrder(Sequence[int]):
-    """The source indices that one rank sees, computed where they are asked for."""
+    """The source indices of one rank's images, computed on access."""
 
     def __init__(
         self, images: int, seed: int, batch_size: int, start: int, rank: int, world_size: int
@@ -85,12 +85,12 @@ class EndlessOrder(Sequence[int]):
         return int(self._epoch(epoch)[0][place])
 
     def mirrored(self, count: int) -> bool:
-        """Whether this rank's image number `count` is to be mirrored."""
+        """Whether image number `count` of this rank is mirrored."""
         epoch, place = divmod(self._position(count), self.images)
         return bool(self._epoch(epoch)[1][place])
 
     def _position(self, count: int) -> int:
-        """Where the rank's image number `count` lies among the images that all ranks see."""
+        """The position, among the images of all ranks, of this rank's image number `count`."""
         batch, place = divmod(count, self.batch_size)
         everyone = self.batch_size * self.world_size
         return self.start + batch * everyone + self.rank * self.batch_size + place
@@ -105,4 +105,4 @@ def _next_readable(source: ImageSource, preprocessing: Preprocessing, index: int
     for item in iterate_pixels(source, following, preprocessing):
         if isinstance(item, LoadedPixels):
             return item
-    raise UserError(f"{source.name} holds no image that can be read; give other images.")
+    raise UserError(f"{source.name} holds no readable image; give other images.")

@@ -1,7 +1,7 @@
-"""Files behind a URL, fetched through fsspec with retries and kept in a local cache.
+"""Remote files: transfers through fsspec with retries, and a local cache.
 
-A URL may hold credentials, so it is shown only without user, password and query, and the text of
-a foreign error, which may repeat the URL, is never shown.
+A URL may hold credentials, so messages show it without user, password and query, and never the text
+of a foreign error, which may repeat the URL.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ Result = TypeVar("Result")
 
 
 def is_remote(location: str | Path) -> bool:
-    """Whether something lies behind a URL."""
+    """Whether a location is a URL."""
     return isinstance(location, str) and "://" in location
 
 
 class FailedTransferError(Exception):
-    """A transfer that may succeed when it is tried again; the message is fit for logs."""
+    """A failed transfer that is worth a retry; its message is safe for logs."""
 
 
 class RemoteFolder:
-    """A folder behind a URL; every access is retried with growing pauses.
+    """A folder at a URL; every access is retried with growing pauses.
 
-    UserError for a protocol that is unknown or whose package is not installed.
+    UserError for an unknown protocol or one whose package is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,7 +50,7 @@ class RemoteFolder:
         scheme = urlsplit(url).scheme
         try:
             if scheme in ("http", "https"):
-                # fsspec logs the URLs that it is given, so credentials travel beside them.
+                # fsspec logs its URLs, so credentials are passed apart from them.
                 system, root = fsspec.core.url_to_fs(self.name, **_http_credentials(url))
             else:
                 system, root = fsspec.core.url_to_fs(url)
@@ -61,37 +61,37 @@ class RemoteFolder:
             ) from None
         except ValueError:
             raise UserError(
-                f"The protocol of {self.name} is not known; use https:// or s3://."
+                f"The protocol of {self.name} is unknown; use https:// or s3://."
             ) from None
         self._system: Any = system
         self._root = str(root).rstrip("/")
 
     def read(self, name: str, check: Callable[[bytes], Result]) -> Result:
-        """What `check` makes of the bytes of a file; it may raise FailedTransferError."""
+        """The value of `check` on the bytes of a file; its FailedTransferError causes a retry."""
         return self._retried(name, lambda: check(self._transfer(name, self._system.cat_file)))
 
     def size(self, name: str) -> int | None:
-        """The bytes of a file; None where the server does not say."""
+        """The size of a file in bytes; None if the server does not report one."""
         return self._retried(name, lambda: self._transfer(name, self._system.size))
 
     def download(self, name: str, target: Path, problem: Callable[[Path], str | None]) -> None:
-        """Fetch a file to `target`, which appears there only if `problem` finds none with it."""
+        """Fetch a file to `target`, atomically; a `problem` of the fetched file causes a retry."""
 
         def fetch() -> None:
             with atomic_path(target) as temporary:
                 self._transfer(name, self._system.get_file, str(temporary))
                 found = problem(temporary)
                 if found is not None:
-                    raise FailedTransferError(f"what arrived {found}")
+                    raise FailedTransferError(f"the fetched file {found}")
 
         self._retried(name, fetch)
 
     def _transfer(self, name: str, access: Callable[..., Any], *arguments: str) -> Any:
-        """One access through fsspec. Its errors become ours, without their text."""
+        """One access through fsspec; its errors are translated, without their text."""
         try:
             return access(f"{self._root}/{name}", *arguments)
         except FileNotFoundError as error:
-            # fsspec says this of a server that does not answer, too; the cause tells them apart.
+            # fsspec also raises this for a server that does not answer; the cause differs.
             cause = error.__cause__
             absent = isinstance(cause, FileNotFoundError | None)
             if not absent and getattr(cause, "status", None) != 404:
@@ -101,7 +101,7 @@ class RemoteFolder:
             raise JobError(
                 f"{self.name}/{name} may not be read; check the credentials in the environment."
             ) from None
-        except Exception as error:  # every protocol of fsspec has exceptions of its own
+        except Exception as error:  # the exceptions differ between fsspec's protocols
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             status = getattr(error, "status", None)
@@ -117,7 +117,7 @@ class RemoteFolder:
                 reason = str(error)
             if attempt < ATTEMPTS:
                 delay = FIRST_DELAY * 2 ** (attempt - 1)
-                _LOG.warning("%s/%s: %s; again in %.1f s.", self.name, name, reason, delay)
+                _LOG.warning("%s/%s: %s; retry in %.1f s.", self.name, name, reason, delay)
                 time.sleep(delay)
         raise JobError(
             f"{self.name}/{name} could not be read in {ATTEMPTS} attempts ({reason}); check the "
@@ -126,9 +126,9 @@ class RemoteFolder:
 
 
 def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
-    """The local copy of a file, fetched unless one of the same size lies in the cache.
+    """The local copy of a file, fetched unless the cache holds one of the same size.
 
-    Copies of one remote folder lie side by side in a folder of the cache under `kind`.
+    Copies from one remote folder share a folder of the cache, below `kind`.
     """
     place = hashlib.sha256(folder.name.encode()).hexdigest()[:16]
     path = default_cache() / kind / place / name
@@ -143,7 +143,7 @@ def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
 
 
 def cache_lock(path: Path) -> FileLock:
-    """The lock under which a file of the cache is fetched, once for all processes of a machine."""
+    """The lock for fetching a file of the cache, once for all processes of a machine."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -152,7 +152,7 @@ def cache_lock(path: Path) -> FileLock:
 
 
 def default_cache() -> Path:
-    """LATENTDDM_CACHE, or latentddm in the user's cache folder."""
+    """The folder LATENTDDM_CACHE, or latentddm in the user's cache folder."""
     chosen = os.environ.get("LATENTDDM_CACHE")
     if chosen:
         return Path(chosen)
@@ -160,7 +160,7 @@ def default_cache() -> Path:
 
 
 def _http_credentials(url: str) -> dict[str, Any]:
-    """Options of fsspec for the user, the password and the query of a URL."""
+    """fsspec options with the user, the password and the query of a URL."""
     import aiohttp
 
     parts = urlsplit(url)

@@ -1,32 +1,46 @@
-"""Group norms that see a tile but normalise with the statistics of the whole picture.
+"""Group norms of tiles with the statistics of the whole image.
 
-The statistics of one norm need those of all norms before it. So the norms are measured one by one,
-each by a pass over all tiles that ends at that norm: with n norms, a decoding costs about n / 2
-more of its kind. Exact where tiles overlap as far as the layers between see.
+The statistics of a norm depend on those of all norms before it, so they are measured one norm after
+the other, each in a pass over all tiles that ends at that norm: n norms cost about n / 2 further
+decodings. Exact if the overlap of the tiles covers the receptive field of the layers between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from autoencoder.models import Autoencoder
 
-if TYPE_CHECKING:
-    from autoencoder.tiling import Span
+@dataclass(frozen=True)
+class Span:
+    """One tile along one axis: cells start to stop are decoded, own_start to own_stop are its own.
+
+    Every cell is the own cell of exactly one tile.
+    """
+
+    start: int
+    stop: int
+    own_start: int
+    own_stop: int
 
 
 @contextmanager
-def whole_picture_norms(
-    autoencoder: Autoencoder, features: torch.Tensor, rows: list[Span], columns: list[Span]
+def whole_image_norms(
+    norms: list[nn.GroupNorm],
+    decode: Callable[[torch.Tensor], torch.Tensor],
+    features: torch.Tensor,
+    rows: list[Span],
+    columns: list[Span],
 ) -> Iterator[None]:
-    """Within it, `decode_detail` of a tile of `features` normalises as it would for all of them."""
-    norms = autoencoder.detail_norms
+    """A context in which `decode` of a tile of `features` normalises as for all of them.
+
+    norms: the group norms of `decode` in order of execution.
+    """
     tiled = len(rows) * len(columns) > 1
     try:
         for norm in norms if tiled else ():
@@ -36,22 +50,22 @@ def whole_picture_norms(
                     norm.forward = partial(_measure, norm, statistics, row, column)  # type: ignore[method-assign]
                     part = features[:, :, row.start : row.stop, column.start : column.stop]
                     try:
-                        autoencoder.decode_detail(part)
+                        decode(part)
                     except _NormReached:
                         continue
             norm.forward = partial(_normalise, norm, *statistics.finished(norm))  # type: ignore[method-assign]
         yield
     finally:
         for norm in norms:
-            norm.__dict__.pop("forward", None)  # uncovers the method of the class
+            norm.__dict__.pop("forward", None)  # restores the method of the class
 
 
 class _NormReached(Exception):
-    """A pass has come to the norm that is being measured."""
+    """The end of a pass, at the norm in measurement."""
 
 
 class _Statistics:
-    """Mean and variance of [B,groups], merged from tiles by the parallel form of Welford's sums."""
+    """Mean and variance per image and group, [B,groups], merged from tiles (Chan et al.)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -59,7 +73,7 @@ class _Statistics:
         self.squares = torch.zeros(())  # summed squared deviations from the mean
 
     def add(self, values: torch.Tensor) -> None:
-        """values: [B,groups,n]."""
+        """Add the values of one tile, [B,groups,n]."""
         variance, mean = torch.var_mean(values.float(), dim=2, correction=0)
         added, total = values.shape[2], self.count + values.shape[2]
         step = mean.double().cpu() - self.mean
@@ -72,7 +86,7 @@ class _Statistics:
         self.count = total
 
     def finished(self, norm: nn.GroupNorm) -> tuple[torch.Tensor, torch.Tensor]:
-        """What to multiply each channel with and to add then, float32 [B,C,1,1] each."""
+        """The gain and the offset of each channel, float32 [B,C,1,1] each."""
         reciprocal = (self.squares / self.count + norm.eps).rsqrt()
         width = norm.num_channels // norm.num_groups
         weight, bias = norm.weight.detach().double().cpu(), norm.bias.detach().double().cpu()
@@ -91,7 +105,7 @@ def _measure(
 
 
 def _own(span: Span, size: int) -> slice:
-    """The tile's own part of a layer where the tile is `size` positions long."""
+    """The tile's own positions in a layer in which it is `size` positions long."""
     scale = size // (span.stop - span.start)
     return slice((span.own_start - span.start) * scale, (span.own_stop - span.start) * scale)
 

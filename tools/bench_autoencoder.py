@@ -1,11 +1,11 @@
-"""How much the interface adds to an autoencoder: images/s against its bare module in a loop.
+"""Cost of our interface of an autoencoder: images/s beside its bare module in a loop.
 
     python tools/bench_autoencoder.py [--autoencoder REF] [--size 256] [--batch-size 8] [--compile]
 
 Bare: encode and decode of the diffusers module on prepared tensors of the same dtype, device and
-memory format. Ours: uint8 pixels in and out, checks included. The two take turns in one process;
-the ratio is the median over the rounds, 1 when nothing is added. --compile adds torch.compile of
-the bare module's decoder, to see whether it would pay on this machine.
+memory format. Ours: uint8 pixels in and out, with all checks. They run in turn in one process; the
+ratio is the median over the rounds, 1 without any cost. --compile adds torch.compile of the bare
+decoder.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> None:
 def _stages(
     autoencoder: Autoencoder, pixels: torch.Tensor, with_compile: bool
 ) -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """The bare call and ours of each stage."""
+    """The bare call and our call of each stage."""
     network: Any = autoencoder.network
     low, high = autoencoder.pixel_range
     images = pixels.to(autoencoder.device).permute(0, 3, 1, 2).float() / 255 * (high - low) + low
@@ -79,7 +79,7 @@ def _stages(
 
 @torch.no_grad()
 def _round(bare: Callable[[], Any], ours: Callable[[], Any], calls: int) -> tuple[float, float]:
-    """Seconds of one call of each, the calls taking turns; both are warm."""
+    """Seconds of one call of each; calls in turn, after a warm-up."""
     spent = [0.0, 0.0]
     for call in range(-1, calls):
         for which, function in enumerate((bare, ours)):

@@ -1,13 +1,13 @@
-"""What sampling costs beyond the networks: our loop against diffusers' way of writing a pipeline.
+"""Cost of sampling beside the bare networks, of our loop and of a pipeline in diffusers' style.
 
     python tools/bench_sample.py [--steps 4] [--batch 16] [--device cuda] [--output FILE.json]
 
 Both draw the same latents with the same network in the same evaluations and decode them with the
-same autoencoder: ours is `latentddm.sample` and `Autoencoder.decode`, the other a loop
-over FlowMatchEulerDiscreteScheduler.step, `vae.decode` and VaeImageProcessor, as diffusers'
-pipelines are written (without their progress bar). They take turns, and the median over the turns
-of the ratio of their times is printed, beside the median times and that of the bare networks. First
-it is checked that the pictures are equal.
+same autoencoder: ours is `latentddm.sample` and `Autoencoder.decode`, the other a loop over
+FlowMatchEulerDiscreteScheduler.step, `vae.decode` and VaeImageProcessor, as in diffusers' pipelines
+(without their progress bar). They run in turn; printed are the median times, that of the bare
+networks, and the median over the turns of the ratio of ours to diffusers'. The pictures of both are
+compared first.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OURS, DIFFUSERS, NETWORKS = "ours", "diffusers", "networks alone"
 
 @dataclass(frozen=True)
 class Modules:
-    """What both loops use, and the latents they start from."""
+    """The networks of both loops, their times and initial noise."""
 
     network: UNet
     autoencoder: Autoencoder
@@ -60,7 +60,7 @@ def our_pictures(modules: Modules) -> np.ndarray:
 
 @torch.no_grad()
 def diffusers_pictures(modules: Modules) -> np.ndarray:
-    """The same, as a pipeline of diffusers would: uint8 [B, H, W, 3]."""
+    """The same in the style of a pipeline of diffusers: uint8 [B, H, W, 3]."""
     scheduler, generator = FlowMatchEulerDiscreteScheduler(), modules.generator()
     x, device = modules.noise, modules.noise.device
     scheduler.set_timesteps(sigmas=modules.times[:-1].tolist(), device=device)
@@ -76,7 +76,7 @@ def diffusers_pictures(modules: Modules) -> np.ndarray:
 
 @torch.no_grad()
 def networks_alone(modules: Modules) -> None:
-    """The evaluations and the decoding, with nothing between them."""
+    """The evaluations and the decoding, without a sampler."""
     x = modules.noise
     for t in modules.times[:-1].to(x):
         modules.network(x, t.expand(len(x)), x)
@@ -84,7 +84,7 @@ def networks_alone(modules: Modules) -> None:
 
 
 def seconds_of(work: Callable[[Modules], object], modules: Modules) -> float:
-    """One call: processor time on a CPU, which other programs do not change; else elapsed time."""
+    """Seconds of one call: processor time on a CPU, independent of other programs; else elapsed."""
     on_cpu = modules.noise.device.type == "cpu"
     clock = time.process_time if on_cpu else time.perf_counter
     started = clock()
@@ -95,7 +95,7 @@ def seconds_of(work: Callable[[Modules], object], modules: Modules) -> float:
 
 
 def measure(modules: Modules, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each turn; a slow moment of the machine is slow for all."""
+    """Seconds of each loop in each turn; in turn, as the speed of the machine varies."""
     ways: dict[str, Callable[[Modules], object]] = {
         OURS: our_pictures,
         DIFFUSERS: diffusers_pictures,
@@ -103,7 +103,9 @@ def measure(modules: Modules, rounds: int) -> dict[str, list[float]]:
     }
     gap = np.abs(our_pictures(modules).astype(int) - diffusers_pictures(modules).astype(int)).max()
     if gap > 1:  # rounding may differ by one level
-        raise JobError(f"The two loops drew other pictures (they differ by {gap} levels).")
+        raise JobError(
+            f"The two loops drew different pictures (by {gap} levels); do not time them."
+        )
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         names = list(ways) if turn % 2 else list(ways)[::-1]
@@ -147,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latent-size", type=int, default=8, help="latents a side")
     parser.add_argument("--autoencoder", default=str(PORTRAITS), metavar="REF")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--device", help="default: the fastest there is")
+    parser.add_argument("--device", help="default: CUDA or MPS, else the CPU")
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     parsed = parser.parse_args(arguments)
     return exit_code(lambda: run(parsed))

@@ -1,43 +1,37 @@
-"""How fast latents are read, in our layout and in the others; how much encoding adds to the model.
+"""Reading speed of latents in our layout and in others; cost of encoding beside the bare model.
 
     python tools/bench_store.py --output bench [--autoencoder REF --images SRC]
 
 Writes the same random latents in every layout, reads shuffled batches of 256 from each on one core
-with warm caches, and prints a table. The other layouts deliver what they hold; ours is measured as
-stored and with the conversion to float32 in model space. With an autoencoder and images (default:
-those of ../shared, if they are there) it times encoding a store against the bare forward pass over
-the same images.
+with warm caches, and prints a table. The other layouts are read as stored; ours as stored and with
+the conversion to float32 in model space. With --autoencoder and --images the encoding of a store is
+timed beside the bare forward pass over the same images.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from bench_store_layouts import (
+    SHAPE,
+    read_store,
+    write_chunks,
+    write_memory_map,
+    write_safetensors,
+    write_samples,
+    write_store,
+)
 
-from autoencoder.store import LatentStore, encode_store
-from autoencoder.store.completion import complete_store, prepare_folder
-from autoencoder.store.layout import ChunkFormat, SampleInfo
-from autoencoder.store.plan import EncodePlan
-from autoencoder.store.shard import ShardBuilder
+from autoencoder.store import encode_store
 from latentddm.engine.atomic_io import write_json, write_text
-
-SHAPE = (4, 32, 32)
-BATCH = 256
-PER_SHARD = 4096
-SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
 def main() -> None:
@@ -45,21 +39,15 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=16384)
     parser.add_argument("--seconds", type=float, default=2.0, help="per layout")
     parser.add_argument("--output", type=Path, help="folder for bench_store.md and .json")
-    parser.add_argument("--autoencoder", default=SHARED / "weights" / "taef2")
-    parser.add_argument("--images", default=SHARED / "data" / "faces128")
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--encode", type=int, default=256, help="images to encode; 0 for none")
+    parser.add_argument("--autoencoder", metavar="REF", help="with --images: time encoding too")
+    parser.add_argument("--images", metavar="SRC")
+    parser.add_argument("--size", type=int, default=256, help="of the images to encode")
+    parser.add_argument("--encode", type=int, default=256, help="number of images to encode")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         report: dict[str, Any] = {"reading": bench_reading(Path(folder), arguments)}
-    if (
-        arguments.encode
-        and Path(arguments.autoencoder).exists()
-        and Path(arguments.images).exists()
-    ):
+    if arguments.autoencoder and arguments.images:
         report["encoding"] = bench_encoding(arguments)
-    elif arguments.encode:
-        print("Encoding is not measured: give --autoencoder and --images.", file=sys.stderr)
     text = table(report)
     print(text)
     if arguments.output:
@@ -68,15 +56,15 @@ def main() -> None:
 
 
 def bench_reading(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Samples per second of every layout, best of three rounds, all layouts in each round."""
+    """Samples per second of every layout: the best of three rounds over all layouts."""
     torch.set_num_threads(1)
     latents = np.random.default_rng(0).standard_normal((arguments.samples, *SHAPE))
     latents = latents.astype(np.float16)
     store, enough = write_store(folder / "store", latents), 2 * latents.nbytes
     layouts = {
-        "webdataset, 3 members a sample": write_members(folder / "three", latents, 3),
-        "webdataset, 1 member a sample": write_members(folder / "one", latents, 1),
-        "webdataset, 1 npy member per 256 samples": write_chunks(folder / "chunks", latents),
+        "webdataset, 3 files a sample": write_samples(folder / "three", latents, 3),
+        "webdataset, 1 file a sample": write_samples(folder / "one", latents, 1),
+        "webdataset, 1 npy file per 256 samples": write_chunks(folder / "chunks", latents),
         "safetensors file, opened per item": write_safetensors(
             folder / "item.safetensors", latents
         ),
@@ -91,7 +79,7 @@ def bench_reading(folder: Path, arguments: argparse.Namespace) -> list[dict[str,
     for _ in range(3):
         for name, open_layout in layouts.items():
             best[name] = max(best[name], rate(open_layout, arguments.seconds))
-    plain = best["webdataset, 1 member a sample"]
+    plain = best["webdataset, 1 file a sample"]
     gather = best["memory map, random gather"]
     return [
         {
@@ -105,10 +93,10 @@ def bench_reading(folder: Path, arguments: argparse.Namespace) -> list[dict[str,
 
 
 def rate(open_layout: Callable[[], Iterator[int]], seconds: float) -> float:
-    """Samples per second once the first batch is there; a layout that ends is opened again.
+    """Samples per second after the first batch; a layout that ends is opened again.
 
-    Seconds of processor time: with warm caches and one thread they are those of the clock on a
-    core that is free, and on a busy machine they stay comparable.
+    Seconds are processor time: with warm caches and one thread, equal to the clock's on an idle
+    core and comparable on a busy machine.
     """
     counts = open_layout()
     next(counts)
@@ -124,128 +112,8 @@ def rate(open_layout: Callable[[], Iterator[int]], seconds: float) -> float:
             return done / elapsed
 
 
-def npy(values: np.ndarray) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, values)
-    return buffer.getvalue()
-
-
-def write_tars(folder: Path, members: Iterator[list[tuple[str, bytes]]], per_tar: int) -> str:
-    """Groups of members, `per_tar` groups to a tar; returns the pattern of the tars."""
-    folder.mkdir()
-    number = 0
-    while groups := list(islice(members, per_tar)):
-        with tarfile.open(folder / f"{number:04d}.tar", "w") as tar:
-            for name, data in (member for group in groups for member in group):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                tar.addfile(info, BytesIO(data))
-        number += 1
-    return str(folder / f"{{0000..{number - 1:04d}}}.tar")
-
-
-def write_members(folder: Path, latents: np.ndarray, members: int) -> Callable[[], Iterator[int]]:
-    import webdataset
-
-    def groups() -> Iterator[list[tuple[str, bytes]]]:
-        for index, values in enumerate(latents):
-            key = f"{index:08d}"
-            group = [(f"{key}.npy", npy(values)), (f"{key}.cls", b"3")]
-            group.append((f"{key}.json", json.dumps({"key": key}).encode()))
-            yield group[:members]
-
-    urls = write_tars(folder, groups(), PER_SHARD)
-    fields = ("npy", "cls", "json")[:members]
-
-    def read() -> Iterator[int]:
-        data = webdataset.WebDataset(urls, shardshuffle=8, empty_check=False)
-        batches = data.shuffle(1000).decode().to_tuple(*fields).batched(BATCH)
-        return (len(batch[0]) for batch in batches)
-
-    return read
-
-
-def write_chunks(folder: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
-    import webdataset
-
-    chunks = ([(f"{i:08d}.npy", npy(latents[i : i + 256]))] for i in range(0, len(latents), 256))
-    urls = write_tars(folder, chunks, PER_SHARD // 256)
-
-    def read() -> Iterator[int]:
-        data = webdataset.WebDataset(urls, shardshuffle=8, empty_check=False).shuffle(4).decode()
-        return (len(values) for (values,) in data.to_tuple("npy"))
-
-    return read
-
-
-def write_safetensors(path: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
-    from safetensors import safe_open
-    from safetensors.numpy import save_file
-
-    save_file({"latents": latents}, path)
-
-    def read() -> Iterator[int]:
-        for batch in random_batches(len(latents)):
-            with safe_open(path, framework="np") as file:
-                part = file.get_slice("latents")
-                yield len(np.stack([part[int(index)] for index in batch]))
-
-    return read
-
-
-def write_memory_map(path: Path, latents: np.ndarray) -> Callable[[], Iterator[int]]:
-    np.save(path, latents)
-    mapped = np.load(path, mmap_mode="r")
-    return lambda: (len(mapped[batch]) for batch in random_batches(len(latents)))
-
-
-def random_batches(samples: int) -> Iterator[np.ndarray]:
-    order = np.random.default_rng(0).permutation(samples)
-    return (order[begin : begin + BATCH] for begin in range(0, samples, BATCH))
-
-
-def write_store(folder: Path, latents: np.ndarray) -> Path:
-    layout = ChunkFormat(
-        shape=SHAPE, dtype="float16", contents="samples", views=("plain",), chunk_samples=256
-    )
-    plan = EncodePlan(
-        autoencoder=dict.fromkeys(("reference", "fingerprint", "precision"), "none"),
-        preprocessing={},
-        source={"name": "random", "count": len(latents), "keys": ""},
-        layout=layout,
-        shard_samples=PER_SHARD,
-        seed=None,
-    )
-    prepare_folder(folder, plan)
-    for number in range(plan.shards):
-        first = number * PER_SHARD
-        part = latents[first : first + PER_SHARD]
-        builder = ShardBuilder(number, first, BATCH, layout)
-        infos = [SampleInfo(f"{first + i:08d}", None, first + i) for i in range(len(part))]
-        builder.add([part], infos)
-        builder.write(folder)
-    complete_store(folder, plan)
-    return folder
-
-
-def read_store(
-    folder: Path, memory: int, what: str, anew: bool = False
-) -> Callable[[], Iterator[int]]:
-    """Touch the attribute `what` of every batch; `anew` opens the store again for every epoch."""
-
-    def epoch(store: LatentStore) -> Iterator[int]:
-        batches = islice(store.stream(BATCH), len(store) // BATCH)
-        return (len(getattr(batch, what)) for batch in batches)
-
-    if anew:
-        return lambda: epoch(LatentStore(folder, memory=memory))
-    store = LatentStore(folder, memory=memory)
-    sum(epoch(store))
-    return lambda: (len(getattr(batch, what)) for batch in store.stream(BATCH))
-
-
 def bench_encoding(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds of the bare forward pass and of encode_store, best of three rounds in turn."""
+    """Seconds of the bare forward pass and of encode_store: the best of three rounds in turn."""
     from autoencoder.images import (
         LoadedPixels,
         Preprocessing,
@@ -257,7 +125,7 @@ def bench_encoding(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(os.cpu_count() or 1)
     autoencoder = load_autoencoder(arguments.autoencoder)
-    whole = open_source(str(arguments.images))
+    whole = open_source(arguments.images)
     source = Selection(whole, range(min(arguments.encode, len(whole))))
     preprocessing = Preprocessing(size=arguments.size)
     images = iterate_pixels(source, range(len(source)), preprocessing)

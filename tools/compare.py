@@ -37,7 +37,7 @@ LONGEST = timedelta(days=7)  # that a process waits for the others' share of the
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what is missing, on all processes; the main one writes what came out."""
+    """Measure the missing cells, on all processes; the main one writes the results."""
     methods = parse_methods(options.method)
     sweep = Sweep(
         evaluations=options.evaluations,
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     accelerator = start_processes(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
 
     missing = _missing(cells, judgement, folder)
-    accelerator.wait_for_everyone()  # or a quick process would change what a slow one finds missing
+    accelerator.wait_for_everyone()  # else a quick process changes the cells that a slow one finds
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     bench = Bench(judgement, accelerator.device)
     main = accelerator.is_main_process
@@ -98,7 +98,7 @@ def _write(output: Path, cells: Sequence[Cell], judgement: Judgement, metric: st
 
 
 def _judgement(options: argparse.Namespace, first_run: str) -> Judgement:
-    """What the options say, with the store of the first run where none is named."""
+    """The judgement of the options, with the store of the first run where none is named."""
     judgement = Judgement(
         samples=options.samples,
         reference=options.reference,
@@ -115,7 +115,7 @@ def _judgement(options: argparse.Namespace, first_run: str) -> Judgement:
 
 
 def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
-    """What the best setting is the best by: the first distance, unless another is asked for."""
+    """The metric of the best setting: the first distance, unless another is given."""
     known = judgement.distances
     if not known or (asked is not None and asked not in known):
         raise UserError(

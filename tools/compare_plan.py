@@ -18,7 +18,7 @@ from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
 from latentddm.engine.config import to_plain
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
-from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at, history
+from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at
 
 ALL = "all"
 
@@ -42,7 +42,7 @@ class Method:
 
     @property
     def series(self) -> str:
-        """What a curve is called: the same for all checkpoints of a run."""
+        """The name of a curve: the same for all checkpoints of a run."""
         return self.name if self.solver == "ddim" else f"{self.name}, {self.solver}"
 
     def __str__(self) -> str:
@@ -51,7 +51,7 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The settings that every method is tried with; the best is what counts (method.md, 7)."""
+    """The settings tried with every method, of which the best counts."""
 
     evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
     churn: tuple[float, ...] = (0.0, 0.5, 1.0)
@@ -199,13 +199,8 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields; images seen and seconds of training, with those of the runs' starts.
-
-    The seconds are the mean over the method's runs.
-    """
-    before = [history(RunFolder(Path(trained.run)), method.images) for trained in method.runs]
-    return {
-        **asdict(method),
-        "images_in_all": before[0].images,
-        "training_seconds": round(fmean(each.seconds for each in before), 3),
-    }
+    """A method's fields and its seconds of training, the mean over its runs."""
+    seconds = [
+        RunFolder(Path(trained.run)).training_seconds(method.images) for trained in method.runs
+    ]
+    return {**asdict(method), "training_seconds": round(fmean(seconds), 3)}

@@ -14,10 +14,9 @@ from autoencoder.images import Preprocessing, open_source, read_pixels, select_a
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.extractors import INCEPTION, open_extractor
+from latentddm.evaluation.extractors import INCEPTION, LatentExtractor, open_extractor
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.inception import InceptionExtractor
-from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.metrics import find_metric
 from latentddm.inference.latent_space import LatentSpace
 
@@ -30,8 +29,8 @@ Made = TypeVar("Made")
 class Judgement:
     """How samples are judged: what every number of a comparison has in common.
 
-    reference: a source of images, for features of pictures; reconstructed: what the autoencoder
-    makes of it is the reference, the best that a generator could do. store: of latents, the
+    reference: a source of images, for features of pictures; reconstructed: their reconstructions
+    are the reference, the best that a generator could do. store: of latents, the
     reference of the space `latents`. features: spaces; metrics: in each space those it has.
     """
 
@@ -86,7 +85,7 @@ class Kept:
         self._made: dict[Any, Any] = {}
 
     def get(self, key: Any, make: Callable[[], Made]) -> Made:
-        """What was made under `key`, or what `make` makes now."""
+        """The thing made under `key`, or made now by `make`."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]

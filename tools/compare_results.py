@@ -104,7 +104,7 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
         "|---" * (len(across) + 3) + "|",
     ]
     for method in methods:
-        images, seconds = (records[method][key] for key in ("images_in_all", "training_seconds"))
+        images, seconds = (records[method][key] for key in ("images", "training_seconds"))
         cells = [_cell(at[method, n], metric) if (method, n) in at else "" for n in across]
         lines.append(
             f"| {method.series} | {images:,} | {seconds:,.0f} s | " + " | ".join(cells) + " |"

@@ -1,14 +1,13 @@
-"""What few evaluations cost a perfect model: exact denoisers of the latents in a store.
+"""The cost of few evaluations for a perfect model: exact denoisers of the latents in a store.
 
     python tools/exact_denoisers.py STORE [--samples 1000] [--evaluations 1,2] [--solver unipc]
 
 For the latents of a store as the whole distribution, p(x_0 | x_t) is known: each latent y has the
-weight softmax(-|x_t - alpha y|^2 / (2 sigma^2)). Its mean is what plain diffusion would be after
-endless training, a draw from it what a distributional model would be. Sampled with DDIM on a
-uniform grid, they bound what training can reach: the first row is what the steps alone cost
-plain diffusion, the second is the floor of the estimators. Other solvers are for the mean: what
-they do to draws is error. Distances are to 2,000 of the latents, and in the features of pictures to
-what the autoencoder makes of them.
+weight softmax(-|x_t - alpha y|^2 / (2 sigma^2)). Its mean is the limit of endless training as plain
+diffusion, a draw from it that of a distributional model. Sampled with DDIM on a uniform grid, they
+bound every training: the first row is the error of the steps alone of plain diffusion, the second
+the floor of the estimators. Other solvers are for the mean; applied to draws they only add error.
+Distances are to 2,000 of the latents and, in the features of pictures, to their decoded images.
 """
 
 from __future__ import annotations
@@ -24,16 +23,15 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.demo.comparison import REFERENCE_IMAGES, Reference
-from latentddm.diffusion.process import posterior_weights
+from latentddm.diffusion.process import draw_targets, posterior_weights
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.diffusion.solvers import SOLVERS, solve, solver_grid
 from latentddm.engine.devices import default_device
 from latentddm.engine.seeding import torch_generator
-from latentddm.evaluation.latents import LatentExtractor
+from latentddm.evaluation.extractors import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.training.objective import draw_targets
 
 BATCH = 100
 

@@ -2,8 +2,8 @@
 
     python tools/experiment.py --images FACES --output experiment [--minutes 10] [--scale 0.01]
 
-An f8 autoencoder, the latents, DDM from a start as plain diffusion, plain diffusion (the network
-without xi, as many images in all), a student distilled from it, then tools/compare.py: everything
+An f8 autoencoder, the latents, a DDM (its first phase plain diffusion), plain diffusion (the same
+network without xi, as many images), a student distilled from it, then tools/compare.py: all methods
 in few evaluations, DDM and DDIM in many. Each stage is a command, which is printed, and goes on
 where it stopped; so does the experiment, when its command is run again. With --minutes it stops in
 time, everything saved: a long experiment in pieces. Sized for one GPU and 30 minutes; --scale makes
@@ -20,25 +20,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 from preparation import exit_code
 
+from latentddm.cli.arguments import find_config
 from latentddm.diffusion.sampling import GridKind
-from latentddm.engine.config import to_plain
+from latentddm.engine.config import load_config, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.training.objective import Objective
+from latentddm.training.config import TrainConfig
+from latentddm.training.objective import PlainObjective
 
 SIZE = 128  # pixels
-IMAGES_SEEN = {
-    "autoencoder": 76_800,
-    "start": 1_280_000,  # of DDM, which sees the rest as a DDM
-    "DDM": 640_000,
-    "plain": 1_920_000,
-    "student": 128_000,
-}
+AUTOENCODER_IMAGES = 76_800
+PHASE_IMAGES = (1_280_000, 640_000)  # as plain diffusion, then as a DDM; plain diffusion: the sum
+STUDENT_IMAGES = 128_000
 FEWEST_SEEN = 128  # to which --scale can bring a training
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
 OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
@@ -68,44 +67,43 @@ def run(options: argparse.Namespace) -> None:
 def training_stages(options: argparse.Namespace) -> list[Stage]:
     """From images to three trained generators."""
     out: Path = options.output
-    autoencoder, store, start, ddm, plain, student = (
-        str(out / name) for name in ("autoencoder", "store", "start", "ddm", "plain", "student")
+    autoencoder, store, ddm, plain, student = (
+        str(out / name) for name in ("autoencoder", "store", "ddm", "plain", "student")
     )
-    seen = {
-        name: f"loop.images={max(FEWEST_SEEN, round(options.scale * count))}"
-        for name, count in IMAGES_SEEN.items()
-    }
     images, file = options.images, options.perceptual_file
     perceptual = [f"loss.perceptual_file={file}"] if file else []
     on_cuda = default_device().type == "cuda"
     precision = f"precision={'bf16' if on_cuda else 'no'}"  # which CPUs emulate, many times slower
     graphs = f"performance.cuda_graphs={str(on_cuda).lower()}"
     train = ["train", "faces128.yaml", f"store={store}", precision, graphs]
-    plain_diffusion = to_plain(Objective.plain_diffusion())
-    train_mean = [
-        *(*train, "network.expansion=none"),
-        *(f"objective.{key}={json.dumps(value)}" for key, value in plain_diffusion.items()),
-    ]
+    first, second = (_scaled(count, options.scale) for count in PHASE_IMAGES)
+    (phase, *_) = load_config(TrainConfig, find_config("faces128.yaml")).phases
+    only = to_plain(replace(phase, images=first + second, objective=PlainObjective()))
     commands = {
         "autoencoder": [
             *("train-autoencoder", "faces128_autoencoder.yaml", f"images={images}"),
-            *(f"output={autoencoder}", seen["autoencoder"], precision, *perceptual),
+            *(f"output={autoencoder}", precision, *perceptual),
+            f"loop.images={_scaled(AUTOENCODER_IMAGES, options.scale)}",
         ],
         "latents": [
             *("encode", "--images", images, "--size", str(SIZE), "--flips"),
             *("--autoencoder", f"{autoencoder}/autoencoder", "--output", store),
         ],
-        "start of DDM": [*train_mean, f"output={start}", seen["start"]],
-        "DDM": [*train, f"output={ddm}", f"start={start}", seen["DDM"]],
-        "plain diffusion": [*train_mean, f"output={plain}", seen["plain"]],
+        "DDM": [*train, f"output={ddm}", f"phases.0.images={first}", f"phases.1.images={second}"],
+        "plain diffusion": [*train, f"output={plain}", f"phases={json.dumps([only])}"],
         "student of plain diffusion": [
             *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
-            *(f"steps={STUDENT_STEPS}", seen["student"], precision, "loop.batch_size=256"),
+            *(f"steps={STUDENT_STEPS}", precision, "loop.batch_size=256"),
+            f"loop.images={_scaled(STUDENT_IMAGES, options.scale)}",
             *("optimizer.learning_rate=3e-4", "optimizer.decay=cosine"),
         ],
     }
     latentddm = [sys.executable, "-m", "latentddm"]
     return [Stage(name, [*latentddm, *command]) for name, command in commands.items()]
+
+
+def _scaled(images: int, scale: float) -> int:
+    return max(FEWEST_SEEN, round(scale * images))
 
 
 def comparisons(options: argparse.Namespace) -> list[Stage]:
@@ -123,7 +121,7 @@ def comparisons(options: argparse.Namespace) -> list[Stage]:
 def _comparison(
     name: str, methods: Sequence[str], evaluations: str, options: argparse.Namespace
 ) -> Stage:
-    """Methods against what the autoencoder makes of the images."""
+    """Methods against reconstructions of the images."""
     distance = "fid,kid" if options.features == "inception" else "frechet"
     command = [
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),

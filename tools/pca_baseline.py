@@ -1,11 +1,11 @@
-"""What an autoencoder has to beat: principal components with as many numbers per picture.
+"""A baseline of autoencoders: principal components with as many numbers per picture.
 
     python tools/pca_baseline.py --train SRC --images SRC --size 128 --factor 8 --channels 4
 
 Two linear autoencoders of the rate of one with that factor and those channels: `patches` keeps
-`channels` components of every patch of factor x factor pixels, as a convolutional one could;
-`pictures` keeps the same count of numbers of the whole picture, which pays where all pictures are
-aligned. Fitted on --train, judged on --images.
+`channels` components of every patch of factor x factor pixels, like a convolutional one;
+`pictures` keeps the same count of numbers of the whole picture, better where pictures are aligned.
+Fitted on --train, measured on --images.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from preparation import exit_code
 from torch import Tensor
 
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
@@ -37,8 +38,8 @@ class LinearCode:
         """The `numbers` principal components of vectors [N, D]; UserError if N is too small."""
         if numbers > min(vectors.shape):
             raise UserError(
-                f"{numbers} components need as many training vectors, and as many values in each; "
-                f"there are {len(vectors)} of {vectors.shape[1]}. Give more images or a lower rate."
+                f"{numbers} components require as many training vectors and values in each; there "
+                f"are {len(vectors)} of {vectors.shape[1]}; give more images or a lower rate."
             )
         mean = vectors.mean(0)
         centred = vectors - mean
@@ -69,7 +70,7 @@ def to_pixels(patches: Tensor, side: int, size: int) -> Tensor:
     return blocks.reshape(-1, size, size, 3).round().clamp(0, 255).to(torch.uint8)
 
 
-def judge(
+def measure(
     code: LinearCode, images: Tensor, side: int, lpips_weights: str | None
 ) -> dict[str, float]:
     """Mean PSNR, SSIM and LPIPS of the reconstructions of images, pixels uint8 [N,S,S,3]."""
@@ -83,28 +84,28 @@ def judge(
     return dict(zip(("psnr", "ssim", "lpips"), means, strict=True))
 
 
-def main() -> None:
-    arguments = _arguments()
+def run(arguments: argparse.Namespace) -> None:
+    """Fit and measure both linear autoencoders."""
     size, factor, channels = arguments.size, arguments.factor, arguments.channels
     if size % factor:
-        raise UserError(f"--size {size} is no multiple of --factor {factor}.")
+        raise UserError(f"--size {size} is no multiple of --factor {factor}; change one of them.")
     train, images = (
         _read(source, size, count)
         for source, count in ((arguments.train, arguments.fit), (arguments.images, arguments.num))
     )
     numbers = channels * (size // factor) ** 2
-    print(f"{numbers} numbers a picture; {len(train)} pictures to fit, {len(images)} to judge")
+    print(f"{numbers} numbers a picture; {len(train)} pictures to fit, {len(images)} to measure")
     for name, side, count in (("patches", factor, channels), ("pictures", size, numbers)):
         code = LinearCode.fit(to_patches(train, side), count)
-        judged = judge(code, images, side, arguments.lpips_weights)
-        print(name, *(f"{metric} {value:.4g}" for metric, value in judged.items()))
+        measured = measure(code, images, side, arguments.lpips_weights)
+        print(name, *(f"{metric} {value:.4g}" for metric, value in measured.items()))
 
 
 def _read(source: str, size: int, count: int | None) -> Tensor:
     chosen = select_at_random(open_source(source, size), count, seed=0)
     pixels, unreadable = read_pixels(chosen, Preprocessing(size=size))
     for image in unreadable:
-        print(f"left out: {image}")
+        print(f"unreadable: {image}")
     return torch.from_numpy(np.asarray(pixels))
 
 
@@ -116,10 +117,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--factor", type=int, default=8)
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--fit", type=int, default=4000, help="pictures to fit on (default 4000)")
-    parser.add_argument("--num", type=int, default=500, help="pictures to judge (default 500)")
+    parser.add_argument("--num", type=int, default=500, help="pictures to measure (default 500)")
     parser.add_argument("--lpips-weights", metavar="FILE")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(exit_code(lambda: run(_arguments())))

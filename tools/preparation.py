@@ -1,4 +1,4 @@
-"""What tools share: the exit code and lists among the options; and all else of prepare_*.py."""
+"""Shared parts of the tools: exit codes, options with several values, the body of prepare_*.py."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Item = TypeVar("Item")
 
 
 def parser(description: str, file_format: str) -> argparse.ArgumentParser:
-    """A parser with the options of every such tool."""
+    """The parser of a prepare_*.py, with the options that all of them have."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("source", type=Path, help="what was downloaded: a folder or a zip")
+    options.add_argument("source", type=Path, help="the download: a folder or a zip")
     options.add_argument("output", type=Path, help="the folder for the shards")
     options.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     options.add_argument(
@@ -42,7 +42,7 @@ def parser(description: str, file_format: str) -> argparse.ArgumentParser:
 
 
 def write(source: ImageSource, options: argparse.Namespace) -> None:
-    """Write the shards and say what was written and what could not be read."""
+    """Write the shards; print their number and the unreadable images."""
     prepared = write_image_shards(
         source,
         options.output,
@@ -62,9 +62,9 @@ def write(source: ImageSource, options: argparse.Namespace) -> None:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work; 0 done, 1 it failed, 2 the request was wrong, with a sentence on stderr.
+    """Run `work`; 0: done, 1: it failed, 2: the request was wrong, 128 + n: stopped by signal n.
 
-    128 + the signal's number if it was stopped, with all that was done saved.
+    The error message goes to stderr. After a signal everything done so far is saved.
     """
     try:
         work()
@@ -78,7 +78,7 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
-    """The type of an option that takes several values with commas between them."""
+    """The argparse type of an option with several values, separated by commas."""
 
     def read(text: str) -> tuple[Item, ...]:
         return tuple(kind(part) for part in text.split(","))

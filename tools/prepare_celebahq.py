@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Turn CelebA-HQ, as people download it, into tar shards of images for `latentddm encode`.
+"""CelebA-HQ as downloaded, to tar shards of images for `latentddm encode`.
 
     python tools/prepare_celebahq.py CelebAMask-HQ.zip faces256 --size 256
     python tools/prepare_celebahq.py CelebAMask-HQ faces256 --split train --label-attribute Smiling
 
 SOURCE is the CelebAMask-HQ folder or zip (with its CelebA-HQ-img folder, mapping and attribute
-files), or a plain folder or zip of images. A plain one can go to `latentddm encode` as it is;
-prepared shards are smaller and read faster. Interrupted, run the same command again.
+files), or a plain folder or zip of images. `latentddm encode` reads a plain one without
+preparation too; prepared shards are smaller and read faster. After an interruption run the same
+command again.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def select(options: argparse.Namespace) -> ImageSource:
-    """The images of the split, with labels, as the options ask."""
+    """The images of the chosen split, with labels of the chosen attribute."""
     images = open_images(options.source)
     indices = list(range(len(images)))
     name = str(options.source)
@@ -50,7 +51,9 @@ def select(options: argparse.Namespace) -> ImageSource:
         splits = read_splits(read_beside(options.source, MAPPING))
         indices = [i for i in indices if _row(splits, images.key(i), MAPPING) == options.split]
         if not indices:
-            raise UserError(f"{options.source} holds no image of the split {options.split}.")
+            raise UserError(
+                f"{options.source} holds no image of --split {options.split}; choose another split."
+            )
         name += f", split {options.split}"
     labels = None
     if options.label_attribute:
@@ -62,7 +65,7 @@ def select(options: argparse.Namespace) -> ImageSource:
 
 
 def open_images(download: Path) -> ImageSource:
-    """The images of a download; the masks of CelebAMask-HQ are images too and are left out."""
+    """The images of a download, without the masks of CelebAMask-HQ."""
     if _is_zip(download):
         with open_zip(download) as archive:
             homes = {
@@ -78,7 +81,7 @@ def open_images(download: Path) -> ImageSource:
 
 
 def read_beside(download: Path, name: str) -> str:
-    """One of CelebAMask-HQ's text files, in the folder or in the zip."""
+    """The text of a file of CelebAMask-HQ, in the folder or in the zip; UserError without it."""
     if _is_zip(download):
         with open_zip(download) as archive:
             found = [member for member in archive.namelist() if Path(member).name == name]
@@ -88,7 +91,7 @@ def read_beside(download: Path, name: str) -> str:
         if (home / name).is_file():
             return (home / name).read_text(encoding="utf-8")
     raise UserError(
-        f"{download} holds no {name}, which --split and --label-attribute read; give the "
+        f"{download} has no {name}, the source of --split and --label-attribute; give the "
         "CelebAMask-HQ download."
     )
 
@@ -102,7 +105,7 @@ def read_splits(mapping: str) -> dict[str, str]:
             continue
         original = Path(fields[-1]).stem
         if len(fields) != 3 or not original.isdecimal():
-            raise UserError(f"{MAPPING} has a line that is not understood: {line!r}.")
+            raise UserError(f"{MAPPING} has a damaged line: {line!r}; download it again.")
         splits[fields[0]] = next(
             split for split, last in LAST_OF_SPLIT.items() if int(original) <= last
         )
@@ -110,20 +113,23 @@ def read_splits(mapping: str) -> dict[str, str]:
 
 
 def read_attribute(annotation: str, attribute: str) -> dict[str, int]:
-    """1 or 0 for each image number: a count, the names, then `0.jpg -1 1 ...` per image."""
+    """1 or 0 for each image number.
+
+    Lines of the file: a count, the names, then `0.jpg -1 1 ...` for each image.
+    """
     lines = annotation.splitlines()
     names = lines[1].split() if len(lines) > 1 else []
     if attribute not in names:
         near = difflib.get_close_matches(attribute, names, n=1) or names
         raise UserError(
-            f"{ATTRIBUTES} has no attribute {attribute}; perhaps {', '.join(near) or 'none'}."
+            f"{ATTRIBUTES} has no attribute {attribute}; choose {' or '.join(near) or 'none'}."
         )
     column = names.index(attribute) + 1
     values: dict[str, int] = {}
     for line in lines[2:]:
         fields = line.split()
         if fields and (len(fields) != len(names) + 1 or fields[column] not in ("1", "-1")):
-            raise UserError(f"{ATTRIBUTES} has a line that is not understood: {line[:40]!r}.")
+            raise UserError(f"{ATTRIBUTES} has a damaged line: {line[:40]!r}; download it again.")
         if fields:
             values[Path(fields[0]).stem] = int(fields[column] == "1")
     return values
@@ -132,7 +138,7 @@ def read_attribute(annotation: str, attribute: str) -> dict[str, int]:
 def _row(table: dict[str, Value], key: str, file: str) -> Value:
     number = Path(key).stem
     if number not in table:
-        raise UserError(f"{file} has no line for {key}; the images and the file do not match.")
+        raise UserError(f"{file} has no line for {key}; give images and file of one download.")
     return table[number]
 
 

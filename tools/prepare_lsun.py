@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""Turn an LSUN category, as people download it, into tar shards of images for `latentddm encode`.
+"""An LSUN category as downloaded, to tar shards of images for `latentddm encode`.
 
     python tools/prepare_lsun.py bedroom_train_lmdb.zip bedroom256 --size 256
 
-SOURCE is the category's lmdb folder (`bedroom_train_lmdb`), or the zip that holds it; a zip is
-unpacked beside OUTPUT first. Each image becomes its centre square, resized, as usual for LSUN.
-The lmdb folder can go to `latentddm encode` as it is; prepared shards are smaller and read
-faster. Interrupted, run the same command again.
+SOURCE is the category's lmdb folder (`bedroom_train_lmdb`) or its zip; a zip is unpacked beside
+OUTPUT first. Each image is cropped to its centre square and resized, as usual for LSUN. `latentddm
+encode` reads the lmdb folder without preparation too; prepared shards are smaller and read faster.
+After an interruption run the same command again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def open_category(options: argparse.Namespace) -> LsunSource:
-    """The database of the category, unpacked if it comes in a zip."""
+    """The database of the category; a zip is unpacked first."""
     source: Path = options.source
     if (source / DATABASE).is_file():
         return LsunSource(source, str(source))
@@ -44,23 +44,23 @@ def open_category(options: argparse.Namespace) -> LsunSource:
         return LsunSource(folder, str(source))
     raise UserError(
         f"{source} is neither an lmdb folder (with a {DATABASE}) nor a zip of one; give the "
-        "category as it was downloaded."
+        "download of the category."
     )
 
 
 def unpack(archive_path: Path, folder: Path) -> None:
-    """Unpack the database of a zip to `folder`, whole or not at all; once is enough."""
+    """Unpack the database of a zip to `folder`, atomically, unless it is there already."""
     if (folder / DATABASE).is_file():
         return
     with open_zip(archive_path) as archive:
-        members = [m for m in archive.infolist() if Path(m.filename).name == DATABASE]
-        if len(members) != 1:
+        entries = [e for e in archive.infolist() if Path(e.filename).name == DATABASE]
+        if len(entries) != 1:
             raise UserError(
-                f"{archive_path} holds {len(members)} files named {DATABASE}; give the zip of one "
+                f"{archive_path} holds {len(entries)} files named {DATABASE}; give the zip of one "
                 "LSUN category."
             )
         folder.parent.mkdir(parents=True, exist_ok=True)
-        needed, free = members[0].file_size, shutil.disk_usage(folder.parent).free
+        needed, free = entries[0].file_size, shutil.disk_usage(folder.parent).free
         if needed > free:
             raise JobError(
                 f"Unpacking {archive_path} needs {needed / 1e9:.1f} GB and {folder.parent} has "
@@ -68,8 +68,8 @@ def unpack(archive_path: Path, folder: Path) -> None:
             )
         print(f"Unpacking {archive_path} to {folder} ({needed / 1e9:.1f} GB).")
         try:
-            # only this member, to a name of ours: other names in the zip never become paths
-            with atomic_path(folder) as temporary, archive.open(members[0]) as packed:
+            # Only this entry, to a fixed name: no name in the zip becomes a path.
+            with atomic_path(folder) as temporary, archive.open(entries[0]) as packed:
                 temporary.mkdir()
                 with open(temporary / DATABASE, "wb") as database:
                     shutil.copyfileobj(packed, database, 1 << 20)

@@ -5,25 +5,23 @@
 Plain diffusion learns E[x_0 | x_t], a point. The distributional diffusion model (DDM) learns
 p(x_0 | x_t): it draws x_0 from noise xi, and is trained with the energy score instead of the
 squared error. Then a sampler with few steps is as good as one with many. In the plane the exact
-posterior is known, so here everything can be checked. Read from top to bottom:
+posterior is known, so that every figure can be checked. In reading order:
 
-    ToyDenoiser   one small network for both models: (x_t, t, xi) -> x_0
-    train         one loop for both models: only the `Objective` differs
-    study         what is measured: the squared MMD to the target against the number of network
-                  evaluations (NFE), and draws of x_0 at one x_t against the exact posterior
+    toy2d_targets.py   two distributions with their exact posteriors
+    toy2d_training.py  one small network and one loop for both models: only the score differs
+    toy2d_measures.py  the squared MMD to the target against the number of network evaluations
+                       (NFE), and draws of x_0 at one x_t against the exact posterior
+    toy2d_tables.py, toy2d_pictures.py  the output
 
-It prints the tables and writes table.json, samples.png, posterior.png and spread.png. The targets
-are in toy2d_targets.py, the measures in toy2d_measures.py, the tables in toy2d_tables.py, the
-pictures in toy2d_pictures.py. With several seeds, figures are means and their deviations.
+It prints the tables and writes table.json, samples.png, posterior.png and spread.png. With several
+seeds, figures are means and their deviations.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import multiprocessing
 import os
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -32,25 +30,20 @@ from typing import Any
 
 import torch
 from preparation import exit_code
-from torch import Tensor, nn
+from torch import Tensor
 from toy2d_measures import Sizes, posterior_distances, posterior_spread, squared_mmds
 from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
 from toy2d_tables import deviations, means, table
-from toy2d_targets import SCHEDULE, Checkerboard, GaussianMixture, Target
+from toy2d_targets import Checkerboard, GaussianMixture, Target
+from toy2d_training import MODELS, ToyDenoiser, Training, train
 
-from latentddm.diffusion.process import corrupt, to_x0
 from latentddm.engine.atomic_io import write_json
-from latentddm.engine.ema import EMA
 from latentddm.engine.errors import UserError
-from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
-from latentddm.engine.progress import Progress
-from latentddm.engine.seeding import derive_seed, torch_generator
-from latentddm.training.objective import Objective, draw_targets, objective_terms
 
 TARGETS: dict[str, Target] = {"mixture": GaussianMixture(), "checkerboard": Checkerboard()}
 
-# NFE: (plain diffusion, DDM), the squared MMD in the authors' replies to their reviewers. They do
-# not tell the scale of their board. On [-1, 1]^2 an exact mean denoiser has 1.1e-2, 2.5e-3 and
+# NFE: (plain diffusion, DDM), the squared MMD in the authors' replies to their reviewers. The scale
+# of their board is not given. On [-1, 1]^2 an exact mean denoiser has 1.1e-2, 2.5e-3 and
 # 2.2e-4 at NFE 5, 10 and 50, and the floor is 2.0e-4: the nearest of the usual scales.
 PUBLISHED = {
     "checkerboard": {
@@ -62,128 +55,15 @@ PUBLISHED = {
     }
 }
 
-# Only the score differs. The DDM takes m = 8 draws of x_0 for each point, and beta 1/2: the smaller
-# beta is, the more the score is of what is near. Both models see 8 of the batch's x_0 that may be
-# behind an x_t. The times lean to the data, where the board has its edges, and still reach pure
-# noise, where one-step sampling starts.
-SHARED: dict[str, Any] = {
-    "targets": 8,
-    "time_sampling": "logit_normal",
-    "time_mean": -0.5,
-    "time_std": 1.4,
-    "weighting_bias": None,
-}
-MODELS = {
-    "diffusion": Objective.plain_diffusion(**SHARED),
-    "DDM": Objective(draws=8, beta=0.5, lam=1.0, position_share=0.0, **SHARED),
-}
-
-
-@dataclass(frozen=True)
-class Training:
-    """How long to train each model, counted in points seen."""
-
-    points: int = 1_500_000
-    batch: int = 512
-    learning_rate: float = 1e-2  # of AdamW, after a warm-up, with cosine decay
-    warmup_points: int = 50_000
-    ema_std: float = 0.05  # relative width of the average of the weights
-
-
 QUICK = (
     Training(points=250_000, warmup_points=25_000),
     Sizes(evaluations=(1, 2, 5, 10, 50, 100), samples=1024, repetitions=1, conditions=32, draws=64),
 )
 
 
-class ToyDenoiser(nn.Module):
-    """x_0 = G(t, x_t, xi), a residual network; as plain diffusion it has no input for xi.
-
-    It predicts v = eps - x_0. What depends on x_t and t alone is computed once for the m draws.
-    """
-
-    waves = (1, 2, 4)  # of x_0, in multiples of pi / 2 over the data's scale
-    n_features = 2 + 1 + 2 * (2 * len(waves) + 4)  # see _features
-
-    def __init__(self, scale: float, draws_from_noise: bool, width: int = 128, depth: int = 6):
-        super().__init__()
-        self.scale = scale
-        self.condition = nn.Linear(self.n_features, width)
-        self.noise = nn.Linear(2, width, bias=False) if draws_from_noise else None
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
-        self.output = nn.Linear(width, 2)
-
-    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        """Draws of x_0, [B, m, 2]. x_t: [B, 2]; t: [B]; xi: [B, m, 2]."""
-        hidden = self.condition(self._features(x_t, t))[:, None]  # [B, 1, width]
-        if self.noise is not None:
-            hidden = hidden + self.noise(xi)  # [B, m, width]
-        hidden = hidden.relu()
-        for layer in self.hidden:
-            hidden = hidden + layer(hidden).relu()
-        return to_x0(self.output(hidden), x_t[:, None], t, "v", SCHEDULE)
-
-    def denoise(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        """One x_0 for each x_t, [B, 2]: the denoiser that `latentddm.sample` calls."""
-        return self(x_t, t, xi[:, None])[:, 0]
-
-    def _features(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t at unit variance, t, and waves of both: edges are hard to learn without them.
-
-        The waves of x_t are the mean of those of x_0, were the data Gaussian: of its posterior
-        mean, damped by what is unknown of x_0. At little noise they show where x_0 is on the
-        board, at much noise nothing (integrated positional encoding, arXiv 2103.13415).
-        """
-        alpha, sigma, t = SCHEDULE.alpha(t)[:, None], SCHEDULE.sigma(t)[:, None], t[:, None]
-        variance = alpha**2 * self.scale**2 + sigma**2  # of x_t
-        mean = alpha * self.scale**2 / variance * x_t
-        unknown = sigma**2 * self.scale**2 / variance
-        of_x0 = [
-            torch.exp(-(k**2) * unknown / 2) * wave(k * mean)
-            for k in (math.pi / 2 / self.scale * n for n in self.waves)
-            for wave in (torch.sin, torch.cos)
-        ]
-        angles = math.pi * torch.cat([k * t for k in (1, 2, 3, 4)], dim=1)
-        return torch.cat([x_t / variance.sqrt(), t, angles.sin(), angles.cos(), *of_x0], dim=1)
-
-
-def train(
-    target: Target, objective: Objective, training: Training, seed: int, label: str
-) -> tuple[ToyDenoiser, dict[str, float]]:
-    """Algorithm 1 of the paper; returns the averaged network and the time it took."""
-    torch.manual_seed(derive_seed(seed, "weights"))
-    network = ToyDenoiser(target.scale, draws_from_noise=objective.draws > 1)
-    average, batch = EMA(network, training.ema_std), training.batch
-    config = OptimizerConfig(
-        learning_rate=training.learning_rate, warmup_images=training.warmup_points, decay="cosine"
-    )
-    optimizer = make_optimizer(network, config)
-    random = torch_generator(seed, "training", target.name)
-    wall, cpu = time.perf_counter(), time.process_time()
-    with Progress(training.points, label, unit="points") as progress:
-        for seen in range(batch, training.points + 1, batch):
-            x0 = target.sample(batch, random).float()
-            t = objective.times(torch.randn(batch, generator=random))
-            x_t = corrupt(x0, t, torch.randn(x0.shape, generator=random), SCHEDULE)
-            xi = torch.randn(batch, objective.draws, 2, generator=random)
-            draws = network(x_t, t, xi)
-            uniform = torch.rand(batch, objective.targets, generator=random)
-            targets = draw_targets(x_t, t, x0, uniform, SCHEDULE)
-            objective_terms(draws, targets, t, objective, SCHEDULE).loss.mean().backward()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, seen - batch, training.points)
-            optimizer.step()
-            optimizer.zero_grad()
-            average.update(seen, batch)
-            progress.update(batch)
-    took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
-    network.load_state_dict(average.module.state_dict())
-    return network.eval(), took
-
-
 @dataclass(frozen=True)
 class Study:
-    """What was trained and measured for one target."""
+    """The trained networks of one target and their measures."""
 
     networks: dict[str, ToyDenoiser]
     points: dict[tuple[str, int], Tensor]  # samples by (model, NFE)
@@ -193,9 +73,9 @@ class Study:
 def study(target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
     """Train both models on a target and measure them."""
     networks, took = {}, {}
-    for model, objective in MODELS.items():
-        label = f"{target.name}, {model}"
-        networks[model], took[model] = train(target, objective, training, seed, label)
+    for name, model in MODELS.items():
+        label = f"{target.name}, {name}"
+        networks[name], took[name] = train(target, model, training, seed, label)
     ddm = networks["DDM"].denoise
     rows, points = squared_mmds(target, {m: n.denoise for m, n in networks.items()}, sizes, seed)
     for row in rows:
@@ -252,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
         "estimator": "squared MMD, RBF, biased, mean over repetitions; DDIM, uniform grid",
         "training": asdict(training),
         "sizes": asdict(sizes),
-        "models": {model: asdict(objective) for model, objective in MODELS.items()},
+        "models": {name: asdict(model) for name, model in MODELS.items()},
         "targets": {name: repr(TARGETS[name]) for name in names},
     }
     written = {"protocol": protocol, "targets": reports, "deviations": spreads}

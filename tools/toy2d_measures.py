@@ -1,4 +1,4 @@
-"""How good the samples and the posterior draws of a denoiser are, held against the exact ones."""
+"""Distances of a denoiser's samples and posterior draws from the exact ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FLOOR = "target"  # the column of the target against itself
 
 @dataclass(frozen=True)
 class Sizes:
-    """How exactly to measure."""
+    """Numbers of evaluations and of samples."""
 
     evaluations: tuple[int, ...] = (1, 2, 5, 10, 50, 100, 1000)  # of the network (NFE)
     samples: int = 4096  # points of each set in one MMD
@@ -38,8 +38,8 @@ def squared_mmds(
 
     Squared MMD, RBF kernel, biased (the V-statistic), of samples against fresh points of the
     target. The sampler is DDIM (churn 0) on a uniform grid for every model. Every cell uses the
-    same noise and the same points, so that differences within the table are not those of the luck.
-    The column FLOOR is the target against itself: what is below it is noise.
+    same noise and the same points, so that differences within the table are not chance. The column
+    FLOOR is the target against itself: smaller differences are noise.
     """
     totals: dict[tuple[float, int, str], float] = {}
     points: dict[tuple[str, int], Tensor] = {}
@@ -70,7 +70,7 @@ def squared_mmds(
 
 
 class DistanceTo:
-    """Squared MMD to one set of points, RBF kernel, biased: `mmd2` with what all share kept."""
+    """Squared MMD to one set of points, RBF kernel, biased: `mmd2` with the constant term kept."""
 
     def __init__(self, truth: Tensor, bandwidth: float) -> None:
         self.truth, self.bandwidth = truth.double(), bandwidth
@@ -107,8 +107,8 @@ def posterior_distances(
 ) -> list[dict[str, float]]:
     """Energy distance of the draws to the exact posterior, averaged over x_t, at each of TIMES.
 
-    Beside it that of the exact posterior mean, all mass in one point: what a perfect plain
-    diffusion model has. Both are unbiased, so a perfect model has zero on average.
+    Beside it that of the exact posterior mean, all mass in one point: of perfect plain diffusion.
+    Both are unbiased, so that a perfect model has zero on average.
     """
     rows = []
     for time in TIMES:

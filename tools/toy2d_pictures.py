@@ -72,7 +72,7 @@ def draw_posteriors(
                 axis.set_title(f"t = {time}" if axis is axes[0][column] else "")
         axes[2 * line][0].set_ylabel(f"{name}\nexact posterior")
         axes[2 * line + 1][0].set_ylabel(f"{name}\nDDM's draws")
-    figure.supxlabel("black: x_t; orange: plain diffusion's only answer, the mean", fontsize=9)
+    figure.supxlabel("black: x_t; orange: plain diffusion, the mean", fontsize=9)
     _save(figure, path)
 
 

@@ -1,6 +1,6 @@
 """Two distributions in the plane whose posteriors p(x_0 | x_t) are known exactly.
 
-That is what makes the toy a test: the draws of a trained model can be held against the truth.
+So the toy is a test: the draws of a trained model can be compared with the truth.
 Everything is float64; x_t = (1 - t) x_0 + t eps, the schedule of `latentddm.FlowSchedule`.
 """
 
@@ -23,7 +23,7 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in tables and pictures."""
+        """Its name in tables and pictures."""
 
     @property
     def scale(self) -> float:

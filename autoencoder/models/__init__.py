@@ -1,7 +1,7 @@
 """Pretrained autoencoders behind one interface: pixels uint8 -> raw latents -> pixels uint8.
 
-No constant such as 0.18215 is applied here: the statistics that make latents standard normal are
-measured while encoding, and live in the latent store.
+No constant such as 0.18215 is applied: the statistics for standardisation are measured during
+encoding and stored in the latent store.
 """
 
 from autoencoder.models.adapters import wrap_network

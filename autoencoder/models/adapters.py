@@ -1,4 +1,8 @@
-"""The network classes of diffusers that are known here, and how each encodes and decodes."""
+"""Adapters of the network classes of diffusers, and their registry: one class and one line each.
+
+A network whose encode and decode return latents and images needs neither `_encode` nor `_decode`;
+`decoder_layers` is needed for tiled decoding only.
+"""
 
 from __future__ import annotations
 
@@ -6,60 +10,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
-from diffusers.models.attention_processor import Attention, SanaMultiscaleLinearAttention
-from diffusers.models.resnet import ResnetBlock2D
-from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
-from autoencoder.models.base import Autoencoder
+from autoencoder.models.base import Autoencoder, Layer
 from latentddm.engine.errors import UserError
 
 
-class _ConvolutionalDecoder(Autoencoder):
-    """The decoder that AutoencoderKL and VQModel share."""
-
-    @property
-    def detail_norms(self) -> list[nn.GroupNorm]:
-        modules = (*self._layers[self._split :], self.network.decoder.conv_norm_out)
-        return [
-            part
-            for module in modules
-            for part in module.modules()
-            if isinstance(part, nn.GroupNorm)
-        ]
-
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        features = self.network.decoder.conv_in(latents)
-        return _through(self._layers[: self._split], features)
-
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        decoder = self.network.decoder
-        features = _through(self._layers[self._split :], features)
-        return decoder.conv_out(decoder.conv_act(decoder.conv_norm_out(features)))
-
-    @property
-    def _layers(self) -> list[nn.Module]:
-        """The decoder's blocks in order, taken apart to where the picture grows."""
-        layers: list[nn.Module] = [self.network.decoder.mid_block]
-        for block in self.network.decoder.up_blocks:
-            attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
-            for resnet, attention in zip(block.resnets, attentions, strict=True):
-                layers += [resnet] if attention is None else [resnet, attention]
-            layers += block.upsamplers or []
-        return layers
-
-    @property
-    def _split(self) -> int:
-        """Layers before it see the whole picture: all with attention, and all before it grows."""
-        first_growth = next(
-            (number for number, layer in enumerate(self._layers) if isinstance(layer, Upsample2D)),
-            0,
-        )
-        return max(first_growth, _last_with(Attention, self._layers))
-
-
-class KLAutoencoder(_ConvolutionalDecoder):
-    """AutoencoderKL: the VAEs of Stable Diffusion and FLUX, and the ones trained here."""
+class KLAutoencoder(Autoencoder):
+    """AutoencoderKL: the VAEs of Stable Diffusion and FLUX, and those trained here."""
 
     def _encode(self, images: torch.Tensor) -> torch.Tensor:
         return self._encode_moments(images)[0]
@@ -68,88 +26,101 @@ class KLAutoencoder(_ConvolutionalDecoder):
         posterior = self.network.encode(images).latent_dist
         return posterior.mean, posterior.logvar
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        latents = latents.to(self.dtype)
-        if self.network.post_quant_conv is not None:  # FLUX's has none
-            latents = self.network.post_quant_conv(latents)
-        return super()._decode_context(latents)
+    def decoder_layers(self) -> list[Layer]:
+        # FLUX has no post_quant_conv.
+        first = [self.network.post_quant_conv] if self.network.post_quant_conv is not None else []
+        return [self._in_dtype, *first, *_convolutional_layers(self.network.decoder)]
+
+    def _in_dtype(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.to(self.dtype)
 
 
-class VQAutoencoder(_ConvolutionalDecoder):
-    """VQModel: raw latents are the encoder's output; decoding first snaps them to the codebook."""
+class VQAutoencoder(Autoencoder):
+    """VQModel: raw latents are the encoder's output; decoding begins with the nearest codes."""
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        codes = self._nearest_codes(latents).to(self.dtype)
-        return super()._decode_context(self.network.post_quant_conv(codes))
+    @staticmethod
+    def latent_channels_of(config: Any) -> int:
+        return config.vq_embed_dim or config.latent_channels  # the width of a code
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        codes = self._nearest_codes(latents)
+        return self.network.decode(codes, force_not_quantize=True, return_dict=False)[0]
+
+    def decoder_layers(self) -> list[Layer]:
+        layers = _convolutional_layers(self.network.decoder)
+        return [self._nearest_codes, self.network.post_quant_conv, *layers]
 
     def _nearest_codes(self, latents: torch.Tensor) -> torch.Tensor:
-        # In float32 whatever the network's dtype: rounded distances would pick other codes.
+        # In float32 for any dtype of the network: rounded distances can select other codes.
         codebook = self.network.quantize.embedding.weight.float()  # [K,C]
         vectors = latents.permute(0, 2, 3, 1)  # [B,h,w,C]
         nearest = torch.cdist(vectors.flatten(0, 2), codebook).argmin(dim=1)
-        return codebook[nearest].view(vectors.shape).permute(0, 3, 1, 2)
+        return codebook[nearest].view(vectors.shape).permute(0, 3, 1, 2).to(self.dtype)
 
 
 class TinyAutoencoder(Autoencoder):
-    """AutoencoderTiny and the TAESD family, whose group norms lie before the first upsampling."""
+    """AutoencoderTiny: the TAESD family."""
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        bounded = torch.tanh(latents.to(self.dtype) / 3) * 3
-        return self.network.decoder.layers[: self._split](bounded)
+    @staticmethod
+    def factor_of(config: Any) -> int:
+        return 2 ** (len(config.encoder_block_out_channels) - 1)
 
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        # The network's own range is [0,1].
-        return self.network.decoder.layers[self._split :](features) * 2 - 1
+    def decoder_layers(self) -> list[Layer]:
+        return [self._bounded, *self.network.decoder.layers, _unit_to_signed]
 
-    @property
-    def _split(self) -> int:
-        layers = self.network.decoder.layers
-        return next(i for i, layer in enumerate(layers) if isinstance(layer, nn.Upsample))
+    def _bounded(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(latents.to(self.dtype) / 3) * 3
 
 
 class DCAutoencoder(Autoencoder):
-    """AutoencoderDC: deep compression, factors 32 and 64; linear attention in its early stages."""
+    """AutoencoderDC: deep compression with factors 32 and 64, linear attention in early stages."""
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
+    @staticmethod
+    def factor_of(config: Any) -> int:
+        return 2 ** (len(config.encoder_block_out_channels) - 1)
+
+    def decoder_layers(self) -> list[Layer]:
+        return [self._first, *reversed(self.network.decoder.up_blocks), self._last]
+
+    def _first(self, latents: torch.Tensor) -> torch.Tensor:
         decoder, latents = self.network.decoder, latents.to(self.dtype)
         features = decoder.conv_in(latents)
         if decoder.in_shortcut:
             features = features + latents.repeat_interleave(decoder.in_shortcut_repeats, dim=1)
-        for stage in self._stages[: self._split]:
-            features = stage(features)
         return features
 
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
+    def _last(self, features: torch.Tensor) -> torch.Tensor:
         decoder = self.network.decoder
-        for stage in self._stages[self._split :]:
-            features = stage(features)
         features = decoder.norm_out(features.movedim(1, -1)).movedim(-1, 1)
         return decoder.conv_out(decoder.conv_act(features))
 
-    @property
-    def _stages(self) -> list[nn.Module]:
-        return list(reversed(self.network.decoder.up_blocks))
 
-    @property
-    def _split(self) -> int:
-        return _last_with(SanaMultiscaleLinearAttention, self._stages)
+class _WithoutTime(nn.Module):
+    """A residual block of diffusers, called without its time embedding."""
 
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
 
-def _through(layers: list[nn.Module], features: torch.Tensor) -> torch.Tensor:
-    for layer in layers:
-        # These residual blocks are made for diffusion and ask for a time, which decoders lack.
-        features = layer(features, None) if isinstance(layer, ResnetBlock2D) else layer(features)
-    return features
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.block(features, None)
 
 
-def _last_with(kind: type[nn.Module], layers: list[nn.Module]) -> int:
-    """The number of layers up to the last one with a module of that kind in it."""
-    found = (
-        number
-        for number, layer in enumerate(layers, start=1)
-        if any(isinstance(module, kind) for module in layer.modules())
-    )
-    return max(found, default=0)
+def _convolutional_layers(decoder: Any) -> list[Layer]:
+    """The layers of the decoder of AutoencoderKL and VQModel, its upsampling blocks taken apart."""
+    layers: list[Layer] = [decoder.conv_in, decoder.mid_block]
+    for block in decoder.up_blocks:
+        attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+        for resnet, attention in zip(block.resnets, attentions, strict=True):
+            layers.append(_WithoutTime(resnet))
+            if attention is not None:
+                layers.append(attention)
+        layers += block.upsamplers or []
+    return [*layers, decoder.conv_norm_out, decoder.conv_act, decoder.conv_out]
+
+
+def _unit_to_signed(images: torch.Tensor) -> torch.Tensor:
+    return images * 2 - 1
 
 
 ADAPTERS: dict[type[nn.Module], type[Autoencoder]] = {
@@ -158,39 +129,26 @@ ADAPTERS: dict[type[nn.Module], type[Autoencoder]] = {
     AutoencoderTiny: TinyAutoencoder,
     AutoencoderDC: DCAutoencoder,
 }
-NETWORK_CLASSES: dict[str, Any] = {network.__name__: network for network in ADAPTERS}
 
 
 def wrap_network(network: nn.Module, *, reference: str, fingerprint: str) -> Autoencoder:
-    """The adapter for a diffusers network in memory; `reference` names it in messages."""
+    """The autoencoder of a diffusers network in memory; `reference` names it in messages."""
     config: Any = network.config
     if config.in_channels != 3 or getattr(config, "out_channels", 3) != 3:
         raise UserError(
             f"The autoencoder {reference} is for images of {config.in_channels} channels; "
-            "one for RGB images (3 channels) is needed."
+            "give one for RGB images (3 channels)."
         )
     if config.get("norm_type", "group") != "group":
         raise UserError(
-            f"The autoencoder {reference} has norm_type {config.norm_type}; "
-            "use one with group norms, others are not known here."
+            f"The autoencoder {reference} has norm_type {config.norm_type}, which is not "
+            "supported; give one with group norms."
         )
-    return ADAPTERS[type(network)](
+    adapter = ADAPTERS[type(network)]
+    return adapter(
         network,
         reference=reference,
         fingerprint=fingerprint,
-        latent_channels=_latent_channels(network),
-        factor=_factor(config),
+        latent_channels=adapter.latent_channels_of(config),
+        factor=adapter.factor_of(config),
     )
-
-
-def _latent_channels(network: nn.Module) -> int:
-    config: Any = network.config
-    if isinstance(network, VQModel):  # its latents leave after quant_conv, as wide as a code
-        return config.vq_embed_dim or config.latent_channels
-    return config.latent_channels
-
-
-def _factor(config: Any) -> int:
-    """Pixels per latent along one side: every stage of the encoder but one halves the picture."""
-    stages = config.get("encoder_block_out_channels") or config.block_out_channels
-    return 2 ** (len(stages) - 1)

@@ -1,7 +1,8 @@
-"""The one interface of all autoencoders, and the one place where pixels change their range."""
+"""The interface of all autoencoders, and the conversion between pixels and a network's range."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -9,18 +10,20 @@ from torch import nn
 
 from latentddm.engine.errors import JobError, UserError
 
+Layer = Callable[[torch.Tensor], torch.Tensor]
+
 
 class Autoencoder(nn.Module):
     """A frozen autoencoder: pixels uint8 [B,H,W,3] <-> raw latents float32 [B,C,H/f,W/f].
 
-    Weights are in `dtype`, on `device`; what goes in and out is uint8 pixels and float32 latents
-    whatever the two are. Latents are raw: what the network emits, with no scale or shift.
-    `network` has diffusers' encode and decode. Subclasses (adapters.py) are for network classes
-    that need more than a call of these, or another range of pixels.
+    Weights are in `dtype` on `device`; pixels are uint8 and latents float32 for any of these. Raw
+    latents are the output of the network's encoder, with no scale or shift. network: a module with
+    the encode and decode of diffusers. Subclasses (adapters.py) are for network classes with other
+    outputs, another pixel range, or tiled decoding.
     """
 
     pixel_range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
-    """What the network takes and gives for black and for white."""
+    """The network's values of black and of white."""
 
     def __init__(
         self,
@@ -38,14 +41,15 @@ class Autoencoder(nn.Module):
         self.latent_channels = latent_channels
         self.factor = factor
 
-    @property
-    def detail_norms(self) -> list[nn.GroupNorm]:
-        """The group norms that `decode_detail` runs through, in order.
+    @staticmethod
+    def latent_channels_of(config: Any) -> int:
+        """The channels of raw latents of a network with this configuration."""
+        return config.latent_channels
 
-        They normalise with the statistics of all that they see, so a tile needs to be told those
-        of the whole picture.
-        """
-        return []
+    @staticmethod
+    def factor_of(config: Any) -> int:
+        """Pixels per latent along one side: all stages of the encoder but one halve the image."""
+        return 2 ** (len(config.block_out_channels) - 1)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -59,15 +63,15 @@ class Autoencoder(nn.Module):
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels uint8 [B,H,W,3] -> raw latents float32 [B,C,H/f,W/f]; deterministic.
 
-        Of an encoder with a posterior these are the posterior's mean.
+        The mean of the posterior, if the encoder has one.
         """
         return self._finite(self._encode(self._to_network(pixels)).float(), "Encoding")
 
     @torch.no_grad()
     def encode_moments(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pixels uint8 [B,H,W,3] -> the posterior's mean and log variance, each as `encode` gives.
+        """Pixels uint8 [B,H,W,3] -> mean and log variance of the posterior, float32 [B,C,h,w] each.
 
-        UserError if this autoencoder has no posterior.
+        UserError for an autoencoder without a posterior.
         """
         mean, log_variance = self._encode_moments(self._to_network(pixels))
         return self._finite(mean.float(), "Encoding"), log_variance.float()
@@ -80,68 +84,21 @@ class Autoencoder(nn.Module):
     @torch.no_grad()
     def decode_unrounded(self, latents: torch.Tensor) -> torch.Tensor:
         """Raw latents [B,C,h,w] -> float32 [B,h*f,w*f,3], 0 black and 1 white, not clamped."""
-        return self.decode_detail(self.decode_context(latents))
-
-    @torch.no_grad()
-    def decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        """The first part of decoding: raw latents [B,C,h,w] -> features [B,D,h',w'].
-
-        It has the layers that must see the whole picture, such as attention, and ends where the
-        picture is still small.
-        """
-        return self._decode_context(self._checked_latents(latents))
-
-    @torch.no_grad()
-    def decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        """The rest of decoding: features of `decode_context`, or a tile of them, to pixels.
-
-        Returns float32 [B,H,W,3], 0 black and 1 white, not clamped.
-        """
-        low, high = self.pixel_range
-        decoded = self._decode_detail(features).float()
-        unit = decoded.sub_(low).div_(high - low)
-        return self._finite(unit, "Decoding").permute(0, 2, 3, 1)
+        return self.to_unit(self._decode(self.checked_latents(latents)))
 
     def reconstruct(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 [B,H,W,3] -> the same pictures through the latents and back."""
+        """Pixels uint8 [B,H,W,3] -> latents -> pixels uint8 [B,H,W,3]."""
         return self.decode(self.encode(pixels))
 
-    def _encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images [B,3,H,W] in the network's pixel range -> raw latents."""
-        return self.network.encode(images, return_dict=False)[0]
+    def decoder_layers(self) -> list[Layer]:
+        """The decoder as a chain of layers, for tiled decoding; empty if none is defined.
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        """Float32 raw latents on the network's device -> features in the network's dtype."""
-        raise NotImplementedError
+        Chained, they map float32 raw latents on `device` to images [B,3,H,W] in the pixel range.
+        """
+        return []
 
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        """Features -> images [B,3,H,W] in the network's pixel range."""
-        raise NotImplementedError
-
-    def _encode_moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        raise UserError(
-            f"The autoencoder {self.reference} ({type(self.network).__name__}) has no posterior; "
-            "encode its latents without moments."
-        )
-
-    def _to_network(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Pixels uint8 [B,H,W,3] -> [B,3,H,W] in the network's range, dtype and device."""
-        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
-            raise UserError(
-                f"Pixels must be uint8 [B,H,W,3], not {pixels.dtype} {list(pixels.shape)}."
-            )
-        height, width = pixels.shape[1:3]
-        if height % self.factor or width % self.factor or not height or not width:
-            raise UserError(
-                f"Images of {width}x{height} pixels do not fit the autoencoder {self.reference}: "
-                f"width and height must be multiples of {self.factor}; choose another size."
-            )
-        low, high = self.pixel_range
-        # A permuted [B,H,W,3] tensor already lies in memory as channels_last wants it.
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
-        return (images.float() * ((high - low) / 255) + low).to(self.dtype)
-
-    def _checked_latents(self, latents: torch.Tensor) -> torch.Tensor:
+    def checked_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Raw latents [B,C,h,w] as float32 on `device`; UserError if they do not fit."""
         if (
             not latents.is_floating_point()
             or latents.ndim != 4
@@ -150,12 +107,51 @@ class Autoencoder(nn.Module):
             raise UserError(
                 f"The autoencoder {self.reference} decodes float latents "
                 f"[B,{self.latent_channels},h,w], not {latents.dtype} {list(latents.shape)}; "
-                "use the autoencoder that the latents were made with."
+                "give the autoencoder of these latents."
             )
         latents = latents.to(self.device, torch.float32, non_blocking=True)
         if not torch.isfinite(latents).all():
             raise UserError("The latents to decode hold NaN or infinite values; make them again.")
         return latents
+
+    def to_unit(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B,3,H,W] in the pixel range -> float32 [B,H,W,3], 0 black and 1 white."""
+        low, high = self.pixel_range
+        unit = images.float().sub_(low).div_(high - low)
+        return self._finite(unit, "Decoding").permute(0, 2, 3, 1)
+
+    def _encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images [B,3,H,W] in the pixel range -> raw latents."""
+        return self.network.encode(images, return_dict=False)[0]
+
+    def _encode_moments(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images [B,3,H,W] in the pixel range -> mean and log variance of the posterior."""
+        raise UserError(
+            f"The autoencoder {self.reference} ({type(self.network).__name__}) has no posterior; "
+            "encode without --moments."
+        )
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Float32 raw latents on `device` -> images [B,3,H,W] in the pixel range."""
+        return self.network.decode(latents.to(self.dtype), return_dict=False)[0]
+
+    def _to_network(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 [B,H,W,3] -> [B,3,H,W] in the pixel range, in `dtype` on `device`."""
+        if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[-1] != 3:
+            raise UserError(
+                f"Pixels are uint8 [B,H,W,3], not {pixels.dtype} {list(pixels.shape)}; convert "
+                "them first."
+            )
+        height, width = pixels.shape[1:3]
+        if height % self.factor or width % self.factor or not height or not width:
+            raise UserError(
+                f"Images of {width}x{height} pixels do not fit the autoencoder {self.reference}; "
+                f"choose multiples of {self.factor} for width and height."
+            )
+        low, high = self.pixel_range
+        # The memory of a permuted [B,H,W,3] tensor is in channels_last order already.
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+        return (images.float() * ((high - low) / 255) + low).to(self.dtype)
 
     def _finite(self, values: torch.Tensor, stage: str) -> torch.Tensor:
         if not torch.isfinite(values).all():
@@ -167,5 +163,5 @@ class Autoencoder(nn.Module):
 
 
 def round_pixels(unrounded: torch.Tensor) -> torch.Tensor:
-    """Float values, 0 black and 1 white -> uint8, clamped and rounded to the nearest."""
+    """Float values, 0 black and 1 white -> uint8, clamped and rounded to the nearest level."""
     return (unrounded * 255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,4 +1,4 @@
-"""Does an autoencoder give back what it was shown? Asked before anything is encoded with it."""
+"""Check of an autoencoder's reconstruction, before anything is encoded with it."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from autoencoder.models.base import Autoencoder
 from latentddm.engine.errors import UserError
 
 LOWEST_PSNR = 20.0
-SAME_PICTURE = 0.9
-"""The correlation of pixels above which two pictures differ in brightness and contrast only."""
+SAME_IMAGE = 0.9
+"""Correlation of pixels above which two images differ mainly in brightness and contrast."""
 
 
 def check_reconstruction(
     autoencoder: Autoencoder, pixels: torch.Tensor, lowest: float = LOWEST_PSNR
 ) -> float:
-    """The mean PSNR in dB of reconstructing ordinary images, pixels uint8 [B,H,W,3].
+    """Mean PSNR of the reconstructions in dB; pixels: ordinary images, uint8 [B,H,W,3].
 
-    UserError with the likely cause if it is below `lowest`.
+    UserError with the likely cause for a PSNR below `lowest`.
     """
     reconstruction = autoencoder.reconstruct(pixels).cpu()
     original = pixels.cpu()
     reached = float(psnr(original, reconstruction).mean())
     if reached >= lowest:
         return reached
-    if _correlation(original, reconstruction) >= SAME_PICTURE:
+    if _correlation(original, reconstruction) >= SAME_IMAGE:
         cause = (
-            "The pictures are right but for brightness and contrast: its pixel range or the scale "
-            "of its latents is not what the configuration says"
+            "only brightness and contrast are wrong, so the pixel range or the latent scale "
+            "differs from that of the configuration"
         )
     else:
         cause = (
-            "The pictures have little to do with the originals: weights that are wrong, not "
-            "trained, or of an encoder and a decoder that do not belong together"
+            "they hardly resemble the originals, so the weights are wrong, untrained, or of an "
+            "encoder and a decoder that do not match"
         )
     raise UserError(
-        f"The autoencoder {autoencoder.reference} reconstructs images with a PSNR of "
-        f"{reached:.1f} dB, at least {lowest:g} dB are needed. {cause}; use other weights."
+        f"The reconstructions of the autoencoder {autoencoder.reference} have a PSNR of "
+        f"{reached:.1f} dB, below {lowest:g} dB: {cause}; give other weights."
     )
 
 
 def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Between the values of all pixels: the same for any gain and offset."""
+    """Pearson's correlation over all pixel values; invariant to gain and offset."""
     return float(
         torch.corrcoef(torch.stack([first.double().flatten(), second.double().flatten()]))[0, 1]
     )

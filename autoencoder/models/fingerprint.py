@@ -1,4 +1,4 @@
-"""The identity of an autoencoder: one hash over what its configuration and its weights say."""
+"""The fingerprint of an autoencoder: one hash of its configuration and its weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 def fingerprint_of(
     network_class: type, config: Mapping[str, Any], weights: Mapping[str, torch.Tensor]
 ) -> str:
-    """ "sha256:..." of an autoencoder as it is stored.
+    """The hash "sha256:..." of an autoencoder's class, arguments and stored weights.
 
-    Equal for equal weights whatever the file's format, folder or library version, and whatever
-    dtype and device they are used in later: `weights` are to be hashed as they are stored.
+    weights: in their stored dtype, so that the hash is independent of the file's format and folder,
+    of library versions, and of the dtype and device in use.
     """
     digest = hashlib.sha256(canonical_config(network_class, config).encode())
     for name in sorted(weights):
@@ -28,10 +28,10 @@ def fingerprint_of(
 
 
 def canonical_config(network_class: type, config: Mapping[str, Any]) -> str:
-    """Sorted JSON of the class and of those of its arguments that differ from their defaults.
+    """Sorted JSON of the class and of its arguments that differ from their defaults.
 
-    So neither paths and versions that a library notes in a configuration, nor arguments that a
-    later version adds, change a fingerprint.
+    Independent of paths and versions that libraries add to a configuration, and of arguments that
+    later versions add to the class.
     """
     parameters = inspect.signature(network_class).parameters
     chosen = {
@@ -43,6 +43,6 @@ def canonical_config(network_class: type, config: Mapping[str, Any]) -> str:
 
 
 def known_arguments(network_class: type, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of the class in `config`, without what libraries note beside them."""
+    """The arguments of the class in `config`, without the entries that libraries add."""
     names = inspect.signature(network_class).parameters
     return {name: value for name, value in config.items() if name in names}

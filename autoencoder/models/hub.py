@@ -1,4 +1,4 @@
-"""Autoencoders on the Hugging Face hub: only the files that are needed, from cache if possible."""
+"""Autoencoders on the Hugging Face hub: the necessary files alone, from the cache if possible."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ PICKLED_WEIGHTS = ("diffusion_pytorch_model*.bin", "*encoder.pth", "*decoder.pth
 
 
 def is_hub_reference(reference: str) -> bool:
-    """Whether `reference` reads as owner/name or owner/name:subfolder."""
+    """Whether `reference` has the form owner/name or owner/name:subfolder."""
     return HUB_REFERENCE.fullmatch(reference) is not None
 
 
 def download(reference: str) -> Path:
-    """The local folder of the autoencoder that owner/name[:subfolder] names on the hub.
+    """The local folder of the autoencoder owner/name[:subfolder] of the hub.
 
-    UserError if the hub is out of reach or has no such autoencoder.
+    UserError if the hub is unreachable or has no such autoencoder.
     """
     match = HUB_REFERENCE.fullmatch(reference)
     if match is None:
-        raise UserError(f"{reference} is not a hub id (owner/name or owner/name:subfolder).")
+        raise UserError(f"{reference} is not a hub id; give owner/name or owner/name:subfolder.")
     repository, subfolder = match[1], match[2]
     folders = (f"{subfolder.strip('/')}/",) if subfolder else FOLDERS
     folder = _snapshot(repository, folders, WEIGHTS)
@@ -47,9 +47,9 @@ def _snapshot(repository: str, folders: tuple[str, ...], files: tuple[str, ...])
                 ignore_patterns=["*.fp16.*", "*non_ema*", "*text_encoder*"],
             )
         )
-    except Exception as error:  # the hub's client raises errors of several libraries
+    except Exception as error:  # the hub client raises errors of several packages
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise UserError(
-            f"{repository} is no folder here and could not be had from the Hugging Face hub "
+            f"{repository} is not a local folder, and not available from the Hugging Face hub "
             f"({reason}); check the path or the id, and the network."
         ) from error

@@ -1,4 +1,4 @@
-"""From a reference to an autoencoder: a folder of diffusers, a run, the hub, the TAESD family."""
+"""Autoencoders by reference: a folder of diffusers, a run, the hub, the TAESD family."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from autoencoder.models.adapters import NETWORK_CLASSES, wrap_network
+from autoencoder.models.adapters import ADAPTERS, wrap_network
 from autoencoder.models.base import Autoencoder
 from autoencoder.models.fingerprint import fingerprint_of, known_arguments
 from autoencoder.models.hub import download, is_hub_reference
@@ -19,7 +19,7 @@ from latentddm.engine.atomic_io import read_json
 from latentddm.engine.errors import UserError
 
 SUBFOLDERS = ("vae", "vqvae", "autoencoder")
-"""Where pipelines of diffusers, and runs of `latentddm train-autoencoder`, keep theirs."""
+"""The folders of the autoencoder in pipelines of diffusers and runs of `train-autoencoder`."""
 
 WEIGHTS_NAMES = (
     "diffusion_pytorch_model.safetensors",
@@ -35,13 +35,12 @@ def load_autoencoder(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Autoencoder:
-    """The autoencoder that `reference` names, frozen, on `device` with weights in `dtype`.
+    """The autoencoder of a reference, frozen, on `device` with weights in `dtype`.
 
-    `reference` is a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC,
-    or a pipeline with one of these) or its URL, the folder of a run of `latentddm
-    train-autoencoder`, a hub id (owner/name or owner/name:subfolder), or weights of the TAESD
-    family: their folder, one of the two files, or folder/prefix of both. UserError says in one
-    sentence what does not fit.
+    reference: a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC, or a
+    pipeline with one of these) or its URL, a run of `latentddm train-autoencoder`, a hub id
+    (owner/name or owner/name:subfolder), or weights of the TAESD family: their folder, one of the
+    two files, or folder/prefix of both. UserError for a wrong reference or unfitting weights.
     """
     name = str(reference)
     path = _fetch(name) if is_remote(name) else Path(name).expanduser()
@@ -55,7 +54,7 @@ def load_autoencoder(
 
 
 def _fetch(url: str) -> Path:
-    """A local copy of the folder of diffusers behind a URL."""
+    """A local copy of the folder of diffusers at a URL."""
     folder = RemoteFolder(url)
     config, _ = (
         cached_file(folder, name, "autoencoders") for name in ("config.json", WEIGHTS_NAMES[0])
@@ -70,31 +69,32 @@ def _load_network(path: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]
     if files := find_weights(path):
         return load_tiny(files)
     if not path.exists():
-        seen_from = "" if path.is_absolute() else f", seen from {Path.cwd()}"
-        raise UserError(f"The autoencoder {path} does not exist{seen_from}; check the path.")
+        below = "" if path.is_absolute() else f" in {Path.cwd()}"
+        raise UserError(f"The autoencoder {path} does not exist{below}; check the path.")
     raise UserError(
         f"{path} holds no autoencoder: neither config.json (here or in {', '.join(SUBFOLDERS)}) "
-        "nor *encoder and *decoder weights of the TAESD family."
+        "nor *encoder and *decoder weights of the TAESD family; check the path."
     )
 
 
 def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights]:
-    """A folder that save_pretrained of diffusers wrote; the weights stay in their stored dtype."""
+    """The network, configuration and weights of a folder of save_pretrained, in its dtype."""
     path = folder / "config.json"
     config = read_json(path)
-    network_class = NETWORK_CLASSES.get(str(config.get("_class_name")))
+    network_classes: dict[str, Any] = {network.__name__: network for network in ADAPTERS}
+    network_class = network_classes.get(str(config.get("_class_name")))
     if network_class is None:
         raise UserError(
-            f"{path} is the configuration of {config.get('_class_name', 'no known class')}; "
-            f"the autoencoders known here are {', '.join(NETWORK_CLASSES)}."
+            f"{path} is the configuration of {config.get('_class_name', 'an unnamed class')}; "
+            f"give an autoencoder of one of {', '.join(network_classes)}."
         )
     weights = _current_names(_folder_weights(folder))
     try:
         with torch.device("meta"):
             network = network_class(**known_arguments(network_class, config))
-    except Exception as error:  # whatever a constructor makes of a wrong value
+    except Exception as error:  # constructors raise errors of many kinds on wrong values
         raise UserError(
-            f"{path} describes no working {config['_class_name']} ({error})."
+            f"{path} is not a valid configuration of {config['_class_name']} ({error}); restore it."
         ) from error
     fit_weights(network, weights, folder)
     return network, config, weights
@@ -111,7 +111,7 @@ def _folder_weights(folder: Path) -> Weights:
 
 
 def _current_names(weights: Weights) -> Weights:
-    """Attention layers had other names in the years when Stable Diffusion's VAEs were saved."""
+    """Weights with the current names of attention layers, in the place of those of early VAEs."""
 
     def renamed(name: str) -> str:
         module, _, leaf = name.rpartition(".")

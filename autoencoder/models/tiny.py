@@ -1,7 +1,7 @@
 """The TAESD family from its own weights files: TAESD, TAESDXL, TAESD3, TAEF1 and TAEF2.
 
-The tensors' names and shapes say how the network is built. All are diffusers' AutoencoderTiny;
-TAEF2's blocks at the lowest resolution have a pool branch, which is added here.
+The architecture follows from the names and shapes of the tensors. All are diffusers'
+AutoencoderTiny, with a pool branch, added here, in TAEF2's blocks at the lowest resolution.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ POOL_GROUPS = 4
 
 
 class PooledBlock(AutoencoderTinyBlock):
-    """A block whose input first gets a term that knows the whole picture, by its group norm."""
+    """A block after a pool branch, whose group norm depends on the whole image."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels, "relu")
@@ -41,9 +41,9 @@ class PooledBlock(AutoencoderTinyBlock):
 
 
 def find_weights(reference: Path) -> list[Path]:
-    """The files that `reference` means: encoder and decoder, or one that holds both, or none.
+    """The weights files of a reference: encoder and decoder, or one file of both, or none.
 
-    `reference` is a file, a folder with *encoder.* and *decoder.*, or folder/prefix of these two.
+    reference: a file, a folder with *encoder.* and *decoder.*, or folder/prefix of these two.
     """
     if reference.is_file():
         if not reference.stem.endswith(("encoder", "decoder")):
@@ -62,20 +62,17 @@ def find_weights(reference: Path) -> list[Path]:
     }
     if len(encoders) > 1:
         raise UserError(
-            f"{reference} holds several encoders ({', '.join(encoders)}); give the path of one."
+            f"{reference} holds several encoders ({', '.join(encoders)}); give one as a file."
         )
     return [_half(path, half) for path in encoders.values() for half in ("encoder", "decoder")]
 
 
 def load_tiny(files: list[Path]) -> tuple[AutoencoderTiny, dict[str, Any], Weights]:
-    """The network of the files that `find_weights` found, its configuration, and its weights.
-
-    Network and weights are in the dtype that they are stored in.
-    """
+    """The network, configuration and weights of the files of `find_weights`, in their dtype."""
     if len(files) == 1:
         weights = read_weights(files[0])
     else:
-        # The files of a decoder count a clamp without weights as layer 0; diffusers does not.
+        # In a decoder's file, layer 0 is a clamp without weights, which diffusers leaves out.
         weights = _renamed(files[0], "encoder", 0) | _renamed(files[1], "decoder", 1)
     source = " and ".join(str(path) for path in files)
     config = _read_config(weights, source)
@@ -83,51 +80,51 @@ def load_tiny(files: list[Path]) -> tuple[AutoencoderTiny, dict[str, Any], Weigh
         network = AutoencoderTiny(**config)
         for name in weights:
             if name.endswith("pool.0.weight"):
-                _pool(network, name)
+                _add_pool(network, name)
     fit_weights(network, weights, source)
     return network, config, weights
 
 
 def _half(path: Path, half: str) -> Path:
-    """The file of that half which belongs to `path`, of whatever type it is."""
+    """The file of the encoder or decoder (`half`) beside `path`, of any suffix."""
     stem = path.stem[: -len(half)] + half
     suffixes = [".safetensors", path.suffix, *SUFFIXES]
     for candidate in (path.with_name(stem + suffix) for suffix in suffixes):
         if candidate.is_file():
             return candidate
     raise UserError(
-        f"There is no {stem} ({', '.join(SUFFIXES)}) beside {path}; encoder and decoder are needed."
+        f"{path} has no {stem} ({', '.join(SUFFIXES)}) beside it; copy the missing file there."
     )
 
 
 def _renamed(path: Path, half: str, offset: int) -> Weights:
-    """The weights in `path` under the names that they have in diffusers' AutoencoderTiny."""
+    """The weights in `path` under their names in diffusers' AutoencoderTiny."""
     renamed = {}
     for name, tensor in read_weights(path).items():
         layer, _, rest = name.partition(".")
         if not layer.isdigit() or not rest:
             raise UserError(
-                f"{path} is not the {half} of a TAESD family autoencoder: it has a tensor {name}."
+                f"{path} is not a TAESD family {half}: it has a tensor {name}; check the path."
             )
         renamed[f"{half}.layers.{int(layer) - offset}.{rest}"] = tensor
     return renamed
 
 
 def _read_config(weights: Weights, source: str) -> dict[str, Any]:
-    """AutoencoderTiny's arguments, read off the tensors' names and shapes."""
+    """The arguments of AutoencoderTiny, from the names and shapes of the tensors."""
     try:
         encoder_width, in_channels = weights["encoder.layers.0.weight"].shape[:2]
         decoder_width, latent_channels = weights["decoder.layers.0.weight"].shape[:2]
     except (KeyError, ValueError):
         raise UserError(
-            f"{source} has no first layers of an encoder and a decoder of the TAESD family; "
-            "use its files as they are published."
+            f"{source} has no first layers of an encoder and a decoder of the TAESD family; give "
+            "the published files."
         ) from None
     encoder_blocks, decoder_blocks = (_stages(weights, half) for half in ("encoder", "decoder"))
     if len(encoder_blocks) != len(decoder_blocks):
         raise UserError(
-            f"{source} do not belong together: the encoder has {len(encoder_blocks)} stages, "
-            f"the decoder {len(decoder_blocks)}; use matching files."
+            f"{source} do not match: the encoder has {len(encoder_blocks)} stages, the decoder "
+            f"{len(decoder_blocks)}; give files of one autoencoder."
         )
     return {
         "in_channels": in_channels,
@@ -140,7 +137,7 @@ def _read_config(weights: Weights, source: str) -> dict[str, Any]:
 
 
 def _stages(weights: Weights, half: str) -> list[int]:
-    """The numbers of blocks between one convolution that stands alone and the next."""
+    """The numbers of blocks between consecutive convolutions outside of blocks."""
 
     def layers(rest: str) -> list[int]:
         found = (re.fullmatch(rf"{half}\.layers\.(\d+)\.{rest}", name) for name in weights)
@@ -152,8 +149,8 @@ def _stages(weights: Weights, half: str) -> list[int]:
     ]
 
 
-def _pool(network: AutoencoderTiny, name: str) -> None:
-    """Give the block that the tensor `name` ("encoder.layers.11.pool...") is for a pool branch."""
+def _add_pool(network: AutoencoderTiny, name: str) -> None:
+    """Add a pool branch to the block of the tensor `name` ("encoder.layers.11.pool...")."""
     half, _, layer, *_ = name.split(".")
     layers = getattr(network, half).layers
     layers[int(layer)] = PooledBlock(network.config[f"{half}_block_out_channels"][0])

@@ -1,4 +1,4 @@
-"""Weights files: read without running what they may hold, and fitted to a network or refused."""
+"""Weights files: reading without execution of code in them, and fitting to a network."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 def read_weights(path: Path) -> Weights:
-    """The tensors of a .safetensors, .pth, .pt, .bin or .ckpt file, as stored, on the CPU.
+    """The tensors of a .safetensors, .pth, .pt, .bin or .ckpt file, in their dtype, on the CPU.
 
-    UserError if the file is missing, damaged, holds anything but tensors, or holds NaN. Pickles
-    are read by torch's restricted reader: code in one is refused, never run.
+    UserError if the file is missing, damaged, or holds NaN or anything but tensors. Pickles are
+    read by torch's restricted reader, which refuses code and never runs it.
     """
     if not path.is_file():
         raise UserError(f"The weights file {path} does not exist; check the path.")
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is not a weights file ({', '.join(SUFFIXES)}).")
+        raise UserError(f"{path} is not a weights file; give one of {', '.join(SUFFIXES)}.")
     weights = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickled(path)
     for name, tensor in weights.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(
                 f"The tensor {name} in {path} holds NaN or infinite values; "
-                "the weights are broken, download or train them again."
+                "download or train the weights again."
             )
     return weights
 
 
 def read_sharded(index: Path) -> Weights:
-    """The tensors of all files that a "...safetensors.index.json" lists."""
+    """The tensors of all files listed in a "...safetensors.index.json"."""
     names = set(read_json(index).get("weight_map", {}).values())
     if not names or any(Path(str(name)).name != name for name in names):
-        raise UserError(f"{index} lists no weights files of its own folder; restore it.")
+        raise UserError(f"{index} lists no weights files in its own folder; restore it.")
     weights: Weights = {}
     for name in sorted(names):
         weights.update(read_weights(index.parent / name))
@@ -51,9 +51,9 @@ def read_sharded(index: Path) -> Weights:
 
 
 def fit_weights(network: nn.Module, weights: Weights, source: str | Path) -> None:
-    """Put `weights` into `network` (which may be on the meta device): every tensor or none.
+    """Load `weights` into `network`, possibly on the meta device: all tensors or none.
 
-    UserError names the first tensor that is missing, left over or of another shape.
+    UserError that names the first missing, unknown or differently shaped tensor.
     """
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     kind = type(network).__name__
@@ -70,7 +70,7 @@ def fit_weights(network: nn.Module, weights: Weights, source: str | Path) -> Non
         name = sorted(misshapen)[0]
         raise UserError(
             f"The weights in {source} do not fit the {kind} of its configuration: {name} is "
-            f"{list(weights[name].shape)}, not {list(expected[name])}; use matching files."
+            f"{list(weights[name].shape)}, not {list(expected[name])}; give matching files."
         )
     network.load_state_dict(weights, assign=True)
 
@@ -79,7 +79,7 @@ def _misfit(kind: str, source: str | Path, problem: str, names: list[str]) -> st
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return (
         f"The weights in {source} are not those of the {kind} of its configuration: "
-        f"they {problem} tensor {names[0]}{more}; use matching files."
+        f"they {problem} tensor {names[0]}{more}; give matching files."
     )
 
 
@@ -87,7 +87,9 @@ def _read_safetensors(path: Path) -> Weights:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}).") from error
+        raise UserError(
+            f"{path} is damaged or not a safetensors file ({error}); download it again."
+        ) from error
 
 
 def _read_pickled(path: Path) -> Weights:
@@ -97,16 +99,16 @@ def _read_pickled(path: Path) -> Weights:
             value: Any = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path} is a pickle with code or other objects than tensors in it and was refused "
-            "without running it; use a .safetensors file of these weights."
+            f"{path} is a pickle with code or objects other than tensors, which is never run; give "
+            "a .safetensors file of these weights."
         ) from error
-    except Exception as error:  # a torn file fails in a dozen ways inside torch's readers
-        raise UserError(f"{path} is damaged or no weights file; download it again.") from error
+    except Exception as error:  # torch's readers raise errors of many kinds on torn files
+        raise UserError(f"{path} is damaged or not a weights file; download it again.") from error
     if not isinstance(value, dict) or not all(
         isinstance(item, torch.Tensor) for item in value.values()
     ):
         raise UserError(
-            f"{path} is not a plain table of tensors but a {type(value).__name__} of other things; "
-            "use a file with the weights alone."
+            f"{path} is not a plain table of tensors but a {type(value).__name__} with other "
+            "objects; give a file with the weights alone."
         )
     return value

@@ -1,10 +1,10 @@
 """The embedded default data set: procedural portraits with known attributes, at any size, seeded.
 
-`draw_portrait` paints one, `read_attributes` recovers the attributes from pixels alone, and the
-histogram functions say which attributes a set of pictures has lost.
+`draw_portrait` draws one, `classify_attributes` recovers the attributes from pixels, and the
+distance between attribute histograms measures which values a set of images lacks.
 """
 
-from autoencoder.portraits.attribute_classifier import read_attributes
+from autoencoder.portraits.attribute_classifier import classify_attributes
 from autoencoder.portraits.attributes import (
     ATTRIBUTES,
     AttributeDistance,
@@ -20,6 +20,6 @@ __all__ = [
     "Histogram",
     "attribute_distance",
     "attribute_histogram",
+    "classify_attributes",
     "draw_portrait",
-    "read_attributes",
 ]

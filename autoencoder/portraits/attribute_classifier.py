@@ -1,9 +1,9 @@
-"""Recovers the attributes of portraits from their pixels alone.
+"""Classification of the attributes of portraits from pixels.
 
-A linear discriminant per attribute over region statistics: the logarithm of the mean colour of
-every cell (light and shade become additive), and how strongly brightness rises and falls in every
-cell. It is fitted on portraits drawn for the purpose, half of them blurred and noisy, so that it
-also gives a sensible answer on reconstructed and generated pictures.
+A linear discriminant per attribute on region statistics: the logarithm of the mean colour of every
+cell (in which light and shade are additive), and the strength of brightness gradients in every
+cell. It is fitted on portraits of its own seed, half of them blurred and noisy, for robustness on
+reconstructed and generated images.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from autoencoder.portraits.shapes import Array
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import numpy_generator
 
-_SIDE = 64  # pictures are brought to this size before they are read
+_SIDE = 64  # images are resampled to this size
 _EXAMPLES = 2500
-_SEED = 1 << 40  # far from the seeds that people give, so that no portrait is read from memory
-_RIDGE = 0.015  # share of a feature's variance added against overfitting
-_CHUNK_PIXELS = 1 << 19  # read at once: large enough for numpy, small enough for the cache
+_SEED = 1 << 40  # far from usual seeds, so that no classified portrait is a training example
+_RIDGE = 0.015  # regularisation, as a share of a feature's variance
+_CHUNK_PIXELS = 1 << 19  # processed at once: large enough for numpy, small enough for the cache
 
 
 @dataclass(frozen=True)
 class _Discriminant:
-    """The class means of one attribute among its scores, and the inverse spread around them."""
+    """Class means of one attribute's scores, and the inverse covariance around them."""
 
     scores: slice
     means: Array  # [classes, scores]
     precision: Array  # [scores, scores]
 
     def classify(self, scores: Array) -> Array:
-        """The nearest class [B] in Mahalanobis distance."""
+        """The class with the nearest mean in Mahalanobis distance, [B]."""
         away = scores[:, None, self.scores] - self.means
         return np.einsum("bki,ij,bkj->bk", away, self.precision, away).argmin(axis=1)
 
 
 @dataclass(frozen=True)
-class _Reader:
-    """Features to scores, and scores to attributes."""
+class _Classifier:
+    """Features -> standardised features -> scores -> attributes."""
 
     centre: Array
     spread: Array
     weights: Array  # [features, scores]
     discriminants: dict[str, _Discriminant]
 
-    def read(self, pixels: Array) -> list[dict[str, str]]:
+    def classify(self, pixels: Array) -> list[dict[str, str]]:
         scores = ((_features(pixels) - self.centre) / self.spread) @ self.weights
         columns = [
             [ATTRIBUTES[name][choice] for choice in discriminant.classify(scores)]
@@ -60,37 +60,38 @@ class _Reader:
         ]
 
 
-def read_attributes(pixels: np.ndarray) -> list[dict[str, str]]:
-    """The value of each of ATTRIBUTES in each of the pictures, uint8 RGB [B,size,size,3].
+def classify_attributes(pixels: np.ndarray) -> list[dict[str, str]]:
+    """The most likely value of each of ATTRIBUTES in each image, uint8 RGB [B,size,size,3].
 
-    Pictures above 64 pixels are read at 64. The first call for a size draws portraits and fits the
-    reader, which takes seconds; it is kept in memory. Every picture gets its most likely values,
-    also a picture that is no portrait. UserError if `pixels` are something else.
+    Images above 64 pixels are resampled to 64. The first call for a size draws portraits and fits
+    the classifier, which takes seconds; it is cached. Images other than portraits get values too.
+    UserError for pixels of another shape or type.
     """
     shape = pixels.shape
     if pixels.dtype != np.uint8 or len(shape) != 4 or shape[1] != shape[2] or shape[3] != 3:
         raise UserError(
-            f"Attributes are read from uint8 pixels [B,size,size,3], not from {pixels.dtype} "
-            f"{list(shape)}; convert them first."
+            f"Attributes are classified from uint8 pixels [B,size,size,3], not {pixels.dtype} "
+            f"{list(shape)}; convert the pixels first."
         )
     if shape[1] < SMALLEST:
         raise UserError(
-            f"Attributes cannot be read at {shape[1]} pixels; give pictures of {SMALLEST} or more."
+            f"Attributes need images of at least {SMALLEST} pixels, not {shape[1]}; give larger "
+            "ones."
         )
     if not len(pixels):
         return []
-    return _fitted_reader(min(shape[1], _SIDE)).read(pixels)
+    return _fitted_classifier(min(shape[1], _SIDE)).classify(pixels)
 
 
 @cache
-def _fitted_reader(size: int) -> _Reader:
-    """The reader for pictures of `size` pixels: linear discriminant analysis by ridge regression.
+def _fitted_classifier(size: int) -> _Classifier:
+    """The classifier for images of `size` pixels: discriminant analysis by ridge regression.
 
-    Regression on class indicators yields the discriminant subspace; nearest means within it give
-    the decision (optimal scoring), free of the masking that plain regression suffers.
+    Regression on class indicators yields the discriminant subspace; the nearest mean within it is
+    the decision (optimal scoring), without the masking of plain regression.
     """
     drawn = [draw_portrait(index, size, _SEED) for index in range(_EXAMPLES)]
-    pixels = np.stack([picture for picture, _ in drawn])
+    pixels = np.stack([image for image, _ in drawn])
     features = np.concatenate([_features(pixels), _features(_degraded(pixels))])
     centre, spread = features.mean(axis=0), features.std(axis=0) + np.float32(0.01)
     features = (features - centre) / spread
@@ -98,7 +99,7 @@ def _fitted_reader(size: int) -> _Reader:
         name: np.tile([values.index(attributes[name]) for _, attributes in drawn], 2)
         for name, values in ATTRIBUTES.items()
     }
-    # The last indicator of an attribute is one minus the others: it adds nothing.
+    # The last indicator of an attribute is one minus the sum of the others, hence redundant.
     indicators = [np.eye(len(ATTRIBUTES[name]))[of][:, :-1] for name, of in classes.items()]
     targets = np.concatenate(indicators, axis=1)
     targets = (targets - targets.mean(axis=0)).astype(np.float32)
@@ -111,7 +112,7 @@ def _fitted_reader(size: int) -> _Reader:
         columns = slice(first, first + len(ATTRIBUTES[name]) - 1)
         discriminants[name] = _fit_discriminant(scores, columns, of)
         first = columns.stop
-    return _Reader(centre, spread, weights, discriminants)
+    return _Classifier(centre, spread, weights, discriminants)
 
 
 def _fit_discriminant(scores: Array, columns: slice, of: Array) -> _Discriminant:
@@ -122,7 +123,8 @@ def _fit_discriminant(scores: Array, columns: slice, of: Array) -> _Discriminant
 
 
 def _degraded(pixels: Array) -> Array:
-    """The same pictures, blurred by 0.7 to 1.2 pixels and noisy."""
+    """The same images, blurred by 0.7 to 1.2 pixels and noisy."""
+    # The label of the seed is fixed: recorded attribute distances depend on it.
     generator = numpy_generator(_SEED, "reader", pixels.shape[1])
     halves = []
     for half, passes, noise in zip(np.array_split(pixels, 2), (1, 3), (8.0, 4.0), strict=True):
@@ -145,7 +147,7 @@ def _blurred(values: Array) -> Array:
 
 
 def _features(pixels: Array) -> Array:
-    """Region statistics [B,features] of pictures uint8 [B,size,size,3] of any size."""
+    """Region statistics [B,features] of images uint8 [B,size,size,3] of any size."""
     chunk = max(1, _CHUNK_PIXELS // pixels.shape[1] ** 2)
     chunks = [pixels[start : start + chunk] for start in range(0, len(pixels), chunk)]
     return np.concatenate([_chunk_features(part) for part in chunks])
@@ -162,7 +164,7 @@ def _chunk_features(pixels: Array) -> Array:
     for slope in (right, -right, down, -down):
         fine = _halved(np.maximum(slope, 0))
         coarse = _halved(fine)[:, 3:, 2:14]
-        eyes = fine[:, 11:23, 7:25]  # where eyes and glasses can be, at twice the resolution
+        eyes = fine[:, 11:23, 7:25]  # the region of eyes and glasses, at twice the resolution
         found += [np.sqrt(cells + np.float32(0.001)) for cells in (coarse, eyes)]
     return np.concatenate([cells.reshape(len(pixels), -1) for cells in found], axis=1)
 
@@ -174,7 +176,7 @@ def _halved(values: Array) -> Array:
 
 
 def _resampled(values: Array) -> Array:
-    """[B,size,size,3] as [B,64,64,3]; every new pixel is the mean of the area that it covers."""
+    """[B,size,size,3] -> [B,64,64,3]; every new pixel is the mean of its area."""
     size = values.shape[1]
     if size == _SIDE:
         return values

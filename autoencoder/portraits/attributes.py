@@ -1,4 +1,4 @@
-"""What can differ between two portraits, and how far two sets of portraits differ in it."""
+"""Attributes of portraits, their histograms, and the distance between two histograms."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "clothes": ("cream", "red", "green", "blue", "charcoal"),
     "neckline": ("crew", "v", "turtleneck"),
 }
-"""The values of every attribute. They are drawn uniformly and independently of one another.
+"""The values of every attribute, drawn uniformly and independently.
 
-Left and right are the viewer's: the side of the picture that the head turns to, or that the light
-comes from. A wink closes the eye on the viewer's right.
+Left and right are the viewer's: the side of the image to which the head is turned, or from which
+the light comes. A wink closes the eye on the viewer's right.
 """
 
 Histogram = dict[str, dict[str, float]]
@@ -31,35 +31,35 @@ Histogram = dict[str, dict[str, float]]
 
 @dataclass(frozen=True)
 class AttributeDistance:
-    """How far the attribute histograms of two sets lie apart: 0 equal, 1 nothing in common."""
+    """Total variation between the attribute histograms of two sets, 0 (equal) to 1 (disjoint)."""
 
     per_attribute: dict[str, float]
     mean: float
 
 
-def attribute_histogram(readings: Sequence[Mapping[str, str]]) -> Histogram:
-    """The share of every value of every attribute among `readings`; they sum to 1 per attribute.
+def attribute_histogram(portraits: Sequence[Mapping[str, str]]) -> Histogram:
+    """The share of every value of every attribute; the shares of an attribute sum to 1.
 
-    UserError if `readings` is empty or holds an attribute or a value that does not exist.
+    portraits: the attributes of each portrait. UserError for none, or for an unknown value.
     """
-    if not readings:
-        raise UserError("There are no readings to count; give at least one portrait.")
+    if not portraits:
+        raise UserError("A histogram of no portraits is undefined; give at least one portrait.")
     histogram = {name: dict.fromkeys(values, 0.0) for name, values in ATTRIBUTES.items()}
-    for reading in readings:
+    for attributes in portraits:
         for name, shares in histogram.items():
-            value = reading.get(name)
+            value = attributes.get(name)
             if value not in shares:
                 known = ", ".join(shares)
-                raise UserError(f"{name} is {value!r} in a reading; its values are {known}.")
-            shares[value] += 1 / len(readings)
+                raise UserError(f"{name} is {value!r} in a portrait; use one of {known}.")
+            shares[value] += 1 / len(portraits)
     return histogram
 
 
 def attribute_distance(a: Histogram, b: Histogram) -> AttributeDistance:
-    """The total variation distance between two histograms: per attribute, and the mean of those.
+    """The total variation between two histograms, per attribute, and its mean over attributes.
 
-    Total variation is half the sum of absolute differences: the share of portraits whose value
-    would have to change to turn one histogram into the other.
+    Half the sum of absolute differences: the smallest share of portraits with a changed value that
+    turns one histogram into the other.
     """
     per_attribute = {
         name: sum(abs(a[name][value] - b[name][value]) for value in values) / 2

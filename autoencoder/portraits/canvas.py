@@ -1,6 +1,6 @@
-"""A canvas of floating-point colours, and the frames through which shapes are painted on it.
+"""A canvas of floating-point colours, and frames of local coordinates for painting on it.
 
-The canvas spans [-1, 1] in both directions, y pointing down, whatever its size in pixels.
+The canvas spans [-1, 1] in both directions, y pointing down, at any size in pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Gradient:
-    """A colour that runs from `first` at the point `start` to `last` at the point `end`."""
+    """A linear colour gradient from `first` at the point `start` to `last` at the point `end`."""
 
     first: Array  # [3], 0..1
     last: Array  # [3], 0..1
@@ -36,14 +36,14 @@ Paint = Array | Gradient
 
 
 class Canvas:
-    """`size` x `size` pixels of RGB colour, 0..1, held as three planes."""
+    """`size` x `size` pixels of RGB colour, 0..1, stored as three planes."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.planes = np.zeros((3, size, size), np.float32)
 
     def pixels(self, size: int) -> Array:
-        """The picture as uint8 [size,size,3]; the canvas is a whole number of times as large."""
+        """The image as uint8 [size,size,3]; `size` divides the size of the canvas."""
         cell = self.size // size
         planes = self.planes
         if cell > 1:
@@ -67,12 +67,12 @@ class Frame:
         centres = (np.arange(canvas.size, dtype=np.float32) + 0.5) * (2 / canvas.size) - 1
         across, down = centres[None, :] - origin[0], centres[:, None] - origin[1]
         cosine, sine = math.cos(tilt) / scale, math.sin(tilt) / scale
-        # Without a tilt, x and y stay a row and a column: shapes broadcast, which is much faster.
+        # Without a tilt, x and y remain a row and a column and broadcast, which is much faster.
         self._x = across * cosine + down * sine if tilt else across * cosine
         self._y = down * cosine - across * sine if tilt else down * cosine
 
     def fill(self, shape: Shape, paint: Paint, opacity: float = 1.0, feather: float = 0.0) -> None:
-        """Paint `shape`. Its edge is as soft as a pixel, or `feather` wide where that is wider."""
+        """Paint `shape` with an edge one pixel wide, or `feather` if that is wider."""
         window = self._window(shape.box, feather / 2 + self._pixel)
         x, y = _cut(self._x, window), _cut(self._y, window)
         if not x.size or not y.size:
@@ -89,7 +89,7 @@ class Frame:
         target += coverage * (colour - target)
 
     def _window(self, box: Box, margin: float) -> tuple[slice, slice]:
-        """The rows and columns of the pixels that a box in local coordinates can touch."""
+        """The rows and columns of all pixels within a box in local coordinates."""
         cosine, sine = self._turn
         left, top, right, bottom = box
         x, y = (left + right) / 2, (top + bottom) / 2
@@ -110,7 +110,7 @@ class Frame:
 
 
 def _cut(coordinates: Array, window: tuple[slice, slice]) -> Array:
-    """The window of a plane of coordinates, of which a single row or column stands for all."""
+    """The window of a plane of coordinates; a single row or column broadcasts and is kept."""
     rows, columns = (
         cut if length > 1 else slice(None)
         for cut, length in zip(window, coordinates.shape, strict=True)

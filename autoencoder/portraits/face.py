@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autoencoder.portraits.canvas import Frame
-from autoencoder.portraits.face_parameters import INK, WHITE, Sitter, mix, shadow
+from autoencoder.portraits.face_parameters import INK, WHITE, FaceParameters, mix, shadow
 from autoencoder.portraits.shapes import Shape, above, below, egg, ellipse, rounded_box, stroke
 
 _BLUSH = np.array([0.90, 0.28, 0.30], np.float32)
@@ -14,84 +14,84 @@ _THROAT = np.array([0.36, 0.08, 0.12], np.float32)
 _TONGUE = np.array([0.92, 0.45, 0.45], np.float32)
 
 
-def face_shape(sitter: Sitter) -> Shape:
+def face_shape(params: FaceParameters) -> Shape:
     """The outline of the face."""
-    return egg(0.0, 0.0, sitter.face_width, 0.46, sitter.jaw)
+    return egg(0.0, 0.0, params.face_width, 0.46, params.jaw)
 
 
-def paint_head(frame: Frame, sitter: Sitter, face: Shape, shows_ears: bool) -> None:
+def paint_head(frame: Frame, params: FaceParameters, face: Shape, shows_ears: bool) -> None:
     """Ears and face with their shading and a blush on the cheeks."""
     for side in (-1, 1) if shows_ears else ():
-        x = side * (sitter.face_width + 0.005) - 0.07 * sitter.yaw
-        frame.fill(ellipse(x, 0.06, 0.065, 0.095, -0.15 * side), sitter.lit(sitter.skin, 0.6))
-        frame.fill(ellipse(x, 0.065, 0.032, 0.055, -0.15 * side), shadow(sitter.skin), opacity=0.55)
-    frame.fill(face, sitter.lit(sitter.skin, 0.6, 0.7))
-    lit_half = ellipse(0.13 * sitter.light, -0.06, sitter.face_width, 0.5)
-    frame.fill(face - lit_half, shadow(sitter.skin), opacity=0.75, feather=0.09)
+        x = side * (params.face_width + 0.005) - 0.07 * params.yaw
+        frame.fill(ellipse(x, 0.06, 0.065, 0.095, -0.15 * side), params.lit(params.skin, 0.6))
+        frame.fill(ellipse(x, 0.065, 0.032, 0.055, -0.15 * side), shadow(params.skin), opacity=0.55)
+    frame.fill(face, params.lit(params.skin, 0.6, 0.7))
+    lit_half = ellipse(0.13 * params.light, -0.06, params.face_width, 0.5)
+    frame.fill(face - lit_half, shadow(params.skin), opacity=0.75, feather=0.09)
     for side in (-1, 1):
-        cheek = ellipse(_feature_x(sitter, side * 0.22), 0.17, 0.075, 0.055)
+        cheek = ellipse(_feature_x(params, side * 0.22), 0.17, 0.075, 0.055)
         frame.fill(cheek & face, _BLUSH, opacity=0.26, feather=0.09)
 
 
-def paint_features(frame: Frame, sitter: Sitter) -> None:
+def paint_features(frame: Frame, params: FaceParameters) -> None:
     """Brows, eyes, nose, mouth and glasses."""
-    _paint_nose(frame, sitter)
-    _paint_mouth(frame, sitter)
-    lenses = _lenses(sitter)
+    _paint_nose(frame, params)
+    _paint_mouth(frame, params)
+    lenses = _lenses(params)
     for lens in lenses:
         frame.fill(lens, WHITE, opacity=0.2)
     for side in (-1, 1):
-        eyes = sitter.attributes["eyes"]
+        eyes = params.attributes["eyes"]
         closed = eyes == "closed" or (eyes == "wink" and side == 1)
-        (_paint_closed_eye if closed else _paint_open_eye)(frame, sitter, side)
-        brow = mix(shadow(sitter.hair, 0.6), INK, 0.25)
-        x, y = _eye(sitter, side)
-        lift = 0.145 + sitter.brow_lift
+        (_paint_closed_eye if closed else _paint_open_eye)(frame, params, side)
+        brow = mix(shadow(params.hair, 0.6), INK, 0.25)
+        x, y = _eye(params, side)
+        lift = 0.145 + params.brow_lift
         frame.fill(stroke(x, y - lift, 0.09, -0.03, -0.1 * side, 0.045), brow)
     for side, lens in zip((-1, 1), lenses, strict=False):
-        _paint_rim(frame, sitter, side, lens)
+        _paint_rim(frame, params, side, lens)
 
 
-def _feature_x(sitter: Sitter, x: float) -> float:
-    """Where a point of the face at distance x from its middle line goes when the head turns."""
-    return 0.09 * sitter.yaw + x * (1 - 0.9 * x * sitter.yaw)
+def _feature_x(params: FaceParameters, x: float) -> float:
+    """The x coordinate, on the turned head, of a point at distance x from the middle line."""
+    return 0.09 * params.yaw + x * (1 - 0.9 * x * params.yaw)
 
 
-def _eye(sitter: Sitter, side: int) -> tuple[float, float]:
-    return _feature_x(sitter, side * sitter.eye_spacing), sitter.eye_height
+def _eye(params: FaceParameters, side: int) -> tuple[float, float]:
+    return _feature_x(params, side * params.eye_spacing), params.eye_height
 
 
-def _paint_open_eye(frame: Frame, sitter: Sitter, side: int) -> None:
-    x, y = _eye(sitter, side)
-    size = sitter.eye_size
-    rx, ry = 0.088 * size * (1 - 0.08 * side * sitter.yaw), 0.068 * size
+def _paint_open_eye(frame: Frame, params: FaceParameters, side: int) -> None:
+    x, y = _eye(params, side)
+    size = params.eye_size
+    rx, ry = 0.088 * size * (1 - 0.08 * side * params.yaw), 0.068 * size
     white = ellipse(x, y, rx, ry)
-    pupil_x = x + 0.018 * sitter.yaw
-    frame.fill(white, mix(WHITE, sitter.skin, 0.06))
-    frame.fill(ellipse(pupil_x, y, 0.054 * size, 0.058 * size) & white, sitter.iris)
+    pupil_x = x + 0.018 * params.yaw
+    frame.fill(white, mix(WHITE, params.skin, 0.06))
+    frame.fill(ellipse(pupil_x, y, 0.054 * size, 0.058 * size) & white, params.iris)
     frame.fill(ellipse(pupil_x, y, 0.028 * size, 0.031 * size), INK)
-    frame.fill(ellipse(pupil_x + 0.02 * sitter.light, y - 0.022, 0.015, 0.015), WHITE)
+    frame.fill(ellipse(pupil_x + 0.02 * params.light, y - 0.022, 0.015, 0.015), WHITE)
     frame.fill(stroke(x, y - ry * 0.95, rx * 1.15, -0.045, 0.0, 0.034), INK)
 
 
-def _paint_closed_eye(frame: Frame, sitter: Sitter, side: int) -> None:
-    x, y = _eye(sitter, side)
-    half = 0.094 * sitter.eye_size
+def _paint_closed_eye(frame: Frame, params: FaceParameters, side: int) -> None:
+    x, y = _eye(params, side)
+    half = 0.094 * params.eye_size
     frame.fill(stroke(x, y + 0.005, half, -0.055, 0.0, 0.046), INK)
 
 
-def _paint_nose(frame: Frame, sitter: Sitter) -> None:
-    x = 0.14 * sitter.yaw
+def _paint_nose(frame: Frame, params: FaceParameters) -> None:
+    x = 0.14 * params.yaw
     frame.fill(
-        ellipse(x - 0.03 * sitter.light, 0.13, 0.05, 0.03), shadow(sitter.skin), 0.9, feather=0.03
+        ellipse(x - 0.03 * params.light, 0.13, 0.05, 0.03), shadow(params.skin), 0.9, feather=0.03
     )
-    frame.fill(ellipse(x + 0.012 * sitter.light, 0.1, 0.024, 0.05), WHITE, 0.35, feather=0.05)
+    frame.fill(ellipse(x + 0.012 * params.light, 0.1, 0.024, 0.05), WHITE, 0.35, feather=0.05)
 
 
-def _paint_mouth(frame: Frame, sitter: Sitter) -> None:
-    x, y, wide = 0.1 * sitter.yaw, 0.27, sitter.mouth_width
-    lips = mix(_LIPS, shadow(sitter.skin), 0.2)
-    mouth = sitter.attributes["mouth"]
+def _paint_mouth(frame: Frame, params: FaceParameters) -> None:
+    x, y, wide = 0.1 * params.yaw, 0.27, params.mouth_width
+    lips = mix(_LIPS, shadow(params.skin), 0.2)
+    mouth = params.attributes["mouth"]
     if mouth == "smile":
         bowl = ellipse(x, y - 0.035, 0.125 * wide, 0.105) & below(y - 0.03)
         frame.fill(bowl, _THROAT)
@@ -105,24 +105,24 @@ def _paint_mouth(frame: Frame, sitter: Sitter) -> None:
         frame.fill(ellipse(x, y + 0.06, 0.045, 0.035) & hole, _TONGUE)
 
 
-def _lenses(sitter: Sitter) -> list[Shape]:
-    """Both lenses of the glasses; none for a sitter without glasses."""
-    kind = sitter.attributes["glasses"]
+def _lenses(params: FaceParameters) -> list[Shape]:
+    """Both lenses of the glasses; none without glasses."""
+    kind = params.attributes["glasses"]
     if kind == "none":
         return []
-    eyes = [_eye(sitter, side) for side in (-1, 1)]
+    eyes = [_eye(params, side) for side in (-1, 1)]
     if kind == "round":
         return [ellipse(x, y + 0.01, 0.135, 0.135) for x, y in eyes]
     return [rounded_box(x - 0.14, y - 0.095, x + 0.14, y + 0.11, 0.025) for x, y in eyes]
 
 
-def _paint_rim(frame: Frame, sitter: Sitter, side: int, lens: Shape) -> None:
-    """The rim of one lens, its half of the bridge and, where it shows, its temple."""
+def _paint_rim(frame: Frame, params: FaceParameters, side: int, lens: Shape) -> None:
+    """The rim of one lens, its half of the bridge and, where visible, its temple."""
     frame.fill(lens.outline(0.036), INK)
-    x, y = _eye(sitter, side)
+    x, y = _eye(params, side)
     inner, outer = x - side * 0.13, x + side * 0.13
-    middle = sum(_eye(sitter, other)[0] for other in (-1, 1)) / 2
-    ear = side * sitter.face_width - 0.06 * sitter.yaw
+    middle = sum(_eye(params, other)[0] for other in (-1, 1)) / 2
+    ear = side * params.face_width - 0.06 * params.yaw
     spans = [(inner, middle)] + ([(outer, ear)] if (ear - outer) * side > 0 else [])
     for a, b in spans:
         frame.fill(rounded_box(min(a, b), y - 0.04, max(a, b), y - 0.008, 0.01), INK)

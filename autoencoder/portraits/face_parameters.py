@@ -1,6 +1,6 @@
-"""Who sits for a portrait: attributes, continuous measures and colours, drawn at random.
+"""Parameters of a portrait: attributes, continuous measures and colours, drawn at random.
 
-A sitter holds everything that a picture depends on, except for its size in pixels.
+Together with the size in pixels they determine the image.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ _PALETTE: dict[str, dict[str, str]] = {
         "charcoal": "3e4050",
     },
 }
-_DRAWS = 64  # random numbers set aside for one sitter; more than are used
+_DRAWS = 64  # random numbers reserved per portrait; more than are used
 _IRISES = ("4a2c1e", "3a6ea8", "4c8058", "5c6470")
 WHITE = np.array([1.0, 0.99, 0.97], np.float32)
 INK = np.array([0.13, 0.11, 0.16], np.float32)
 
 
 @dataclass(frozen=True)
-class Sitter:
-    """One person: what is drawn at random before anything is painted. Lengths in canvas units."""
+class FaceParameters:
+    """The random quantities of one portrait. Lengths are in canvas units."""
 
     attributes: dict[str, str]
     background: Array
@@ -63,7 +63,7 @@ class Sitter:
     clothes: Array
     iris: Array
     light: int  # -1 the light comes from the left, +1 from the right
-    yaw: float  # where the head turns to: about -1 left, 0 front, 1 right
+    yaw: float  # direction of the head: about -1 left, 0 front, 1 right
     tilt: float  # clockwise, radians
     scale: float
     shift: tuple[float, float]
@@ -78,7 +78,7 @@ class Sitter:
     phase: float  # of the curls
 
     def lit(self, colour: Array, reach: float, strength: float = 1.0) -> Gradient:
-        """`colour`, lighter towards the light and darker away from it, over +-`reach`."""
+        """A gradient of `colour`, lighter towards the light, darker away from it, over +-reach."""
         bright = mix(colour, WHITE, 0.16 * strength)
         start, end = (self.light * reach, -reach / 2), (-self.light * reach, reach / 2)
         return Gradient(bright, shadow(colour, 0.55 * strength), start, end)
@@ -90,12 +90,12 @@ def mix(a: Array, b: Array, share: float) -> Array:
 
 
 def shadow(colour: Array, strength: float = 1.0) -> Array:
-    """`colour` in the shade: darker and a little redder."""
+    """`colour` in shadow: darker and slightly redder."""
     return mix(colour, colour * np.array([0.68, 0.57, 0.62], np.float32), strength)
 
 
-def draw_sitter(index: int, seed: int) -> Sitter:
-    """The sitter of one (seed, index): always the same one."""
+def draw_parameters(index: int, seed: int) -> FaceParameters:
+    """The parameters of portrait (seed, index); deterministic."""
     uniform = iter(numpy_generator(seed, "portrait", index).random(_DRAWS).tolist())
 
     def choose(values: tuple[str, ...]) -> str:
@@ -111,7 +111,7 @@ def draw_sitter(index: int, seed: int) -> Sitter:
         return jittered(_PALETTE[name][attributes[name]])
 
     attributes = {name: choose(values) for name, values in ATTRIBUTES.items()}
-    return Sitter(
+    return FaceParameters(
         attributes=attributes,
         background=colour("background"),
         skin=colour("skin"),
@@ -136,7 +136,7 @@ def draw_sitter(index: int, seed: int) -> Sitter:
 
 
 def _moved(code: str, turn: float, richer: float, brighter: float) -> Array:
-    """A palette colour whose hue turns and whose saturation and value are multiplied."""
+    """A palette colour with its hue shifted and its saturation and value multiplied."""
     red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (0, 2, 4))
     hue, saturation, value = colorsys.rgb_to_hsv(red, green, blue)
     moved = colorsys.hsv_to_rgb(

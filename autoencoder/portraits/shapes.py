@@ -1,7 +1,7 @@
 """Plane shapes as signed distances: negative inside, positive outside, zero on the edge.
 
-A shape is a function of coordinates, not of pixels; that is why one portrait can be rasterised at
-any size. Distances are exact near the edge only to first order, which is all anti-aliasing needs.
+A shape is a function of coordinates, so a portrait can be rasterised at any size. Distances are
+exact to first order near the edge, which is sufficient for anti-aliasing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TINY = np.float32(1e-6)  # keeps the centre of an ellipse finite
 
 @dataclass(frozen=True)
 class Shape:
-    """A region of the plane: `distance(x, y)` and a `box` outside of which it is empty.
+    """A region of the plane: `distance(x, y)` and its bounding `box`.
 
     `a | b` is the union, `a & b` the intersection, `a - b` the part of a outside b.
     """
@@ -70,7 +70,7 @@ def ellipse(x0: float, y0: float, rx: float, ry: float, angle: float = 0.0) -> S
 
 
 def egg(x0: float, y0: float, rx: float, ry: float, taper: float) -> Shape:
-    """An ellipse whose lower half narrows by the share `taper` (and whose upper half widens)."""
+    """An ellipse with its lower half narrowed, and its upper half widened, by the share `taper`."""
 
     def distance(x: Array, y: Array) -> Array:
         v = (y - y0) / ry
@@ -102,7 +102,7 @@ def rounded_box(left: float, top: float, right: float, bottom: float, radius: fl
 
 
 def scallop(x0: float, y0: float, radius: float, depth: float, count: int, phase: float) -> Shape:
-    """A disc whose edge is a ring of `count` round bumps that rise by `depth`: a curly outline."""
+    """A disc with an edge of `count` round bumps of height `depth`: a curly outline."""
 
     def distance(x: Array, y: Array) -> Array:
         x, y = x - x0, y - y0
@@ -114,10 +114,9 @@ def scallop(x0: float, y0: float, radius: float, depth: float, count: int, phase
 
 
 def stroke(x0: float, y0: float, half: float, bend: float, slope: float, width: float) -> Shape:
-    """A brush stroke of length 2 * `half` through (x0, y0) that tapers towards both ends.
+    """A brush stroke of length 2 * `half` through (x0, y0), tapered towards both ends.
 
-    `bend` is how far the ends lie above the middle (negative: below), `slope` the rise to the
-    right.
+    bend: height of the ends above the middle (negative: below). slope: rise to the right.
     """
 
     def distance(x: Array, y: Array) -> Array:
@@ -133,7 +132,7 @@ def stroke(x0: float, y0: float, half: float, bend: float, slope: float, width: 
 
 
 def wedge(x0: float, y0: float, half: float, top: float) -> Shape:
-    """A triangle that points down to (x0, y0) and is 2 * `half` wide at height `top`."""
+    """A triangle with its lowest corner at (x0, y0) and width 2 * `half` at height `top`."""
     run, rise = half, y0 - top
     length = math.hypot(run, rise)
 

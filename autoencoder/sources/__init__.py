@@ -1,1 +1,1 @@
-"""One module for each place that images come from; `autoencoder.images.open_source` chooses."""
+"""Image sources, one module per kind; the registry is in registry.py."""

@@ -8,21 +8,21 @@ from pathlib import Path
 
 from autoencoder.sources.naming import (
     class_labels,
+    describe_files,
     is_hidden,
     is_image,
     natural_key,
-    what_it_holds,
 )
 from autoencoder.sources.protocol import IndexedSource, PerProcess, UnreadableImage
 from latentddm.engine.errors import JobError, UserError
 
-LARGEST_MEMBER = 1 << 30  # a zip member says how far it will grow; an image never needs 1 GiB
+LARGEST_MEMBER = 1 << 30  # bytes after decompression; an image file never needs 1 GiB
 
 
 class ZipSource(IndexedSource):
     """Image members of a zip in natural order; class subfolders give labels.
 
-    Keys are member names. `within` keeps only what lies below one folder of the archive.
+    Keys are member names. within: the folder of the archive whose members are read.
     """
 
     def __init__(self, path: Path, name: str, within: str = "") -> None:
@@ -39,11 +39,11 @@ class ZipSource(IndexedSource):
             raise UserError(f"{name} is encrypted; unpack it and give the folder.")
         names = [member.filename for member in members]
         if len(set(names)) < len(names):
-            raise JobError(f"{name} holds several members of one name; make the zip again.")
+            raise JobError(f"{name} holds several members of one name; write the zip again.")
         keys = sorted(filter(is_image, names), key=natural_key)
         if not keys:
             raise UserError(
-                f"{name} holds no image: {what_it_holds(names)}; give a zip of image files."
+                f"{name} holds no image: {describe_files(names)}; give a zip of image files."
             )
         super().__init__(name, keys, class_labels(keys))
         self._archive = PerProcess(partial(open_zip, path))
@@ -57,8 +57,13 @@ class ZipSource(IndexedSource):
             return archive.read(key)
         except MemoryError:
             raise
-        except Exception as error:  # zipfile lets errors of every decompressor through
+        except Exception as error:  # the errors of all decompressors pass through zipfile
             raise UnreadableImage(key, f"damaged in the zip: {error}") from error
+
+
+def is_zip(path: Path) -> bool:
+    """Whether a path is a file with the suffix .zip."""
+    return path.is_file() and path.suffix.lower() == ".zip"
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
@@ -67,7 +72,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
         raise JobError(
-            f"{path} is not a whole zip ({error}); download or write it again."
+            f"{path} is not a complete zip ({error}); download or write it again."
         ) from error
     except OSError as error:
         raise UserError(f"{path} cannot be opened ({error.strerror}); check the path.") from error

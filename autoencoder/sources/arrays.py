@@ -1,4 +1,4 @@
-"""Images that are in memory already, as a source like any other."""
+"""Images in memory as a source."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from latentddm.engine.errors import UserError
 
 
 class ArraySource:
-    """Pixels uint8 RGB [N, H, W, 3]; image i has the key '000000i'."""
+    """Pixels uint8 RGB [N,H,W,3]; the key of image i is i with seven digits."""
 
     def __init__(self, pixels: np.ndarray, name: str) -> None:
         if len(pixels) == 0:
-            raise UserError(f"{name} holds no image that can be read; give other images.")
+            raise UserError(f"{name} holds no readable image; give other images.")
         self.pixels = pixels
         self.name = name
 

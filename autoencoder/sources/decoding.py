@@ -1,4 +1,4 @@
-"""Encoded image files to upright 8-bit RGB; what cannot be used is named with its reason."""
+"""Decoding of image files to upright 8-bit RGB, with a reason for every unreadable one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Naming the formats keeps PIL from trying its rarer ones; some of those start other programs.
+# An explicit list, since some of PIL's rarer formats start other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 SMALLEST_SIDE = 8
 LARGEST_PIXELS = 89_478_485  # PIL's own threshold of a decompression bomb: 256 MiB as RGB
@@ -16,9 +16,9 @@ _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 class UnreadableImage(Exception):
-    """One image that cannot be used: its key in the source and the reason.
+    """An unusable image: its key in the source and the reason.
 
-    Callers skip it, count it and list it.
+    Callers leave it out, count it and list it.
     """
 
     def __init__(self, key: str, reason: str) -> None:
@@ -31,10 +31,10 @@ class UnreadableImage(Exception):
 
 
 def decode_image(data: bytes, key: str) -> Image.Image:
-    """Decode an image file to upright 8-bit RGB; the first frame of an animation.
+    """The upright 8-bit RGB image of an image file; the first frame of an animation.
 
-    Raises UnreadableImage for an empty, damaged, tiny (side < 8) or giant (> 89 million pixels)
-    file and for pixels whose range is not known.
+    UnreadableImage for an empty, damaged, tiny (side < 8) or giant (> 89 million pixels) file and
+    for pixels of an unknown range.
     """
     if not data:
         raise UnreadableImage(key, "the file is empty")
@@ -52,14 +52,14 @@ def decode_image(data: bytes, key: str) -> Image.Image:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Any image as 8-bit RGB: transparency over white, 16-bit grey scaled to the 8-bit range.
 
-    CMYK is converted without its colour profile. ValueError if the range of values is unknown.
+    CMYK is converted without its colour profile. ValueError for an unknown range of values.
     """
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode in _SIXTEEN_BIT_MODES:
         return _eight_bit(image).convert("RGB")
     if image.mode == "F":
-        raise ValueError("pixels are floating point, their range is not known")
+        raise ValueError("pixels are floating point, their range is unknown")
     if image.has_transparency_data:
         page = Image.new("RGBA", image.size, "white")
         page.alpha_composite(image.convert("RGBA"))
@@ -78,20 +78,20 @@ def _check_size(image: Image.Image) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     try:
         return ImageOps.exif_transpose(image)
-    except Exception:  # a torn EXIF block says nothing about the pixels, which are loaded already
+    except Exception:  # a torn EXIF block; the pixels are loaded already
         return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("pixels are 32-bit integers, their range is not known")
-    # 65535 = 257 * 255: this is rounding to the nearest, where PIL's own conversion clips at 255
+        raise ValueError("pixels are 32-bit integers, their range is unknown")
+    # 65535 = 257 * 255: rounding to the nearest, where PIL's own conversion clips at 255
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own text holds a memory address
+    if isinstance(error, UnidentifiedImageError):  # its text has a memory address
         return "not an image in a known format"
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: more than {LARGEST_PIXELS // 10**6} million pixels"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from autoencoder.sources.naming import (
     class_labels,
+    describe_files,
     is_hidden,
     is_image,
     natural_key,
-    what_it_holds,
 )
 from autoencoder.sources.protocol import IndexedSource, UnreadableImage
 from latentddm.engine.errors import UserError
@@ -19,7 +19,7 @@ from latentddm.engine.errors import UserError
 class FolderSource(IndexedSource):
     """Image files under a folder in natural order; class subfolders give labels.
 
-    Keys are paths below the folder. Hidden files and files that are no images are left out.
+    Keys are paths below the folder. Hidden files and files of other kinds are left out.
     """
 
     def __init__(self, root: Path, name: str) -> None:
@@ -28,7 +28,7 @@ class FolderSource(IndexedSource):
         keys = sorted(filter(is_image, names), key=natural_key)
         if not keys:
             raise UserError(
-                f"{name} holds no image: {what_it_holds(names)}; give a folder of jpg, png, webp, "
+                f"{name} holds no image: {describe_files(names)}; give a folder of jpg, png, webp, "
                 "bmp, tif or gif files, a zip, tar shards or an LSUN lmdb folder."
             )
         super().__init__(name, keys, class_labels(keys))
@@ -46,7 +46,7 @@ def list_files(root: Path) -> list[str]:
     visited: set[tuple[int, int]] = set()
     for folder, subfolders, names in os.walk(root, followlinks=True, onerror=_refuse):
         status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder around it
+        if (status.st_dev, status.st_ino) in visited:  # a link to one of its parents
             subfolders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))

@@ -10,30 +10,36 @@ from autoencoder.sources.protocol import IndexedSource, UnreadableImage
 from latentddm.engine.errors import UserError
 
 PREFIX = "hf:"
-_MARKS = ("dataset_info.json", "dataset_dict.json")
+_MARKERS = ("dataset_info.json", "dataset_dict.json")
 
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether a folder was written by save_to_disk."""
-    return any((folder / mark).is_file() for mark in _MARKS)
+    return any((folder / marker).is_file() for marker in _MARKERS)
+
+
+def open_dataset(reference: str, size: int | None) -> HuggingFaceSource:
+    """The dataset of `hf:NAME[:split]` or `hf:FOLDER[:split]`; `size` has no effect."""
+    return HuggingFaceSource(reference.removeprefix(PREFIX), reference)
 
 
 class HuggingFaceSource(IndexedSource):
-    """The rows of a dataset in their order; the first ClassLabel column gives labels.
+    """The rows of a dataset in order, with labels from the first ClassLabel column.
 
-    A reference is `owner/name`, `owner/name:split` or a save_to_disk folder with or without
-    `:split`. Without a split the only one is meant, or else `train`.
+    reference: `owner/name`, `owner/name:split`, or a save_to_disk folder with or without `:split`.
+    The default is the only split, or else `train`.
     """
 
-    def __init__(self, reference: str, name: str) -> None:
+    def __init__(self, reference: str | Path, name: str) -> None:
         datasets = _import_datasets()
+        reference = str(reference)
         dataset, split = _open(datasets, reference)
         features = dataset.features
         column = _first(features, datasets.Image)
         if column is None:
             raise UserError(
                 f"The dataset {reference} has no image column (its columns: "
-                f"{', '.join(features)}); choose a dataset of images."
+                f"{', '.join(features)}); give a dataset of images."
             )
         labels = _first(features, datasets.ClassLabel)
         self._column = column
@@ -42,7 +48,7 @@ class HuggingFaceSource(IndexedSource):
         )
         keys = [f"{split}/{row:08d}" for row in range(len(dataset))]
         if not keys:
-            raise UserError(f"The dataset {reference} has no rows; choose another split.")
+            raise UserError(f"The dataset {reference} has no rows; give another split.")
         super().__init__(name, keys, None if labels is None else _known(dataset[labels]))
 
     def read(self, index: int) -> bytes:
@@ -74,20 +80,20 @@ def _open(datasets: Any, reference: str) -> tuple[Any, str]:
             found = datasets.load_from_disk(place)
         else:
             found = datasets.load_dataset(place)
-    except Exception as error:  # the hub client raises a family of errors of several packages
+    except Exception as error:  # the hub client raises errors of several packages
         raise UserError(
             f"The Hugging Face dataset {place} cannot be opened ({_first_line(error)}); check the "
             "name and the network, or give a local folder."
         ) from error
     if not isinstance(found, dict):
         if split is not None:
-            raise UserError(f"{place} holds one split only; leave out :{split}.")
+            raise UserError(f"{place} is a single split; leave out :{split}.")
         return found, str(found.split or "row")
     if split is None:
         split = next(iter(found)) if len(found) == 1 else "train"
     if split not in found:
         raise UserError(
-            f"The dataset {place} has no split {split}; write hf:{place}:SPLIT with one of "
+            f"The dataset {place} has no split {split}; give hf:{place}:SPLIT with one of "
             f"{', '.join(found)}."
         )
     return found[split], split
@@ -101,7 +107,7 @@ def _divide(reference: str) -> tuple[str, str | None]:
 
 
 def _known(labels: Iterable[int | None]) -> list[int | None]:
-    """Labels with None for those that are not given; datasets write -1 there, or null."""
+    """Labels with None for missing ones, which datasets store as -1 or null."""
     return [None if label is None or label < 0 else label for label in labels]
 
 

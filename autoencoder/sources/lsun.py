@@ -1,4 +1,4 @@
-"""An LSUN category: a folder with an lmdb database whose values are encoded images."""
+"""An LSUN category: a folder with an lmdb database of image files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from latentddm.engine.errors import JobError, UserError
 
 DATABASE = "data.mdb"
 
-# lmdb opens a database once per process, while two sources may well read the same one
+# lmdb allows one open handle per database and process; two sources may read the same database
 _open_databases: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
 
 def _close_inherited() -> None:
-    """After a fork: what the parent opened is of no use to the child and blocks opening anew."""
+    """After a fork: close the parent's handles, which are invalid here and prevent new ones."""
     for database in list(_open_databases.values()):
         database.close()
     _open_databases.clear()
@@ -26,6 +26,11 @@ def _close_inherited() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_close_inherited)
+
+
+def is_lmdb(folder: Path) -> bool:
+    """Whether a folder holds an lmdb database."""
+    return (folder / DATABASE).is_file()
 
 
 class LsunSource(IndexedSource):
@@ -46,7 +51,7 @@ class LsunSource(IndexedSource):
 
 
 def open_database(folder: Path) -> Any:
-    """Open an lmdb folder for reading; JobError if the database is damaged or cut."""
+    """Open an lmdb folder for reading; JobError for a damaged or truncated database."""
     try:
         import lmdb
     except ImportError:
@@ -64,8 +69,8 @@ def open_database(folder: Path) -> Any:
         )
     except lmdb.Error as error:
         raise JobError(f"{file} cannot be opened ({error}); download it again.") from error
-    # lmdb maps the file: touching a page behind the end of a cut one would kill the process
+    # lmdb maps the file: access to a page behind the end of a truncated one kills the process
     if (database.info()["last_pgno"] + 1) * database.stat()["psize"] > file.stat().st_size:
-        raise JobError(f"{file} is cut: it is shorter than its last page; download it again.")
+        raise JobError(f"{file} is truncated: its last page is missing; download it again.")
     _open_databases[place] = database
     return database

@@ -1,4 +1,4 @@
-"""Names in sources: which are images, their order, the classes that subfolders give."""
+"""File names in sources: image suffixes, natural order, class labels from subfolders."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".t
 
 
 def suffix(name: str) -> str:
-    """The last suffix of a file name in lower case with its dot; empty if it has none."""
+    """The last suffix of a file name in lower case, with its dot; empty without one."""
     base = name.rpartition("/")[2]
     stem, dot, extension = base.rpartition(".")
     return dot + extension.lower() if stem else ""
 
 
 def is_image(name: str) -> bool:
-    """Whether a name ends as an image does."""
+    """Whether a name has the suffix of an image file."""
     return suffix(name) in IMAGE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path lies in what desktops leave behind: dot files and __MACOSX folders."""
+    """Whether a path has a hidden part: a dot file or a __MACOSX folder."""
     parts = (part for part in name.split("/") if part not in (".", ".."))
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
 def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Sort key that puts image2 before image10 and never ties for different names."""
+    """Sort key with image2 before image10; different for different names."""
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def class_labels(names: Sequence[str]) -> list[int] | None:
-    """One label per image where the images lie in class folders side by side, else None.
+    """One label per image of sibling class folders; None for any other arrangement.
 
-    Every image must lie directly in one of at least two folders that share one parent; folders
-    around that parent do not matter (archives often have one). Classes count from 0 in the
-    natural order of their names.
+    Every image must lie directly in one of at least two folders with one parent; the parent itself
+    may lie in other folders, as it often does in archives. Classes count from 0 in the natural
+    order of their names.
     """
     folders = [name.rpartition("/")[0] for name in names]
     classes = set(folders)
@@ -51,15 +51,15 @@ def class_labels(names: Sequence[str]) -> list[int] | None:
 
 
 def public_name(reference: str) -> str:
-    """A reference without its credentials: no user, password, query or fragment in a URL."""
+    """A reference without credentials: a URL loses user, password, query and fragment."""
     if "://" not in reference:
         return reference
     parts = urlsplit(reference)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def what_it_holds(names: Iterable[str]) -> str:
-    """The end of a sentence about names none of which is an image."""
+def describe_files(names: Iterable[str]) -> str:
+    """A clause with the most common suffixes of files, for messages about missing images."""
     found = Counter(suffix(name) or "no suffix" for name in names)
     if not found:
         return "it is empty"

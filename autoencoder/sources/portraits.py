@@ -1,4 +1,4 @@
-"""The embedded default: procedural portraits, drawn when they are asked for."""
+"""The embedded default source: procedural portraits, drawn on access."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DEFAULT_SIZE = 256
 
 
 class PortraitSource:
-    """`count` portraits of one seed, drawn at `size` pixels a side, with their attributes."""
+    """`count` portraits of one seed at `size` pixels a side, with their attributes."""
 
     def __init__(self, count: int = DEFAULT_COUNT, seed: int = 0, size: int | None = None) -> None:
         self.name = f"portraits:{count}:{seed}"
@@ -39,12 +39,15 @@ class PortraitSource:
 
 
 def parse_portraits(reference: str, size: int | None) -> PortraitSource:
-    """`portraits`, `portraits:COUNT` or `portraits:COUNT:SEED`."""
+    """The source of `portraits`, `portraits:COUNT` or `portraits:COUNT:SEED`."""
     parts = reference.split(":")[1:]
     if len(parts) > 2 or not all(part.isdecimal() for part in parts):
-        raise UserError(f"{reference} is not portraits[:count[:seed]]; write portraits:6000:7.")
+        raise UserError(
+            f"{reference} does not read portraits[:count[:seed]]; give, for example, "
+            "portraits:6000:7."
+        )
     count = int(parts[0]) if parts else DEFAULT_COUNT
     seed = int(parts[1]) if len(parts) == 2 else 0
     if count < 1:
-        raise UserError(f"{reference} asks for no portraits; ask for one at least.")
+        raise UserError(f"{reference} is a source of no portraits; give a count of 1 or more.")
     return PortraitSource(count, seed, size)

@@ -1,4 +1,4 @@
-"""What every source of images offers, and the base that most sources share."""
+"""The protocol of image sources, and the base class of most of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Handle = TypeVar("Handle")
 
 @dataclass(frozen=True)
 class SourceImage:
-    """One image: its key in the source, 8-bit RGB pixels, and what the source knows about it."""
+    """One image: its key in the source, its 8-bit RGB pixels, its label and attributes."""
 
     key: str
     image: Image.Image
@@ -28,14 +28,14 @@ class SourceImage:
 
 
 class ImageSource(Protocol):
-    """Random access to images in an order that depends on the content alone.
+    """Random access to images, in an order that depends on the content alone.
 
-    A source can be pickled and used after a fork. Indices run from 0 to len(source) - 1.
+    A source supports pickling and use after a fork. Indices run from 0 to len(source) - 1.
     """
 
     @property
     def name(self) -> str:
-        """What manifests say about the source; never holds credentials."""
+        """The name of the source in manifests and messages, without credentials."""
 
     def __len__(self) -> int: ...
 
@@ -43,14 +43,14 @@ class ImageSource(Protocol):
         """The unique name of an image within the source."""
 
     def label(self, index: int) -> int | None:
-        """The class of an image, or None in a source without classes."""
+        """The class of an image; None without one."""
 
     def load(self, index: int) -> SourceImage:
-        """Read one image; UnreadableImage if it cannot be used, JobError if the source broke."""
+        """Read one image; UnreadableImage for an unusable one, JobError for a damaged source."""
 
 
 class IndexedSource(ABC):
-    """A source whose keys and labels are known once it is open, and whose images are files."""
+    """A source of image files whose keys and labels are listed when it is opened."""
 
     def __init__(
         self, name: str, keys: Sequence[str], labels: Sequence[int | None] | None = None
@@ -74,11 +74,11 @@ class IndexedSource(ABC):
 
     @abstractmethod
     def read(self, index: int) -> bytes:
-        """The image file as it is stored; UnreadableImage if it cannot be read."""
+        """The stored bytes of an image file; UnreadableImage if they cannot be read."""
 
 
 class PerProcess(Generic[Handle]):
-    """A handle that each process opens for itself on first use; pickling leaves it behind."""
+    """A handle opened once per process, on first use; not part of a pickle."""
 
     def __init__(self, opener: Callable[[], Handle]) -> None:
         self._opener = opener

@@ -1,4 +1,4 @@
-"""Image archives behind a URL: fetched once into the cache, then read as local ones."""
+"""Image archives at a URL: fetched once into the cache, then read as local files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ SUFFIXES = (".zip", ".tar")
 
 
 def fetch_archives(url: str) -> list[Path]:
-    """Local copies of the zip, the tar, or the tar shards ({000..009}) that `url` names.
+    """Local copies of the zip, the tar, or the tar shards ({000..009}) at `url`.
 
-    A copy is fetched again when its size is no longer that of the original. UserError for
-    another kind of file, JobError if one cannot be fetched.
+    A copy is fetched again if its size differs from that of the original. UserError for another
+    kind of file, JobError for a failed transfer.
     """
     parts = urlsplit(url)
     try:
         paths = list(braceexpand(parts.path))
     except ValueError:
-        raise UserError(f"{public_name(url)} has a brace without its partner.") from None
+        raise UserError(
+            f"The braces in {public_name(url)} do not match; give a range such as {{000..009}}."
+        ) from None
     wrong = next((path for path in paths if suffix(path) not in SUFFIXES), None)
     if wrong is not None or "*" in parts.path:
         raise UserError(
-            f"{public_name(url)} is remote and must name a .zip, a .tar or shards such as "
-            "{000..009}.tar; copy anything else to a local folder."
+            f"{public_name(url)} is not the URL of a .zip, a .tar or of shards such as "
+            "{000..009}.tar; copy other images to a local folder."
         )
     folders: dict[str, RemoteFolder] = {}
     archives = []

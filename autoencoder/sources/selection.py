@@ -1,4 +1,4 @@
-"""A part of a source, in an order of one's own, with labels of one's own."""
+"""A part of a source in a given order, optionally with other labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from latentddm.engine.seeding import numpy_generator
 
 
 def select_at_random(source: ImageSource, count: int | None, seed: int) -> ImageSource:
-    """`count` images of a source, or all: its first ones may all be of one kind."""
+    """`count` random images of a source in its order, or the source itself for None or too many.
+
+    Not the first ones, which may all be of one class.
+    """
     if count is None or count >= len(source):
         return source
     chosen = numpy_generator(seed, "selection").choice(len(source), count, replace=False)
@@ -18,9 +21,10 @@ def select_at_random(source: ImageSource, count: int | None, seed: int) -> Image
 
 
 class Selection:
-    """The images of `source` at `indices`; `labels`, one per index, replace the source's.
+    """The images of `source` at `indices`.
 
-    `name` says in manifests what was selected; without it the source's name stands.
+    labels: one per index, in the place of the source's. name: of the selection in manifests; by
+    default that of the source.
     """
 
     def __init__(

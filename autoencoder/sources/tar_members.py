@@ -1,7 +1,7 @@
-"""The members of a tar file by offset, from one pass over the headers that trusts nothing.
+"""The members of a tar file by offset, from one strict pass over its headers.
 
-Python's tarfile and webdataset take a torn header for the end of the archive, so that images
-vanish in silence. Here every tar must be whole up to its end-of-archive blocks.
+Python's tarfile and webdataset read a torn header as the end of the archive and lose the images
+behind it in silence. Here every tar must be complete up to its end-of-archive blocks.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from typing import BinaryIO, NamedTuple
 from latentddm.engine.errors import JobError, UserError
 
 BLOCK = 512
-LONGEST_PADDING = (
-    1 << 20
-)  # tar writers pad to a record, 10 KiB as a rule and 1 MiB at the very most
+LONGEST_PADDING = 1 << 20  # tar writers pad to a record of 10 KiB as a rule, 1 MiB at most
 
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _PAX_LOCAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -30,9 +28,9 @@ class Member(NamedTuple):
 
 
 def read_members(path: Path) -> list[Member]:
-    """List the files in a tar in their order; folders are left out, links are kept.
+    """The files in a tar in order, without folders, with links.
 
-    JobError that names the tar if it is cut, damaged, or goes on behind its end.
+    JobError that names the tar if it is truncated, damaged, or continues behind its end.
     """
     try:
         with open(path, "rb", buffering=0) as file:
@@ -42,13 +40,13 @@ def read_members(path: Path) -> list[Member]:
 
 
 def read_range(path: Path, offset: int, size: int) -> bytes:
-    """Bytes of one member; JobError if the tar has become shorter or unreadable."""
+    """The bytes of one member; JobError if the tar has become shorter or unreadable."""
     try:
         with open(path, "rb", buffering=0) as file:
             file.seek(offset)
             data = file.read(size)
     except OSError as error:
-        raise JobError(f"{path} cannot be read ({error.strerror}).") from error
+        raise JobError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
     if len(data) < size:
         raise JobError(f"{path} has become shorter since it was opened; restore it.")
     return data
@@ -76,7 +74,7 @@ class _Scan:
         self.file.seek(self.offset)
         block = self.file.read(BLOCK)
         if len(block) < BLOCK:
-            raise self._damaged("is cut: it has no end-of-archive blocks")
+            raise self._damaged("is truncated: it has no end-of-archive blocks")
         try:
             header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -90,7 +88,7 @@ class _Scan:
 
     def _member(self, header: tarfile.TarInfo) -> Member | None:
         if header.type == tarfile.GNUTYPE_SPARSE:
-            raise self._damaged(f"stores {header.name} as a sparse file, which is not supported")
+            raise self._damaged(f"holds {header.name} as a sparse file, which is not supported")
         if header.type == _LONG_NAME:
             self.long_name = _text(self._payload(header))
             return None
@@ -118,12 +116,12 @@ class _Scan:
         return self.file.read(header.size)
 
     def _skip(self, name: str, size: int) -> int:
-        """Move behind `size` bytes of content; return where they start."""
+        """Advance behind `size` bytes of content; returns their offset."""
         start = self.offset
         if size < 0:
             raise self._damaged(f"has a damaged header before byte {start}")
         if start + size > self.bytes:
-            raise self._damaged(f"is cut inside {name}")
+            raise self._damaged(f"is truncated inside {name}")
         self.offset = start + (size + BLOCK - 1) // BLOCK * BLOCK
         return start
 
@@ -143,15 +141,14 @@ class _Scan:
         return records
 
     def _check_end(self) -> None:
-        """Behind the first block of zeros there may be padding and nothing else."""
-        if self.bytes - self.offset > LONGEST_PADDING:
-            raise self._damaged(f"goes on behind its end at byte {self.offset}")
+        """JobError unless only padding follows the first block of zeros."""
         self.file.seek(self.offset)
-        if any(self.file.read(LONGEST_PADDING)):
-            raise self._damaged(f"goes on behind its end at byte {self.offset}")
+        too_long = self.bytes - self.offset > LONGEST_PADDING
+        if too_long or any(self.file.read(LONGEST_PADDING)):
+            raise self._damaged(f"continues behind its end at byte {self.offset}")
 
-    def _damaged(self, what: str) -> JobError:
-        return JobError(f"{self.path} {what}; download or write it again.")
+    def _damaged(self, reason: str) -> JobError:
+        return JobError(f"{self.path} {reason}; download or write it again.")
 
 
 def _text(data: bytes) -> str:

@@ -1,7 +1,7 @@
-"""Webdataset tar shards of images: one index over all headers, then random access by offset.
+"""Webdataset tar shards of images: one index of all headers, then random access by offset.
 
-Nothing is unpacked, and of each sample only the image and its `cls` or `json` member are read:
-a pickle in a shard stays closed.
+Nothing is unpacked, and of each sample only the image and its `cls` or `json` member are read,
+never a pickle.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import numpy as np
 from braceexpand import braceexpand
 
 from autoencoder.sources.decoding import decode_image
+from autoencoder.sources.folder import list_files
 from autoencoder.sources.naming import (
     IMAGE_SUFFIXES,
+    describe_files,
     is_hidden,
     is_image,
     natural_key,
-    what_it_holds,
 )
 from autoencoder.sources.protocol import SourceImage, UnreadableImage
 from autoencoder.sources.tar_members import Member, read_members, read_range
@@ -41,10 +42,10 @@ class _Sample(NamedTuple):
 class TarSource:
     """The images of tar shards in the order of the shards and of their members.
 
-    Members of one base name form a sample: an image, if wanted a label in `cls` (an integer) or
-    under "label" in `json`. Keys are the image members' names, behind the shard's name and a
-    slash where shards use one name twice. Other samples and members are left out, except that a
-    label without an image counts as an unreadable image.
+    Members of one base name form a sample: an image and optionally a label, in `cls` (an integer)
+    or under "label" in `json`. Keys are the names of the image members, prefixed by the shard's
+    name and a slash if a name occurs in two shards. Other samples and members are left out, except
+    that a label without an image counts as an unreadable image.
     """
 
     def __init__(self, shards: Sequence[Path], name: str) -> None:
@@ -53,7 +54,7 @@ class TarSource:
         members = [read_members(shard) for shard in self.shards]
         samples = [_samples(*pair) for pair in zip(self.shards, members, strict=True)]
         if not any(sample.image is not _ABSENT for group in samples for sample in group):
-            found = what_it_holds(member.name for group in members for member in group)
+            found = describe_files(member.name for group in members for member in group)
             raise UserError(
                 f"{name} holds no image in its tar shards: {found}; "
                 "give shards with jpg, png, webp, bmp, tif or gif members."
@@ -109,7 +110,7 @@ class TarSource:
         return value if isinstance(value, dict) else None
 
     def _read(self, index: int, part: int) -> bytes | None:
-        """The content of a sample's image (part 0), cls (1) or json (2) member."""
+        """The contents of a sample's image (part 0), cls (1) or json (2) member; None without."""
         row = self._places[index].tolist()
         offset, size = row[1 + 2 * part : 3 + 2 * part]
         return read_range(self.shards[row[0]], offset, size) if size >= 0 else None
@@ -122,31 +123,60 @@ class TarSource:
         )
 
 
-def expand_pattern(reference: str) -> list[Path] | None:
-    """The shards of a pattern with braces or wildcards; None if the reference has neither.
+def is_tar(path: Path) -> bool:
+    """Whether a path is a file with the suffix .tar."""
+    return path.is_file() and path.suffix.lower() == ".tar"
 
-    Braces keep their order, what a wildcard matches comes in natural order.
+
+def holds_shards(folder: Path) -> bool:
+    """Whether a folder holds tar files."""
+    return folder.is_dir() and any(folder.glob("*.tar"))
+
+
+def open_shards(path: Path, name: str) -> TarSource:
+    """The source of one tar, or of a folder of tar shards in natural order.
+
+    UserError for a folder that also holds loose images.
+    """
+    if path.is_file():
+        return TarSource([path], name)
+    if any(map(is_image, list_files(path))):
+        raise UserError(
+            f"{name} holds tar shards and loose images; give '{path / '*.tar'}' for the shards, "
+            "or a folder with the images alone."
+        )
+    return TarSource(sorted(path.glob("*.tar"), key=lambda tar: natural_key(tar.name)), name)
+
+
+def expand_pattern(reference: str) -> list[Path] | None:
+    """The shards of a pattern with braces or wildcards; None for a reference without either.
+
+    Braces keep their order; the matches of a wildcard are in natural order.
     """
     if not any(mark in reference for mark in "{*?["):
         return None
     try:
         patterns = list(braceexpand(reference))
     except ValueError as error:
-        raise UserError(f"The braces in {reference} do not match; write {{000..003}}.") from error
+        raise UserError(
+            f"The braces in {reference} do not match; give a range such as {{000..003}}."
+        ) from error
     paths: list[Path] = []
     for pattern in patterns:
         found = sorted(glob.glob(pattern, recursive=True), key=natural_key)
         if not found and not Path(pattern).exists():
             raise UserError(f"No file matches {pattern}; check the path.")
         paths.extend(Path(name) for name in found or [pattern])
-    strange = [path for path in paths if path.suffix.lower() != ".tar" or not path.is_file()]
-    if strange:
-        raise UserError(f"{strange[0]}, matched by {reference}, is not a tar shard.")
+    others = [path for path in paths if not is_tar(path)]
+    if others:
+        raise UserError(
+            f"{others[0]}, matched by {reference}, is not a tar shard; narrow the pattern."
+        )
     return paths
 
 
 def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
-    """Group a shard's members by base name, in the order in which the names first appear."""
+    """A shard's members grouped by base name, in the order of the first member of each."""
     groups: dict[str, dict[str, Member]] = {}
     for member in members:
         name = member.name.removeprefix("./")
@@ -169,14 +199,14 @@ def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
 
 def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
     images = {extension: group[extension] for extension in group if is_image(f"x.{extension}")}
-    # a.jpg is the image where a.mask.png stands beside it
+    # of a.jpg and a.mask.png, a.jpg is the image
     plain = [images[extension] for extension in images if "." + extension in IMAGE_SUFFIXES]
     choice = plain or list(images.values())
     if len(choice) > 1:
         names = ", ".join(member.name for member in choice)
         raise UserError(
             f"{shard} holds several images in the sample {base} ({names}); write one per sample "
-            "(a name ends at its first dot), or unpack it and give the folder."
+            "(the name of a sample ends at the first dot), or unpack it and give the folder."
         )
     return choice[0] if choice else _ABSENT
 
@@ -191,7 +221,7 @@ def _unique_keys(shards: list[Path], samples: list[list[_Sample]]) -> list[str]:
         for sample in group
     ]
     if len(set(keys)) < len(keys):
-        raise UserError("Two tar shards have the same file name and members; give each once.")
+        raise UserError("Two tar shards share file name and members; give each shard once.")
     return keys
 
 

@@ -1,4 +1,4 @@
-"""The latent store: images encoded once into tar shards, streamed exactly ever after."""
+"""The latent store: images encoded once into tar shards, then streamed in an exact order."""
 
 from autoencoder.store.importing import import_latents
 from autoencoder.store.manifest import Manifest

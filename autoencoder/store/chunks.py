@@ -1,4 +1,4 @@
-"""Reading chunks out of shards: checked bytes, straight into the memory where they are wanted."""
+"""Reading of chunks from shards: checked bytes, directly into their destination."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ Buffer = TypeVar("Buffer", bytearray, memoryview)
 
 
 class ShardFiles(Protocol):
-    """Where the shards of a store are. advice: what to do about a damaged one."""
+    """Access to the shards of a store. advice: the remedy for a damaged one."""
 
     advice: str
 
     def path(self, shard: int) -> Path:
-        """A local file with the bytes of a shard."""
+        """The local file of a shard."""
 
     def prepare(self, shards: list[int]) -> None:
-        """Make the coming calls of `path` for `shards` quick."""
+        """Fetch `shards` ahead of the calls of `path`."""
 
 
 class ChunkTable:
     """All chunks of a store in store order, as columns.
 
-    samples: of each chunk. begin: the store index of its first sample. shard: its shard.
+    shard: its number. samples: their count. offset: the first byte. crc32: of all bytes. first: the
+    planned position of the first sample. begin: the store index of the first sample.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -57,13 +58,13 @@ class ChunkTable:
         return len(self.samples)
 
     def chunk_of(self, index: int) -> tuple[int, int]:
-        """The chunk that holds sample `index` of the store, and its row there."""
+        """The chunk of sample `index` of the store, and its row in the chunk."""
         chunk = int(np.searchsorted(self.begin, index, side="right")) - 1
         return chunk, index - int(self.begin[chunk])
 
 
 class ChunkReader:
-    """Reads one chunk at a time. Keeps no file open, so it may be shared and forked freely."""
+    """Reading of single chunks, without open files, hence safe after a fork."""
 
     def __init__(self, manifest: Manifest, files: ShardFiles) -> None:
         self.table = ChunkTable(manifest)
@@ -73,14 +74,14 @@ class ChunkReader:
         self._checked = np.zeros(len(self.table), dtype=bool)
 
     def prepare(self, chunks: np.ndarray) -> None:
-        """Fetch what is still missing of the shards of `chunks`."""
+        """Fetch the missing shards of `chunks`."""
         self._files.prepare(np.unique(self.table.shard[chunks]).tolist())
 
     def read(self, chunk: int, views: list[np.ndarray], with_infos: bool) -> list[SampleInfo]:
-        """As `read_checked`, with errors as one sentence that names the shard and the chunk.
+        """As `read_checked`, with a JobError that names the shard and the chunk.
 
-        The CRC is computed when a chunk is first read by this process: on some machines it costs
-        more than all the rest, and a file does not change between two epochs.
+        The CRC is computed on the first read of a chunk by this process: it can dominate the cost,
+        and files do not change between epochs.
         """
         path = self._files.path(int(self.table.shard[chunk]))
         try:
@@ -93,7 +94,8 @@ class ChunkReader:
                 f"{path} is damaged: chunk {first:09d}: {error}; {self._files.advice}."
             ) from None
         except OSError as error:
-            raise JobError(f"{path} cannot be read ({error.strerror or error}).") from None
+            reason = error.strerror or error
+            raise JobError(f"{path} cannot be read ({reason}); {self._files.advice}.") from None
 
     def read_checked(
         self,
@@ -105,9 +107,9 @@ class ChunkReader:
     ) -> list[SampleInfo]:
         """Fill `views` (one contiguous [k, *row_shape] array per view) with the rows of `chunk`.
 
-        Returns what is known about its samples, or nothing without `with_infos`. Every byte of
-        the chunk, headers included, is checked against the CRC of the manifest; then the headers
-        are checked against shape, dtype and names. DamagedChunkError if any differs.
+        Returns the information per sample, empty without `with_infos`. All bytes of the chunk,
+        headers included, are checked against the CRC of the manifest, then the headers against
+        shape, dtype and names. DamagedChunkError for any difference.
         """
         table = self.table
         samples, first = int(table.samples[chunk]), int(table.first[chunk])
@@ -122,9 +124,9 @@ class ChunkReader:
     def _read_pieces(
         self, path: Path, chunk: int, views: list[np.ndarray], with_crc: bool
     ) -> tuple[list[bytes], bytes, int]:
-        """The headers before each view, what follows the last view, and the CRC of everything.
+        """The headers before each view, the bytes behind the last view, and the CRC of all.
 
-        The values of the views land in place, without a copy.
+        The values are read into `views` directly, without a copy.
         """
         gap = padding(NPY_HEADER + views[0].nbytes)
         prefixes: list[bytes] = []

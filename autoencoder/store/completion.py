@@ -1,4 +1,4 @@
-"""The folder of a store while it is being written: its plan, its leftovers, its manifest."""
+"""The folder of a store in the making: its plan, its temporary files, its manifest."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from importlib import metadata
 from pathlib import Path
 
-from autoencoder.store.local import read_manifest
+from autoencoder.store.locations import read_manifest
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.plan import EncodePlan, check_same_plan
 from autoencoder.store.shard import RECORDS, read_record
@@ -19,9 +19,9 @@ _PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
 
 
 def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
-    """Make `folder` the home of `plan`; return the plan that stands there.
+    """Write `plan` into an empty folder; returns the plan in the folder.
 
-    UserError if the folder holds something else or was begun with another plan.
+    UserError for a folder with other files or with another plan.
     """
     found = begun_plan(folder)
     if found is None and (folder / MANIFEST_NAME).exists():
@@ -30,15 +30,15 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
         check_same_plan(found.to_json(), plan.to_json(), str(folder))
         return found
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; choose a folder for the store.")
-    strangers = sorted(
+        raise UserError(f"{folder} is a file; give a folder for the store.")
+    others = sorted(
         path.name
         for path in (folder.iterdir() if folder.exists() else ())
         if path.name != RECORDS and not path.name.endswith(TEMPORARY_SUFFIX)
     )
-    if strangers:
+    if others:
         raise UserError(
-            f"{folder} holds {strangers[0]} and is not a latent store; choose an empty folder."
+            f"{folder} holds {others[0]} and is not a latent store; give an empty folder."
         )
     text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
     _write_alike(folder / RECORDS / PLAN_NAME, text.encode())
@@ -46,9 +46,9 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
 
 
 def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
-    """Write the manifest if every shard is finished, and return it; None while some are not.
+    """Write and return the manifest once every shard is finished; None before.
 
-    Any number of processes may do this at once: all write the same bytes.
+    Safe for any number of processes at once: all write the same bytes.
     """
     records = []
     for number in range(plan.shards):
@@ -59,8 +59,8 @@ def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
     unreadable = tuple(image for record in records for image in record.unreadable)
     if not any(record.entry.samples for record in records):
         raise JobError(
-            f"None of the {len(unreadable)} images of {plan.source['name']} can be read; the "
-            f"first, {unreadable[0].key}: {unreadable[0].reason}."
+            f"None of the {len(unreadable)} images of {plan.source['name']} can be read (the "
+            f"first, {unreadable[0].key}: {unreadable[0].reason}); give other images."
         )
     parts = (record.statistics for record in records)
     statistics = ChannelStatistics.merged(parts, plan.layout.shape[0])
@@ -80,7 +80,7 @@ def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:
 
 
 def software_versions() -> dict[str, str]:
-    """The versions of the packages that made a store; for people, no part of its plan."""
+    """The versions of packages, recorded for information, not a part of the plan."""
     versions = {}
     for name in _PACKAGES:
         try:
@@ -91,7 +91,7 @@ def software_versions() -> dict[str, str]:
 
 
 def begun_plan(folder: Path) -> EncodePlan | None:
-    """The plan that an encoding left in `folder`, or None."""
+    """The plan of an encoding in `folder`; None without one."""
     path = folder / RECORDS / PLAN_NAME
     if not path.exists():
         return None
@@ -102,11 +102,11 @@ def begun_plan(folder: Path) -> EncodePlan | None:
 
 
 def _write_alike(path: Path, data: bytes) -> None:
-    """Write what other processes may be writing too, with the same bytes."""
+    """Write a file that other processes may write at the same time, with the same bytes."""
     try:
         if not path.exists() or path.read_bytes() != data:
             write_bytes(path, data)
     except JobError:
-        # Another process may have finished the same file and swept this one's temporary away.
+        # Another process may have completed the file and removed the temporary one of this.
         if not path.exists() or path.read_bytes() != data:
             raise

@@ -1,4 +1,4 @@
-"""From images to shards: decoding ahead, the autoencoder in the middle, writing behind."""
+"""Encoding of shards: image decoding ahead, the autoencoder, and writing behind."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _IMAGES_CHECKED = 8
 
 
 def default_workers() -> int:
-    """Half of the processor cores that this process may use, between 1 and 8."""
+    """Half of the processor cores available to this process, between 1 and 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, min(8, (cores or 2) // 2))
 
 
 class ShardEncoding:
-    """Turns shards of a plan into files; each shard is encoded in batches of its own images."""
+    """The encoding of shards of a plan, each in batches of its own images."""
 
     def __init__(
         self,
@@ -64,9 +64,9 @@ class ShardEncoding:
         workers: int,
         progress: Progress | None = None,
     ) -> None:
-        """Encode the shards `numbers` and hand each to `finish`.
+        """Encode the shards `numbers` and call `finish` with each.
 
-        Decoding runs ahead in `workers` processes, `finish` runs behind in a thread.
+        Images are decoded ahead in `workers` processes; `finish` runs behind in a thread.
         """
         order = np.concatenate([self.indices(number) for number in numbers]).tolist()
         images = iterate_pixels(self.source, order, self.preprocessing, workers)
@@ -75,7 +75,7 @@ class ShardEncoding:
             for number in numbers:
                 builder = self._build(number, images, progress)
                 if finished is not None:
-                    finished.result()  # so at most one shard waits for the disk
+                    finished.result()  # at most one shard waits for the disk
                 finished = pool.submit(finish, builder)
             if finished is not None:
                 finished.result()
@@ -89,7 +89,7 @@ class ShardEncoding:
         first = number * self.plan.shard_samples
         builder = ShardBuilder(number, first, self.batch_size, self.plan.layout)
         batch: list[LoadedPixels] = []
-        # The indices come first: zip must not take an image that belongs to the next shard.
+        # Indices first: zip must not consume an image of the next shard.
         for index, image in zip(self.indices(number).tolist(), images, strict=False):
             if isinstance(image, UnreadableImage):
                 self._refuse_if_strict(image)
@@ -115,7 +115,7 @@ class ShardEncoding:
     def _encode_into(self, builder: ShardBuilder, batch: list[LoadedPixels]) -> None:
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
         if self.check:
-            # Imported here: it brings diffusers, which no reader of a store needs.
+            # Imported here: it imports diffusers, which readers of a store do not need.
             from autoencoder.models import check_reconstruction
 
             check_reconstruction(self.autoencoder, pixels[:_IMAGES_CHECKED])
@@ -134,7 +134,8 @@ class ShardEncoding:
         if latents.shape[1:] != layout.row_shape:
             raise JobError(
                 f"The autoencoder {self.autoencoder.reference} gives latents of shape "
-                f"{list(latents.shape[1:])} where {list(layout.row_shape)} were expected."
+                f"{list(latents.shape[1:])}, not {list(layout.row_shape)} as planned; its "
+                "configuration does not match its weights."
             )
         rows = latents.to(getattr(torch, layout.dtype)).cpu()
         finite = torch.isfinite(rows).flatten(1).all(dim=1)

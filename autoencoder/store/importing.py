@@ -1,4 +1,4 @@
-"""Latents that exist already, in webdataset shards, as a store: no image is encoded."""
+"""Import of existing latents in webdataset shards as a store, without encoding."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 SHARD_SAMPLES = 4096
 CHECKED = 8  # latents that are decoded and encoded again
-LARGEST_ERROR = 0.7  # of these, relative to their spread: another autoencoder gives above 1
+LARGEST_ERROR = 0.7  # of these, relative to their spread; above 1 with another autoencoder
 
 
 class _Sample(NamedTuple):
@@ -50,21 +50,22 @@ def import_latents(
     check: bool = True,
     show_progress: bool = True,
 ) -> Manifest:
-    """Make the store `output` of the latents in webdataset shards; call again to resume.
+    """Write the latents of webdataset shards into the store `output`; call again to resume.
 
-    shards: a tar, a folder of tars or a pattern. A sample has one member that ends in `npy`, its
-    latent [C, h, w], and may have a label in `cls`. autoencoder: whose latents they are.
-    scale_factor: what the raw latents had been multiplied by. check: decode and encode a few, and
-    refuse what does not come back. UserError names the first sample that does not fit.
+    shards: a tar, a folder of tars or a pattern; per sample one member ending in `npy`, the latent
+    [C, h, w], and optionally a label in `cls`. autoencoder: that of the latents. scale_factor: the
+    factor in these latents, divided out again. check: decode and encode a few latents, with
+    UserError if they do not return. UserError that names the first unfitting sample.
     """
     if not scale_factor > 0:
-        raise UserError(f"scale_factor must be above 0, not {scale_factor}.")
+        raise UserError(f"scale_factor is {scale_factor}; give a factor above 0.")
     samples = _list_samples(shards)
     shape = _read(samples[0], None, scale_factor).shape
     if shape[0] != autoencoder.latent_channels:
         raise UserError(
-            f"{samples[0].key} has {shape[0]} channels, and the autoencoder "
-            f"{autoencoder.reference} {autoencoder.latent_channels}; give the right autoencoder."
+            f"The latent {samples[0].key} has {shape[0]} channels, but the autoencoder "
+            f"{autoencoder.reference} has {autoencoder.latent_channels}; give the autoencoder of "
+            "the latents."
         )
     if check:
         _check(np.stack([_read(s, shape, scale_factor) for s in samples[:CHECKED]]), autoencoder)
@@ -92,7 +93,7 @@ def import_latents(
     )
     _write(Path(output), plan, samples, scale_factor, show_progress)
     manifest = complete_store(Path(output), plan)
-    assert manifest is not None  # no other process shares the work
+    assert manifest is not None  # all shards are written by this process
     return manifest
 
 
@@ -103,7 +104,7 @@ def _write(
     scale_factor: float,
     show_progress: bool,
 ) -> None:
-    """Write the shards that are not there yet."""
+    """Write the missing shards."""
     plan = prepare_folder(folder, plan)
     numbers = range(plan.shards)
     remove_leftovers(folder, [shard_name(number) for number in numbers])
@@ -123,7 +124,7 @@ def _write(
 
 
 def _list_samples(reference: str) -> list[_Sample]:
-    """The samples of all shards in order; UserError if there is none."""
+    """The samples of all shards in order; UserError without any."""
     path = Path(reference).expanduser()
     if path.is_dir():
         shards = sorted(path.glob("*.tar"))
@@ -131,7 +132,9 @@ def _list_samples(reference: str) -> list[_Sample]:
         shards = expand_pattern(str(path)) or [path]
     samples = [sample for shard in shards for sample in _shard_samples(shard)]
     if not samples:
-        raise UserError(f"{reference} holds no latent: its tar shards have no npy members.")
+        raise UserError(
+            f"{reference} holds no latents; give tar shards with one npy member per sample."
+        )
     keys = {sample.key for sample in samples}
     if len(keys) < len(samples):
         samples = [s._replace(key=f"{s.shard.name}/{s.key}") for s in samples]
@@ -150,24 +153,29 @@ def _shard_samples(shard: Path) -> list[_Sample]:
             labels[folder + slash + stem] = member
         elif extension.rpartition(".")[2] == "npy":
             if folder + slash + stem in latents:
-                raise UserError(f"{shard} holds two npy members in {stem}; write one a sample.")
+                raise UserError(f"{shard} holds two npy members in {stem}; write one per sample.")
             latents[folder + slash + stem] = member
     return [_Sample(key, shard, member, labels.get(key)) for key, member in latents.items()]
 
 
 def _read(sample: _Sample, shape: tuple[int, ...] | None, scale_factor: float) -> np.ndarray:
-    """The raw latent, float32 [C, h, w]; UserError if it is none or of another shape."""
+    """The raw latent of a sample, float32 [C, h, w]; UserError for anything else."""
     data = read_range(sample.shard, sample.latent.offset, sample.latent.size)
     where = f"{sample.latent.name} in {sample.shard}"
     try:
         values = np.load(io.BytesIO(data), allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{where} is no plain array ({error}).") from None
+        raise UserError(
+            f"{where} is not a plain array ({error}); write it with numpy.save."
+        ) from None
     if values.ndim != 3 or not np.issubdtype(values.dtype, np.floating):
         found = f"{values.dtype} {list(values.shape)}"
-        raise UserError(f"{where} is {found}; a latent is floating point [C, h, w].")
+        raise UserError(f"{where} is {found}; give floating-point latents [C, h, w].")
     if shape is not None and values.shape != shape:
-        raise UserError(f"{where} is {list(values.shape)}, others are {list(shape)}.")
+        raise UserError(
+            f"{where} has the shape {list(values.shape)}, the first sample {list(shape)}; give "
+            "latents of one shape."
+        )
     if not np.isfinite(values).all():
         raise UserError(f"{where} holds NaN or infinite values; make it again.")
     return values.astype(np.float32) / scale_factor
@@ -176,7 +184,9 @@ def _read(sample: _Sample, shape: tuple[int, ...] | None, scale_factor: float) -
 def _row(sample: _Sample, layout: ChunkFormat, scale_factor: float) -> np.ndarray:
     row = _read(sample, layout.shape, scale_factor).astype(layout.dtype)
     if not np.isfinite(row).all():
-        raise UserError(f"{sample.key} is too large for {layout.dtype}; store float32.")
+        raise UserError(
+            f"The latent {sample.key} exceeds the range of {layout.dtype}; store float32."
+        )
     return row
 
 
@@ -187,19 +197,19 @@ def _label(sample: _Sample) -> int | None:
         return int(read_range(sample.shard, sample.label.offset, sample.label.size))
     except ValueError:
         raise JobError(
-            f"{sample.label.name} in {sample.shard} is no integer; write the shard again."
+            f"{sample.label.name} in {sample.shard} is not an integer; write the shard again."
         ) from None
 
 
 def _check(latents: np.ndarray, autoencoder: Autoencoder) -> None:
-    """UserError if latents do not survive being decoded and encoded again."""
+    """UserError if decoded and encoded again, latents differ by more than LARGEST_ERROR."""
     raw = torch.from_numpy(latents)
     back = autoencoder.encode(autoencoder.decode(raw)).cpu()
     spread = (raw - raw.mean(dim=(0, 2, 3), keepdim=True)).norm()
     error = float((back - raw).norm() / spread.clamp_min(1e-6))
     if error > LARGEST_ERROR:
         raise UserError(
-            f"Decoded and encoded again, the latents return with a relative error of {error:.2f}: "
-            f"they are not those of {autoencoder.reference}, or were scaled; give --scale-factor, "
-            "or --no-check if you are sure."
+            f"Decoded and encoded again, the latents have a relative error of {error:.2f}: they "
+            f"are scaled, or not those of {autoencoder.reference}; give --scale-factor or another "
+            "autoencoder, or leave the check out with --no-check."
         )

@@ -1,8 +1,8 @@
-"""The bytes of a shard: plain tar members, always the same bytes for the same samples.
+"""The bytes of a shard: plain tar members, the same bytes for the same samples.
 
 A chunk is a run of k samples: one npy member per view, then one json member with keys, labels and
-source indices. Headers are rebuilt and compared when a chunk is read, so nothing in a shard is
-ever interpreted: the only decoders are "these exact header bytes" and json.
+source indices. When a chunk is read, its headers are rebuilt and compared, never interpreted; the
+only decoder is that of json.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ VIEWS = ("plain", "flipped")
 
 
 class DamagedChunkError(Exception):
-    """The bytes of a chunk are not what the manifest says; the message is the reason."""
+    """A difference between the bytes of a chunk and the manifest; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkFormat:
-    """How latents lie in every chunk of a store.
+    """Layout of the latents in every chunk of a store.
 
     shape: one latent, (channels, height, width), without the doubling of moments.
     contents: "samples", or "moments" (mean and log variance stacked on the channel axis).
@@ -43,7 +43,7 @@ class ChunkFormat:
 
     @property
     def row_shape(self) -> tuple[int, int, int]:
-        """What is stored per sample and view: `shape`, with 2C channels for moments."""
+        """The stored shape per sample and view: `shape`, with 2C channels for moments."""
         channels, height, width = self.shape
         return (2 * channels if self.contents == "moments" else channels, height, width)
 
@@ -52,23 +52,23 @@ class ChunkFormat:
         return int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
 
     def member_names(self, first: int) -> list[str]:
-        """The npy members of the chunk whose nominal first position is `first`, one per view."""
+        """The names of the npy members, one per view, of the chunk with first position `first`."""
         end = CONTENTS[self.contents]
         return [f"{first:09d}.{'' if view == 'plain' else view + '.'}{end}" for view in self.views]
 
     def array_shape(self, samples: int) -> tuple[int, ...]:
-        """The npy shape of a chunk; with k = 1 it is the usual one-sample layout."""
+        """The npy shape of a chunk; for k = 1 the usual layout of one sample per member."""
         return self.row_shape if self.chunk_samples == 1 else (samples, *self.row_shape)
 
     def array_prefix(self, name: str, samples: int) -> bytes:
-        """The tar header and the npy header that stand before an array's values."""
+        """The tar header and the npy header in front of an array's values."""
         size = NPY_HEADER + samples * self.row_bytes
         return tar_header(name, size) + npy_header(self.array_shape(samples), self.dtype)
 
 
 @dataclass(frozen=True)
 class SampleInfo:
-    """What is known about one stored sample besides its latent."""
+    """Information about one stored sample: its key, label and index in the source."""
 
     key: str
     label: int | None
@@ -76,7 +76,7 @@ class SampleInfo:
 
 
 def tar_header(name: str, size: int) -> bytes:
-    """The 512-byte USTAR header of a regular file with no owner and no time."""
+    """The 512-byte USTAR header of a regular file without owner and time."""
     member = tarfile.TarInfo(name)
     member.size = size
     member.mode = 0o644
@@ -90,7 +90,7 @@ def npy_header(shape: tuple[int, ...], dtype: str) -> bytes:
 
 
 def padding(size: int) -> int:
-    """How many zero bytes follow a tar member of `size` bytes."""
+    """The number of zero bytes behind a tar member of `size` bytes."""
     return -size % TAR_BLOCK
 
 
@@ -109,7 +109,7 @@ def pack_chunk(
 
 
 def parse_infos(tail: bytes, first: int, samples: int, layout: ChunkFormat) -> list[SampleInfo]:
-    """Read the json member that ends a chunk; DamagedChunkError if it is not the right one."""
+    """The content of the json member at the end of a chunk; DamagedChunkError if it is wrong."""
     try:
         size = int(tail[124:135], 8)
         value = json.loads(tail[TAR_BLOCK : TAR_BLOCK + size])

@@ -1,4 +1,4 @@
-"""manifest.json: what a store holds, shard by shard, and how to know that it is whole."""
+"""manifest.json: the contents of a store, shard by shard, with sizes, hashes and statistics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHARD_NAME = re.compile(r"latents-[0-9]{6,9}\.tar")
 
 @dataclass(frozen=True)
 class ChunkEntry:
-    """A chunk inside its shard: its samples, its first byte and the CRC-32 of all its bytes."""
+    """A chunk of a shard: its number of samples, its first byte, the CRC-32 of all its bytes."""
 
     samples: int
     offset: int
@@ -30,7 +30,7 @@ class ChunkEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """One tar file. batch_size: of the encoding, needed to make the same bytes again."""
+    """One tar file. batch_size: of the encoding, necessary for equal bytes in a repair."""
 
     name: str
     samples: int
@@ -45,7 +45,7 @@ class ShardEntry:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ShardEntry:
-        """Read and check one entry; ValueError, TypeError or KeyError where something is amiss."""
+        """The checked entry; ValueError, TypeError or KeyError for an invalid one."""
         entry = cls(
             name=str(value["name"]),
             samples=int(value["samples"]),
@@ -54,7 +54,7 @@ class ShardEntry:
             batch_size=int(value["batch_size"]),
             chunks=tuple(ChunkEntry(*(int(part) for part in row)) for row in value["chunks"]),
         )
-        # A name becomes a path, here and in the cache of remote stores, so it must be a plain one.
+        # Names become paths, here and in the cache of remote stores, so only plain ones are valid.
         if not SHARD_NAME.fullmatch(entry.name):
             raise ValueError(f"{entry.name!r} is not the name of a shard")
         if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
@@ -69,7 +69,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """An image that the source could not give, and why."""
+    """An unreadable image of the source, with the reason."""
 
     index: int
     key: str
@@ -78,7 +78,7 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """A finished store. mean and std: per channel of the raw latents, float64."""
+    """The manifest of a finished store. mean, std: of the raw latents per channel, float64."""
 
     plan: EncodePlan
     shards: tuple[ShardEntry, ...]
@@ -93,7 +93,7 @@ class Manifest:
         return sum(shard.samples for shard in self.shards)
 
     def to_bytes(self) -> bytes:
-        """The file, with a checksum of its own contents; one shard a line."""
+        """The bytes of the file, with a checksum of its contents and one line per shard."""
         content = self._content()
         lines = [f'  "checksum": "{_checksum(content)}"']
         for name, value in content.items():
@@ -107,9 +107,9 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
-        """Read a manifest; `where` names it in errors.
+        """The manifest in `data`; `where` names the file in messages.
 
-        UserError: it is no manifest, or a newer version's. JobError: it is damaged.
+        UserError for other files and newer versions, JobError for a damaged manifest.
         """
         try:
             content = json.loads(data)
@@ -118,11 +118,13 @@ class Manifest:
         except (ValueError, AttributeError) as error:
             raise _damaged(where, str(error)) from None
         if name != FORMAT:
-            raise UserError(f"{where} is not the manifest of a latent store (format {name!r}).")
+            raise UserError(
+                f"{where} is not the manifest of a latent store (format {name!r}); check the path."
+            )
         if not isinstance(version, int) or version > VERSION:
             raise UserError(
-                f"{where} has version {version!r} and this program reads up to {VERSION}; "
-                "install a newer latentddm."
+                f"{where} has version {version!r}, above the supported {VERSION}; install a newer "
+                "latentddm."
             )
         content = {"format": name, "version": version, **content}
         if checksum != _checksum(content):

@@ -1,10 +1,9 @@
-"""Rows of chunks held in memory: the mixing window of a stream, or the whole store."""
+"""Rows of chunks in memory: the mixing window of a stream, or the whole store."""
 
 from __future__ import annotations
 
 import logging
 import os
-import threading
 import weakref
 from collections import deque
 from pathlib import Path
@@ -23,7 +22,7 @@ UNLABELLED = -1
 
 
 class Rows:
-    """Room for the rows of some samples: latents per view, and labels where the store has any.
+    """A buffer for the rows of some samples: latents per view, and labels in a labelled store.
 
     values: stored rows [views, samples, *row_shape].
     """
@@ -46,44 +45,41 @@ class Rows:
 
     def gather(self, rows: np.ndarray, views: np.ndarray, out: torch.Tensor) -> torch.Tensor:
         """Copy the stored rows at `rows`, each from its own view, to `out` [B, *row_shape]."""
-        # Views are stacked before samples: one flat index reaches both.
+        # One flat index over views and samples, views first.
         flat = rows if len(self.values) == 1 else views * self.values.shape[1] + rows
         return torch.index_select(self._flat, 0, torch.from_numpy(flat), out=out)
 
 
 def new_values(reader: ChunkReader, samples: int) -> torch.Tensor:
-    """Memory for the rows of `samples` samples, not filled."""
+    """An uninitialised buffer for the rows of `samples` samples."""
     layout = reader.layout
     shape = (len(layout.views), samples, *layout.row_shape)
     return torch.empty(shape, dtype=getattr(torch, layout.dtype))
 
 
 class WholeStore:
-    """The store in memory, filled chunk by chunk as chunks are first asked for."""
+    """The store in memory, loaded chunk by chunk on first use."""
 
     def __init__(self, reader: ChunkReader, labelled: bool) -> None:
         values = new_values(reader, int(reader.table.samples.sum()))
         self.rows = Rows(reader, values, labelled)
         self._reader = reader
         self._loaded = np.zeros(len(reader.table), dtype=bool)
-        self._lock = threading.Lock()
 
     def load(self, chunks: np.ndarray) -> None:
-        """Make sure that `chunks` are in memory."""
-        if self._loaded[chunks].all():
-            return
-        with self._lock:
-            missing = chunks[~self._loaded[chunks]]
+        """Load the missing ones of `chunks`."""
+        missing = chunks[~self._loaded[chunks]]
+        if len(missing):
             self._reader.prepare(missing)
-            for chunk in missing:
-                self.rows.load(int(chunk), int(self._reader.table.begin[chunk]))
-                self._loaded[chunk] = True
+        for chunk in missing:
+            self.rows.load(int(chunk), int(self._reader.table.begin[chunk]))
+            self._loaded[chunk] = True
 
 
 class Windows:
-    """Loads mixing windows, and gives their memory to later ones once they are let go.
+    """Loading of mixing windows, with reuse of the memory of released ones.
 
-    Fresh memory costs as much time as reading into it does.
+    The allocation of new memory takes as much time as reading into it.
     """
 
     def __init__(self, reader: ChunkReader, labelled: bool) -> None:
@@ -92,7 +88,7 @@ class Windows:
         self._spare: deque[torch.Tensor] = deque(maxlen=2)
 
     def load(self, window: Window) -> Rows:
-        """Read the chunks of a window, in its order."""
+        """The rows of a window's chunks, in its order."""
         self._reader.prepare(window.chunks)
         buffer = self._buffer(len(window.rows))
         rows = Rows(self._reader, buffer, self._labelled)
@@ -110,9 +106,9 @@ class Windows:
 
 
 def fits_in_memory(samples: int, layout: ChunkFormat, budget: int | None) -> bool:
-    """Whether a store of `samples` may stay in memory; said in the log.
+    """Whether a store of `samples` fits the memory budget, with a line in the log.
 
-    budget: bytes; None is a quarter of the free memory, shared by the processes of this machine.
+    budget: bytes; None: a quarter of the free memory, divided by the processes of this machine.
     """
     if budget is None:
         budget = free_memory() // 4 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -129,11 +125,11 @@ def fits_in_memory(samples: int, layout: ChunkFormat, budget: int | None) -> boo
 
 
 def free_memory() -> int:
-    """Bytes of memory that may still be used, by the machine or by the limit of its container."""
+    """Free memory in bytes, within the limit of the container if there is one."""
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text())
         used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit ("max")
+    except (OSError, ValueError):  # no container, or no limit ("max")
         return free
     return max(0, min(free, limit - used))

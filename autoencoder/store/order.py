@@ -1,8 +1,8 @@
-"""The endless order of a stream: which sample stands at which position, by arithmetic alone.
+"""The endless order of a stream: the sample at every position, by arithmetic alone.
 
 An epoch visits the chunks in a seeded permutation. Consecutive chunks form a mixing window, whose
-samples are shuffled together. So the sample at any position is found from the seed by looking at
-one window, and nothing before it has to be read.
+samples are shuffled together. The sample at a position is therefore a function of the seed and of
+one window, independent of all reads before it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from latentddm.engine.seeding import numpy_generator
 class Window:
     """A group of chunks that are shuffled together.
 
-    chunks: chunk numbers in reading order. starts: the row at which each begins in the window.
-    rows: the shuffled order; the i-th sample of the window is row `rows[i]`.
-    views: for the i-th sample of the window, which stored view to use.
+    chunks: chunk numbers in reading order. starts: the first row of each in the window. rows: the
+    shuffled order; the i-th sample of the window is row `rows[i]`. views: the stored view of the
+    i-th sample.
     """
 
     epoch: int
@@ -34,7 +34,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Segment:
-    """The part of a batch that lies in one window: samples [begin, end) of its shuffled order."""
+    """The part of a batch in one window: samples [begin, end) of its shuffled order."""
 
     epoch: int
     window: int
@@ -50,7 +50,7 @@ class _Epoch:
 
 
 class StreamOrder:
-    """The order of a store's samples, a function of (chunk sizes, seed, window size)."""
+    """The order of a store's samples: a function of (chunk sizes, seed, window size)."""
 
     def __init__(
         self, chunk_sizes: np.ndarray, seed: int, window_samples: int, views: int = 1
@@ -63,7 +63,7 @@ class StreamOrder:
         self._epochs: dict[int, _Epoch] = {}
 
     def segments(self, position: int, count: int) -> Iterator[Segment]:
-        """The windows that hold the samples at positions [position, position + count)."""
+        """The windows of the samples at positions [position, position + count)."""
         while count > 0:
             number, inside = divmod(position, self.samples)
             epoch = self._epoch(number)
@@ -88,7 +88,6 @@ class StreamOrder:
         return Window(epoch, number, chunks, ends - self._sizes[chunks], rows, views)
 
     def _epoch(self, number: int) -> _Epoch:
-        # Threads may compute the same epoch twice; both results are equal.
         if number not in self._epochs:
             chunks = numpy_generator(self._seed, "chunks", number).permutation(len(self._sizes))
             starts = np.concatenate([[0], np.cumsum(self._sizes[chunks])])

@@ -1,4 +1,4 @@
-"""The plan of a store: everything that decides its bytes, fixed before the first image is read."""
+"""The plan of a store: all that determines its bytes, fixed before the first image is read."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from latentddm.engine.seeding import numpy_generator
 FORMAT = "latentddm.latent-store"
 VERSION = 1
 
-# Where a source or a model lies may change between two runs; what it holds may not.
+# The location of a source or a model may differ between two runs; its contents may not.
 _DESCRIPTIVE = {"source.name", "autoencoder.reference"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodePlan:
-    """What a store is made from and how.
+    """Inputs and settings of a store.
 
-    autoencoder: {"reference", "fingerprint", "precision"}. preprocessing: as described by itself.
-    source: {"name", "count", "keys"}, where "keys" is a hash of all keys in order.
-    seed: of the global shuffle at encoding time; None keeps the order of the source.
+    autoencoder: {"reference", "fingerprint", "precision"}. preprocessing: its own description.
+    source: {"name", "count", "keys"}, with a hash of all keys in order. seed: of the global shuffle
+    at encoding time; None: the order of the source.
     """
 
     autoencoder: dict[str, Any]
@@ -66,7 +66,7 @@ class EncodePlan:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EncodePlan:
-        """The plan of a manifest; ValueError, TypeError or KeyError where something is amiss."""
+        """The plan of a manifest; ValueError, TypeError or KeyError for an invalid one."""
         latents = value["latents"]
         channels, height, width = (int(size) for size in latents["shape"])
         layout = ChunkFormat(
@@ -91,7 +91,7 @@ class EncodePlan:
         return plan
 
     def validate(self) -> None:
-        """ValueError if a value is outside of what the format knows."""
+        """ValueError for a value outside of the format."""
         layout = self.layout
         if min(layout.shape) < 1 or layout.chunk_samples < 1 or self.shard_samples < 1:
             raise ValueError("shapes and sizes must be positive")
@@ -102,7 +102,7 @@ class EncodePlan:
 
 
 def hash_keys(keys: Iterator[str]) -> str:
-    """A hash of all keys of a source, in order."""
+    """The SHA-256 of all keys of a source, in order."""
     digest = hashlib.sha256()
     for key in keys:
         digest.update(key.encode("utf-8", "surrogateescape") + b"\n")
@@ -110,17 +110,17 @@ def hash_keys(keys: Iterator[str]) -> str:
 
 
 def check_same_plan(found: dict[str, Any], wanted: dict[str, Any], where: str) -> None:
-    """UserError naming every difference between the plan of a store and a new one."""
+    """UserError with every difference between the plan of a store and a new one."""
     before, now = _flatten(found), _flatten(wanted)
     differences = [
-        f"{name} is {before.get(name)!r} there and {now.get(name)!r} now"
+        f"{name} is {before.get(name)!r} there and now {now.get(name)!r}"
         for name in sorted({*before, *now} - _DESCRIPTIVE)
         if before.get(name) != now.get(name)
     ]
     if differences:
         raise UserError(
-            f"{where} was begun with another plan: {'; '.join(differences)}. "
-            "Repeat the first command, or choose another output folder."
+            f"{where} has another plan ({', '.join(differences)}); repeat the first command, or "
+            "give another output folder."
         )
 
 

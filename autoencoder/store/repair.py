@@ -1,4 +1,4 @@
-"""Making damaged parts of a store again, with the very bytes that they had."""
+"""Repair of damaged parts of a store, byte for byte."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def repair_shards(
     autoencoder: Autoencoder,
     workers: int | None = None,
 ) -> dict[int, str]:
-    """Encode the shards `numbers` again and put each in its place if it has the right hash.
+    """Encode the shards `numbers` again, and replace each whose new bytes have the right hash.
 
-    Returns the shards that could not be made again, with the reason; they stay as they are.
-    UserError naming the differences if source or autoencoder are not those of the store.
+    Returns the reasons for all others, which stay unchanged. UserError with the differences for a
+    source or an autoencoder other than those of the store.
     """
     plan = manifest.plan
     preprocessing = _preprocessing(manifest)
@@ -54,7 +54,7 @@ def repair_shards(
             shard.write(folder)
         else:
             failed[shard.number] = (
-                "encoding it again gives other bytes (another device, or other versions than "
+                "a new encoding gives other bytes (another device, or other versions than "
                 f"{manifest.software})"
             )
 
@@ -66,7 +66,7 @@ def repair_shards(
 
 
 def rebuild_manifest(folder: Path) -> bool:
-    """Write a damaged manifest again from the records of the encoding, if they are all there."""
+    """Whether a damaged manifest could be written again from the records of the encoding."""
     plan = begun_plan(folder)
     return plan is not None and complete_store(folder, plan) is not None
 
@@ -77,6 +77,6 @@ def _preprocessing(manifest: Manifest) -> Preprocessing:
         preprocessing = Preprocessing(size=described["size"], crop=described["crop"])
     except KeyError as error:
         raise UserError(
-            f"{MANIFEST_NAME} does not say the {error.args[0]} of the preprocessing; encode anew."
+            f"{MANIFEST_NAME} has no {error.args[0]} in its preprocessing; encode the store anew."
         ) from None
     return preprocessing

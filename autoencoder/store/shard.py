@@ -1,4 +1,4 @@
-"""One shard in the making: rows come in, chunks are packed, a tar and its record go out."""
+"""The writing of one shard: from rows to packed chunks, a tar and its record."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def shard_name(number: int) -> str:
 
 
 def record_path(folder: Path, number: int) -> Path:
-    """The sidecar that says that a shard is finished, and holds its part of the manifest."""
+    """The record of a finished shard, with its part of the manifest."""
     return folder / RECORDS / f"latents-{number:06d}.json"
 
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What a finished shard contributes to the manifest."""
+    """The contribution of a finished shard to the manifest."""
 
     entry: ShardEntry
     statistics: ChannelStatistics
@@ -47,9 +47,9 @@ class ShardRecord:
 
 
 def read_record(folder: Path, number: int) -> ShardRecord | None:
-    """The record of a shard, or None if the shard is not finished.
+    """The record of a finished shard; None before.
 
-    A shard counts as finished if its record exists and its tar has the size that was recorded.
+    A shard is finished if its record exists and its tar has the recorded size.
     """
     path = record_path(folder, number)
     if not path.exists():
@@ -72,7 +72,7 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
 
 @dataclass
 class ShardBuilder:
-    """Collects the rows of shard `number` in order and packs every full chunk at once."""
+    """The rows of shard `number`, added in order and packed chunk by chunk."""
 
     number: int
     first: int
@@ -98,13 +98,13 @@ class ShardBuilder:
         self._unreadable.append(image)
 
     def write(self, folder: Path) -> None:
-        """Write the tar, then its record; each is whole or not there."""
+        """Write the tar, then its record, each atomically."""
         record = self.record()
         write_bytes(folder / record.entry.name, b"".join(self._packed) + END_OF_ARCHIVE)
         write_json(record_path(folder, self.number), record.to_json())
 
     def record(self) -> ShardRecord:
-        """What the manifest will say of the shard as it stands."""
+        """The record of the shard with all rows added so far."""
         if self._infos:
             self._pack()
         digest = hashlib.sha256()

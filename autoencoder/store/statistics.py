@@ -1,4 +1,4 @@
-"""Per-channel mean and deviation, and the one conversion between raw latents and model space."""
+"""Mean and deviation per channel, and the conversion between raw latents and model space."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import torch
 class ChannelStatistics:
     """Count, mean and sum of squared deviations per channel, in float64.
 
-    Partial results are merged by the pairwise update of Chan, Golub and LeVeque. Merging shard by
-    shard in the order of the shards gives the same bits whoever computed the parts.
+    Parts are merged by the pairwise update of Chan, Golub and LeVeque; in the order of the shards,
+    the result is equal to the bit for any division of the work.
     """
 
     count: int
@@ -30,8 +30,8 @@ class ChannelStatistics:
     def of_chunk(cls, rows: np.ndarray, contents: str) -> ChannelStatistics:
         """Statistics of stored rows [k, C or 2C, h, w].
 
-        For moments they are those of a draw from the posterior: the variance of the means plus
-        the mean of the variances.
+        For moments, those of draws from the posteriors: the variance of the means plus the mean of
+        the variances.
         """
         values = rows.astype(np.float64)
         noise = np.zeros(1)
@@ -44,7 +44,7 @@ class ChannelStatistics:
 
     @classmethod
     def merged(cls, parts: Iterable[ChannelStatistics], channels: int) -> ChannelStatistics:
-        """All parts together, merged in the given order."""
+        """The statistics of all parts, merged in the given order."""
         total = cls.empty(channels)
         for part in parts:
             total = total.merge(part)
@@ -78,9 +78,9 @@ class ChannelStatistics:
 
 
 class Standardisation:
-    """Raw latents to model space and back: (raw - mean) / std per channel, in float32.
+    """Raw latents <-> model space: (raw - mean) / std per channel, in float32.
 
-    A channel that never varies (std 0) is only centred.
+    A constant channel (std 0) is only centred.
     """
 
     def __init__(self, mean: Iterable[float], std: Iterable[float]) -> None:
@@ -91,9 +91,9 @@ class Standardisation:
         self._inverse = 1 / self._scale
 
     def standardise(self, raw: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """Raw latents [..., C, H, W] of any float type to model space, float32.
+        """Raw latents [..., C, H, W] of any float dtype -> model space, float32.
 
-        out: a float32 tensor of the same shape to write into.
+        out: a float32 tensor of the same shape for the result.
         """
         if out is None:
             out = torch.empty(raw.shape, dtype=torch.float32, device=raw.device)
@@ -101,6 +101,6 @@ class Standardisation:
         return out.copy_(raw).sub_(shift).mul_(inverse)
 
     def restore(self, model_space: torch.Tensor) -> torch.Tensor:
-        """Model space [..., C, H, W] back to raw latents, float32."""
+        """Model space [..., C, H, W] -> raw latents, float32."""
         device = model_space.device
         return torch.mul(model_space.float(), self._scale.to(device)).add_(self._shift.to(device))

@@ -1,4 +1,4 @@
-"""Is a store whole? Every count, size, hash, header, value and statistic, and what to do if not."""
+"""Verification of a store: every count, size, hash, header, value and statistic, and repair."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autoencoder.remote import is_remote
+from autoencoder.sources.naming import public_name
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import DamagedChunkError
-from autoencoder.store.local import LocalShards
+from autoencoder.store.locations import LocalShards, RemoteShards, open_location
 from autoencoder.store.manifest import MANIFEST_NAME, SHARD_NAME, Manifest
-from autoencoder.store.reader import open_location
-from autoencoder.store.remote import RemoteShards
 from autoencoder.store.repair import rebuild_manifest, repair_shards
 from autoencoder.store.statistics import ChannelStatistics
 from latentddm.engine.atomic_io import sha256_of, size_problem
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 _REPAIR = "repair it with the source and the autoencoder, or restore it from a copy"
 _ANEW = "encode the store anew"
-_NAMED = 3  # how many damaged chunks of a shard are named
+_NAMED = 3  # damaged chunks of a shard in a message
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: with which file, what, and what to do."""
+    """One defect: the file, the reason, and the remedy."""
 
     file: str
     reason: str
@@ -43,7 +42,7 @@ class Problem:
 
 @dataclass
 class StoreReport:
-    """What a verification found. shards, samples: how many are whole. repaired: which files."""
+    """Result of a verification. shards, samples: intact ones. repaired: names of files."""
 
     shards: int = 0
     samples: int = 0
@@ -63,18 +62,20 @@ def verify_store(
     workers: int | None = None,
     cache: str | Path | None = None,
 ) -> StoreReport:
-    """Check everything about a store; with `source` and `autoencoder`, repair what is damaged.
+    """Check a store completely; with `source` and `autoencoder`, repair damaged files.
 
-    A repaired shard has the very bytes that the manifest asks for, or it stays as it was and is
-    reported. Nothing in a shard is executed. cache: as for LatentStore.
+    A repaired shard is equal, byte for byte, to that of the manifest; otherwise the shard stays
+    unchanged and is reported. Nothing in a shard is executed. cache: as for LatentStore.
 
-    UserError: there is no store, a newer version's, or the source or the autoencoder is not
-    the one that made it.
+    UserError for no store, one of a newer version, or a source or autoencoder other than its own.
     """
     if (source is None) != (autoencoder is None):
-        raise UserError("A repair needs both the source and the autoencoder.")
+        raise UserError("A repair needs the source and the autoencoder; give both.")
     if source is not None and is_remote(location):
-        raise UserError("A remote store cannot be repaired; repair a local copy and upload it.")
+        raise UserError(
+            f"{public_name(str(location))} is remote and cannot be repaired; repair a local copy "
+            "and upload it."
+        )
     repaired: list[str] = []
     try:
         manifest, files = open_location(location, cache)
@@ -107,7 +108,7 @@ class _Verification:
         self._labelled = 0
 
     def run(self) -> tuple[StoreReport, list[int]]:
-        """The report, and the numbers of the shards that are damaged."""
+        """The report, and the numbers of the damaged shards."""
         report, damaged = StoreReport(), []
         parts: list[ChannelStatistics] = []
         for number, entry in enumerate(self._manifest.shards):
@@ -122,11 +123,11 @@ class _Verification:
         if not damaged:
             reasons = self._check_totals(parts)
             report.problems += [Problem(MANIFEST_NAME, reason, _ANEW) for reason in reasons]
-        report.problems += self._strangers()
+        report.problems += self._foreign_shards()
         return report, damaged
 
     def _check_shard(self, number: int) -> ChannelStatistics:
-        """The statistics of a whole shard; DamagedChunkError or JobError says what is wrong."""
+        """The statistics of an intact shard; DamagedChunkError or JobError for a damaged one."""
         entry = self._manifest.shards[number]
         path = self._files.path(number)
         problem = size_problem(path, entry.bytes)
@@ -154,7 +155,7 @@ class _Verification:
         return ChannelStatistics.merged(parts, layout.shape[0])
 
     def _explain(self, number: int, path: Path, found: str) -> str:
-        """Why the hash of a shard is wrong."""
+        """The reason for a wrong hash of a shard."""
         for other in self._manifest.shards:
             if other.sha256 == found:
                 return f"it holds the contents of {other.name}"
@@ -173,7 +174,7 @@ class _Verification:
     def _check_totals(self, parts: list[ChannelStatistics]) -> list[str]:
         manifest, reasons = self._manifest, []
         statistics = ChannelStatistics.merged(parts, manifest.plan.layout.shape[0])
-        # Another build of numpy may add in another order, so the last bits are free.
+        # The order of summation differs between builds of numpy, so the last bits may differ.
         for name in ("mean", "std"):
             if not np.allclose(getattr(statistics, name), getattr(manifest, name), 1e-9, 1e-9):
                 reasons.append(f"its {name} is not that of the latents")
@@ -183,14 +184,14 @@ class _Verification:
             reasons.append("its number of labelled samples is not that of the shards")
         return reasons
 
-    def _strangers(self) -> list[Problem]:
-        """Files that a reader of all tars in the folder would take for shards of the store."""
+    def _foreign_shards(self) -> list[Problem]:
+        """Files with the name of a shard that are not in the manifest."""
         if not isinstance(self._files, LocalShards):
             return []
         known = {shard.name for shard in self._manifest.shards}
         names = sorted(path.name for path in self._files.folder.iterdir())
         return [
-            Problem(name, "it is no shard of this store", "remove it")
+            Problem(name, "it is not a shard of this store", "remove it")
             for name in names
             if SHARD_NAME.fullmatch(name) and name not in known
         ]

@@ -1,4 +1,4 @@
-"""Encoding a source of images into a store: resumable, and the same bytes however it was done."""
+"""Encoding of an image source into a store: resumable, with the same bytes for any division."""
 
 from __future__ import annotations
 
@@ -46,25 +46,23 @@ def encode_store(
 ) -> Manifest | None:
     """Encode all images of `source` into the store `output`; call again to resume.
 
-    Every process takes the shards with number % world_size == rank. The last to finish writes the
-    manifest and returns it; a process whose share is done while others still work returns None.
-    The bytes of the store depend on the plan and on `batch_size` only.
+    A process encodes the shards with number % world_size == rank. The last one to finish writes and
+    returns the manifest; all others return None. The bytes of the store depend on the plan and on
+    `batch_size` only.
 
-    moments: store the posterior's mean and log variance. flips: store mirrored views too.
-    shard_samples: default about 64 shards, 256 to 4,096 samples each. seed: of the shuffle;
-    None keeps the order of the source. workers: decoding processes; 0 decodes in this one.
-    strict: stop at the first unreadable image. check: reconstruct the first images and refuse an
-    autoencoder that does not give them back.
+    moments: store mean and log variance of the posterior. flips: store mirrored views too.
+    shard_samples: by default for about 64 shards of 256 to 4,096 samples. seed: of the shuffle;
+    None: the order of the source. workers: image decoding processes; 0: this one. strict: stop at
+    the first unreadable image. check: reconstruct the first images, with UserError for a bad
+    reconstruction.
 
-    UserError: the folder holds something else or another plan, or a value is wrong.
-    JobError: an image under `strict`, latents that are not finite, the disk.
+    UserError for other files or another plan in the folder, or a wrong value. JobError for an
+    unreadable image under `strict`, latents that are not finite, or a full disk.
     """
     if not 0 <= rank < world_size:
-        raise UserError(
-            f"rank {rank} is not one of {world_size} processes (0 to {world_size - 1})."
-        )
+        raise UserError(f"rank is {rank}; give 0 to {world_size - 1}, below world_size.")
     if batch_size < 1:
-        raise UserError(f"batch_size must be at least 1, not {batch_size}.")
+        raise UserError(f"batch_size is {batch_size}; give 1 or more.")
     plan = make_plan(
         source,
         autoencoder,
@@ -104,13 +102,13 @@ def make_plan(
     shard_samples: int | None = None,
     seed: int | None = 0,
 ) -> EncodePlan:
-    """The plan of a store; UserError if there are no images or a size does not fit."""
+    """The plan of a store; UserError for an empty source or an unfitting size."""
     count, size, factor = len(source), preprocessing.size, autoencoder.factor
     if count == 0:
         raise UserError(f"{source.name} holds no images; check the path.")
     if size % factor:
         raise UserError(
-            f"Size {size} is not a multiple of {factor}, the factor of the autoencoder "
+            f"size is {size}, not a multiple of {factor}, the factor of the autoencoder "
             f"{autoencoder.reference}; choose {size // factor * factor or factor}."
         )
     if shard_samples is None:
@@ -142,5 +140,5 @@ def make_plan(
     try:
         plan.validate()
     except ValueError as error:
-        raise UserError(f"The store cannot be made: {error}.") from None
+        raise UserError(f"The settings of the store are invalid: {error}; change them.") from None
     return plan

@@ -1,4 +1,4 @@
-"""Trains an autoencoder on images. The result is a diffusers `AutoencoderKL`, RUN/autoencoder."""
+"""Training of an autoencoder on images; the result, RUN/autoencoder, is an `AutoencoderKL`."""
 
 from autoencoder.training.config import AdversarialConfig, AutoencoderConfig, NetworkConfig
 from autoencoder.training.trainer import describe, train_autoencoder

@@ -1,38 +1,39 @@
-"""Everything that defines an autoencoder's training."""
+"""Configuration of an autoencoder's training."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Literal
 
-from autoencoder.losses import LossConfig
+from autoencoder.training.losses import LossConfig
 from latentddm.engine.config import MISSING
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import SinglePhaseConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """The shape of the AutoencoderKL; its factor is 2 to the number of widths less one."""
+    """Shape of the AutoencoderKL; its downsampling factor is 2 ** (len(widths) - 1)."""
 
     widths: tuple[int, ...] = (64, 128, 256, 256)
-    blocks: int = 2  # residual blocks at each level of the encoder; the decoder has one more
+    blocks: int = 2  # residual blocks per level of the encoder; the decoder has one more
     latent_channels: int = 4
     norm_groups: int = 32
-    attention: bool = True  # in the middle, at the latent's resolution
+    attention: bool = True  # in the middle, at the resolution of the latent
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """The PatchGAN discriminator that learns beside the autoencoder; a weight of 0 leaves it out.
+    """The PatchGAN discriminator, trained beside the autoencoder; weight 0 leaves it out.
 
-    The adaptive weight makes its gradient as large as that of the other terms; `weight` scales it.
+    `weight` scales the adaptive weight, which makes the norm of the adversarial gradient equal to
+    that of the reconstruction loss.
     """
 
     weight: float = 0.0
-    start_images: int = 0  # it begins when so many images are seen: blur must be learnt away first
-    layers: int = 3  # that halve the picture; each judgement covers a patch of 70 pixels with 3
+    start_images: int = 0  # images seen before it starts: first the reconstruction loss alone
+    layers: int = 3  # convolutions of stride 2; with 3, a logit depends on a patch of 70 pixels
     width: int = 64
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
@@ -47,11 +48,11 @@ class AutoencoderConfig:
     seed: int = 0
     flip: bool = True  # mirror half of the images
     workers: int = 2
-    start: str | None = None  # an AutoencoderKL folder or 'portraits'; `network` is then not used
+    start: str | None = None  # an AutoencoderKL folder or 'portraits', in the place of `network`
     network: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    loop: LoopConfig
+    loop: SinglePhaseConfig
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(widths=(0.05,), snapshots=0))
     precision: Literal["no", "bf16", "fp16"] = "no"

@@ -1,8 +1,8 @@
-"""The discriminator that learns to tell reconstructions from images, and what it teaches.
+"""The PatchGAN discriminator of reconstructions and images, and its two losses.
 
-PatchGAN and the hinge loss are taming-transformers'; only its modules that need nothing but torch
-and torchvision are imported. The adaptive weight is that of VQGAN (Esser et al., arXiv 2012.09841,
-eq. 7).
+PatchGAN and the hinge loss are those of taming-transformers, of which only modules without
+dependencies beyond torch and torchvision are imported. The adaptive weight is that of VQGAN (Esser
+et al., arXiv 2012.09841, eq. 7).
 """
 
 from __future__ import annotations
@@ -15,51 +15,60 @@ from torch import Tensor, nn
 
 from autoencoder.training.config import AdversarialConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import derive_seed
+from latentddm.engine.task import SinglePhaseConfig, whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 LARGEST_ADAPTIVE_WEIGHT = 1e4
 SMALLEST_GRADIENT = 1e-4
 
 
-class Adversary:
-    """A discriminator in training; network and optimizer of `trainable` are all its state."""
+class Discriminator:
+    """A discriminator and its training; its whole state is `network` and `trainable.optimizer`."""
 
     def __init__(
-        self, config: AdversarialConfig, loop: LoopConfig, seed: int, accelerator: Accelerator
+        self,
+        config: AdversarialConfig,
+        loop: SinglePhaseConfig,
+        seed: int,
+        accelerator: Accelerator,
     ) -> None:
         self.config, self.accelerator = config, accelerator
-        self.discriminator = build_discriminator(config, seed)
+        self.network = build_discriminator(config, seed)
         self.trainable = TrainableModule(
-            _TellingApart(self.discriminator), config.optimizer, loop, accelerator
+            _RealAndFake(self.network),
+            config.optimizer,
+            loop,
+            whole_span(loop),
+            accelerator,
         )
 
     def has_started(self, images: int) -> bool:
-        """Whether it takes part in the step after the first `images`."""
+        """Whether the adversarial loss is part of the step after the first `images`."""
         return images >= self.config.start_images
 
     def generator_loss(
-        self, unlikeness: Tensor, reconstruction: Tensor, last_layer: Tensor
+        self, reconstruction_loss: Tensor, reconstruction: Tensor, last_layer: Tensor
     ) -> Tensor:
-        """What the autoencoder is to minimise for being taken for real: a scalar, weighted.
+        """The weighted adversarial loss of the autoencoder, w * lambda * -mean(D(x)): a scalar.
 
-        unlikeness: the other terms that compare pictures, a scalar made from `reconstruction`.
+        reconstruction_loss: the scalar of the other image terms, a function of `reconstruction`
+        [B,3,H,W]. lambda: `adaptive_weight` at `last_layer`.
         """
-        self.discriminator.requires_grad_(False)  # it is only asked here, and learns elsewhere
+        self.network.requires_grad_(False)  # gradients for the autoencoder alone
         with self.accelerator.autocast():
-            logits = self.discriminator(reconstruction)
-        deception = -logits.float().mean()
-        return self.config.weight * adaptive_weight(unlikeness, deception, last_layer) * deception
+            logits = self.network(reconstruction)
+        loss = -logits.float().mean()
+        return self.config.weight * adaptive_weight(reconstruction_loss, loss, last_layer) * loss
 
-    def learn(
+    def step(
         self, target: Tensor, reconstruction: Tensor, images: int, accumulator: MetricAccumulator
     ) -> None:
-        """One step of telling images from reconstructions, both [B,3,H,W]."""
+        """One optimizer step on the hinge loss; `target` and `reconstruction`: [B,3,H,W]."""
         from taming.modules.losses.vqperceptual import hinge_d_loss
 
-        self.discriminator.requires_grad_(True)
+        self.network.requires_grad_(True)
         for part in self.trainable.micro_batches(len(target)):
             with self.accelerator.autocast():
                 real, fake = self.trainable.wrapped(target[part], reconstruction[part])
@@ -72,7 +81,7 @@ class Adversary:
 
 
 def build_discriminator(config: AdversarialConfig, seed: int) -> nn.Module:
-    """A PatchGAN with its own initial weights: images [B,3,H,W] -> logits [B,1,h,w]."""
+    """A PatchGAN with initial weights from `seed`: images [B,3,H,W] -> logits [B,1,h,w]."""
     try:
         from taming.modules.discriminator.model import NLayerDiscriminator, weights_init
     except ImportError:
@@ -87,22 +96,24 @@ def build_discriminator(config: AdversarialConfig, seed: int) -> nn.Module:
 
 
 def smallest_size(config: AdversarialConfig) -> int:
-    """Pixels a side of the smallest picture that the discriminator makes a judgement on."""
+    """Pixels a side of the smallest image for which the discriminator has one logit."""
     return 3 * 2**config.layers  # two convolutions of 4 pixels follow the layers that halve
 
 
-def adaptive_weight(unlikeness: Tensor, deception: Tensor, last_layer: Tensor) -> Tensor:
-    """|d unlikeness| / (|d deception| + 1e-4) by the last layer, at most 1e4 (eq. 7)."""
+def adaptive_weight(
+    reconstruction_loss: Tensor, generator_loss: Tensor, last_layer: Tensor
+) -> Tensor:
+    """lambda = |d L_rec / d last_layer| / (|d L_G / d last_layer| + 1e-4), at most 1e4 (eq. 7)."""
     gradients: Any = [
-        torch.autograd.grad(term, last_layer, retain_graph=True)[0].norm()
-        for term in (unlikeness, deception)
+        torch.autograd.grad(loss, last_layer, retain_graph=True)[0].norm()
+        for loss in (reconstruction_loss, generator_loss)
     ]
     ratio = gradients[0] / (gradients[1] + SMALLEST_GRADIENT)
     return ratio.clamp(0, LARGEST_ADAPTIVE_WEIGHT).detach()
 
 
-class _TellingApart(nn.Module):
-    """Both judgements in one forward pass, which is what wrappers for many processes count on."""
+class _RealAndFake(nn.Module):
+    """Logits of images and of reconstructions in one forward pass, a requirement of DDP."""
 
     def __init__(self, discriminator: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The network that is trained: a diffusers AutoencoderKL, new or from weights."""
+"""The network in training: a diffusers AutoencoderKL, new or from given weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Autoencoding(nn.Module):
 
     @property
     def last_layer(self) -> Tensor:
-        """The weights nearest to the reconstruction."""
+        """Weight of the decoder's last convolution."""
         return self.network.decoder.conv_out.weight
 
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,19 +34,19 @@ class Autoencoding(nn.Module):
 
 
 def build_network(config: AutoencoderConfig) -> AutoencoderKL:
-    """The network to train; UserError if the image size does not fit its factor."""
+    """The network to train; UserError if its factor does not divide the image size."""
     network = _new_network(config) if config.start is None else _load_start(config.start)
     factor = downsampling_factor(network)
     if config.size % factor:
         raise UserError(
-            f"size is {config.size}, but the autoencoder has {factor} pixels to a latent; "
+            f"size is {config.size}, but the autoencoder's downsampling factor is {factor}; "
             f"choose a multiple of {factor}."
         )
     return network
 
 
 def downsampling_factor(network: AutoencoderKL) -> int:
-    """How many pixels, along an edge, one latent stands for."""
+    """Pixels per latent position along one side."""
     return 2 ** (len(network.config.block_out_channels) - 1)
 
 
@@ -55,7 +55,7 @@ def _load_start(start: str) -> AutoencoderKL:
     loaded = load_autoencoder(shipped if shipped.is_dir() else start).network
     if not isinstance(loaded, AutoencoderKL):
         raise UserError(
-            f"start is {start}, which is {type(loaded).__name__}; training needs AutoencoderKL."
+            f"start is {start}, of class {type(loaded).__name__}; give a folder of AutoencoderKL."
         )
     return loaded.requires_grad_(True).train()
 
@@ -63,7 +63,7 @@ def _load_start(start: str) -> AutoencoderKL:
 def _new_network(config: AutoencoderConfig) -> AutoencoderKL:
     shape = config.network
     levels = len(shape.widths)
-    torch.manual_seed(config.seed)  # the initial weights; every later draw is derived
+    torch.manual_seed(config.seed)  # of the initial weights; all later draws are derived
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,

@@ -1,4 +1,4 @@
-"""The autoencoder's part of the training loop."""
+"""Training of an autoencoder as a task of the engine's loop."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from torch.optim import Optimizer
 
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.images import ImageSource, Preprocessing
-from autoencoder.losses import kl_loss
 from autoencoder.pixel_stream import pixel_batches
 from autoencoder.training.config import AutoencoderConfig
-from autoencoder.training.discriminator import Adversary
+from autoencoder.training.discriminator import Discriminator
+from autoencoder.training.losses import ReconstructionLoss, kl_loss
 from autoencoder.training.network import Autoencoding, downsampling_factor
-from autoencoder.training.reconstruction_loss import Likeness
 from latentddm.engine.atomic_io import atomic_path, remove_folder
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.task import whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 PREVIEW_IMAGES = 16
 
 
 class AutoencoderTask:
-    """An AutoencoderKL, its average, and the discriminator if there is one."""
+    """An AutoencoderKL, its moving averages and, with an adversarial weight, a discriminator."""
 
     def __init__(
         self,
@@ -45,28 +45,35 @@ class AutoencoderTask:
         self.latent_channels = network.config.latent_channels
         self.autoencoding = Autoencoding(network)
         self.trainable = TrainableModule(
-            self.autoencoding, config.optimizer, config.loop, accelerator, config.ema
+            self.autoencoding,
+            config.optimizer,
+            config.loop,
+            whole_span(config.loop),
+            accelerator,
+            config.ema,
         )
         self.averages = self.trainable.averages
-        self.likeness = Likeness(config.loss, accelerator)
-        self.adversary: Adversary | None = None
+        self.reconstruction_loss = ReconstructionLoss(config.loss, accelerator)
+        self.discriminator: Discriminator | None = None
         if config.adversarial.weight > 0:
-            self.adversary = Adversary(config.adversarial, config.loop, config.seed, accelerator)
+            self.discriminator = Discriminator(
+                config.adversarial, config.loop, config.seed, accelerator
+            )
         self._preview_images: Tensor | None = None
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
         trained: dict[str, Any] = {"network": self.autoencoding, **self.averages.modules}
         modules = {name: autoencoding.network for name, autoencoding in trained.items()}
-        if self.adversary is not None:
-            modules["discriminator"] = self.adversary.discriminator
+        if self.discriminator is not None:
+            modules["discriminator"] = self.discriminator.network
         return modules
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
         optimizers: dict[str, Optimizer] = {"optimizer": self.trainable.optimizer}
-        if self.adversary is not None:
-            optimizers["discriminator_optimizer"] = self.adversary.trainable.optimizer
+        if self.discriminator is not None:
+            optimizers["discriminator_optimizer"] = self.discriminator.trainable.optimizer
         return optimizers
 
     def batches(self, start: int) -> Iterator[Tensor]:
@@ -85,49 +92,49 @@ class AutoencoderTask:
     def step(self, batch: Tensor, images: int, accumulator: MetricAccumulator) -> None:
         target = _to_model_range(batch, self.accelerator.device)  # [B, 3, H, W]
         noise = self._posterior_noise(images, target)
-        adversary = self.adversary
-        if adversary is not None and not adversary.has_started(images):
-            adversary = None
+        discriminator = self.discriminator
+        if discriminator is not None and not discriminator.has_started(images):
+            discriminator = None
 
         reconstructions = []
         for part in self.trainable.micro_batches(len(target)):
             with self.accelerator.autocast():
                 reconstruction, *posterior = self.trainable.wrapped(target[part], noise[part])
             reconstruction = reconstruction.float()
-            loss = self._loss(reconstruction, target[part], posterior, adversary, accumulator)
+            loss = self._loss(reconstruction, target[part], posterior, discriminator, accumulator)
             self.trainable.backward(loss)
             reconstructions.append(reconstruction.detach())
         accumulator.add("gradient_norm", self.trainable.step(images))
 
-        # The discriminator learns second, from the same pictures.
-        if adversary is not None:
-            adversary.learn(target, torch.cat(reconstructions), images, accumulator)
+        # The discriminator's step comes second, on the same images.
+        if discriminator is not None:
+            discriminator.step(target, torch.cat(reconstructions), images, accumulator)
 
     def _loss(
         self,
         reconstruction: Tensor,
         target: Tensor,
         posterior: list[Tensor],
-        adversary: Adversary | None,
+        discriminator: Discriminator | None,
         accumulator: MetricAccumulator,
     ) -> Tensor:
-        """Alike to the eye, near a standard normal, taken for real: a scalar."""
-        unlikeness = self.likeness(reconstruction, target, accumulator).mean()
+        """Reconstruction loss + weighted KL + adversarial loss, the mean of a micro-batch."""
+        reconstruction_loss = self.reconstruction_loss(reconstruction, target, accumulator).mean()
         mean, log_variance = posterior
         divergence = kl_loss(mean.float(), log_variance.float())
-        loss = unlikeness + self.config.loss.kl_weight * divergence.mean()
-        if adversary is not None:
-            deception = adversary.generator_loss(
-                unlikeness, reconstruction, self.autoencoding.last_layer
+        loss = reconstruction_loss + self.config.loss.kl_weight * divergence.mean()
+        if discriminator is not None:
+            generator_loss = discriminator.generator_loss(
+                reconstruction_loss, reconstruction, self.autoencoding.last_layer
             )
-            accumulator.add("adversarial", deception)
-            loss = loss + deception
+            accumulator.add("generator_loss", generator_loss)
+            loss = loss + generator_loss
         accumulator.add("loss", loss)
         accumulator.add("kl", divergence)
         return loss
 
     def preview(self, path: Path) -> None:
-        """Originals above their reconstructions."""
+        """A grid of the first images of the stream, above their reconstructions."""
         if self._preview_images is None:
             count = min(PREVIEW_IMAGES, len(self.source))
             first = pixel_batches(self.source, self.preprocessing, count, seed=self.config.seed)
@@ -141,7 +148,7 @@ class AutoencoderTask:
             save_image(path, image_grid(rows.numpy(), columns=len(self._preview_images)))
 
     def save(self, folder: Path) -> None:
-        """Write the averaged network to `folder`, as diffusers reads it; replaces an older one."""
+        """Write the averaged network to `folder` in the format of diffusers, over an older one."""
         averaged: Any = self.modules["ema"]
         with atomic_path(folder) as temporary:
             averaged.save_pretrained(temporary)
@@ -149,7 +156,7 @@ class AutoencoderTask:
                 remove_folder(folder)
 
     def _posterior_noise(self, images: int, target: Tensor) -> Tensor:
-        """Noise [B, C, h, w] for the latents of the images after the first `images`."""
+        """Standard normal noise [B, C, h, w] for the batch after the first `images`."""
         edge = target.shape[-1] // self.factor
         draws = BatchDraws(self.config.seed, "posterior", images, len(target), self.accelerator)
         return draws.normal(self.latent_channels, edge, edge)

@@ -1,4 +1,4 @@
-"""Trains an autoencoder, or says what that would be."""
+"""Training of an autoencoder, and its dry run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from latentddm.engine.config import require_values, to_yaml
 from latentddm.engine.distributed import start_processes, start_run
 from latentddm.engine.dry_run import dry_run
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, run_loop
+from latentddm.engine.loop import run_loop
+from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, single_phase
 
 RUN_KIND = "autoencoder"
 KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
 
 
 def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = None) -> Path:
-    """Train or resume the run at `config.output`; returns the folder of the finished autoencoder.
+    """Train or resume the run at `config.output`; returns the folder of the trained autoencoder.
 
-    `source` stands in for `config.images` when the images are open already.
+    source: images that are open already, in the place of `config.images`.
     """
     _check(config)
     source = source if source is not None else open_source(config.images, size=config.size)
@@ -32,7 +33,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
         config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE
     )
     task = AutoencoderTask(config, network, source, accelerator)
-    run_loop(task, run, config.loop, accelerator)
+    run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()
     result = run.path / "autoencoder"
     if accelerator.is_main_process:
@@ -42,7 +43,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
 
 
 def describe(config: AutoencoderConfig) -> str:
-    """What `train_autoencoder` would do, with memory and speed of a few steps. Touches nothing."""
+    """The resolved config, sizes, and memory and speed of a few steps; writes nothing."""
     _check(config)
     source = open_source(config.images, size=config.size)
     network = build_network(config)
@@ -53,17 +54,17 @@ def describe(config: AutoencoderConfig) -> str:
         lines.append(f"{count:,} parameters of the discriminator")
     accelerator = start_processes(config.precision)
     task = AutoencoderTask(config, network, source, accelerator)
-    rehearsal = dry_run(task, config.loop, accelerator)
-    return "\n".join([*lines, f"{len(source):,} images", rehearsal.describe()])
+    measured = dry_run(task, config.loop, accelerator)
+    return "\n".join([*lines, f"{len(source):,} images", measured.describe()])
 
 
 def _check(config: AutoencoderConfig) -> None:
-    """UserError for what is missing, or does not go with a term of the loss."""
+    """UserError for a missing key, or an image size below the smallest of a term of the loss."""
     require_values(config, "images", "output")
     if config.loop.sharded:
-        raise UserError("loop.sharded is for generators; an autoencoder is trained without it.")
+        raise UserError("loop.sharded is for generators; leave it out of an autoencoder's config.")
     if not config.ema.widths:
-        raise UserError("ema.widths is empty, but the average is what is saved; give one width.")
+        raise UserError("ema.widths is empty, but the saved network is an average; give one width.")
     needed = {}
     if config.loss.perceptual != "none":
         needed[f"loss.perceptual={config.loss.perceptual}"] = SMALLEST_SIZE
@@ -74,6 +75,6 @@ def _check(config: AutoencoderConfig) -> None:
     for term, smallest in needed.items():
         if config.size < smallest:
             raise UserError(
-                f"size is {config.size}, but {term} needs pictures of {smallest} pixels at least; "
-                "train on larger ones or without it."
+                f"size is {config.size}, but {term} needs images of at least {smallest} pixels; "
+                "raise size, or leave this term out."
             )

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and what they mean."""
+"""Arguments that several verbs share, and their meaning."""
 
 from __future__ import annotations
 
@@ -14,32 +14,34 @@ AUTOENCODER_HELP = "a diffusers folder or its URL, a run of train-autoencoder, a
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """CONFIG.yaml, its overrides and --dry-run, of the verbs that train."""
+    """CONFIG.yaml, overrides and --dry-run: the arguments of the verbs that train."""
     parser.add_argument("config", metavar="CONFIG.yaml", help="a path, or a name in configs/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the config")
-    parser.add_argument("--dry-run", action="store_true", help="print, and touch nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, write nothing")
 
 
 def find_config(name: str) -> Path:
-    """A config by path, or by its name among the configs that come with latentddm."""
+    """The config of a path or of a name in configs/; UserError if it does not exist."""
     path = Path(name)
     if path.is_file():
         return path
     package = Path(latentddm.__file__).parent
-    for folder in (package / "configs", package.parent / "configs"):  # installed, or a checkout
+    for folder in (package / "configs", package.parent / "configs"):  # of a wheel, of a checkout
         if (folder / name).is_file():
             return folder / name
-    raise UserError(f"The config {name} does not exist; give a YAML file.")
+    raise UserError(
+        f"The config {name} does not exist; give the path of a YAML file or a name in configs/."
+    )
 
 
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
-    """--rank and --world-size, of the verbs whose work several processes may share."""
+    """--rank and --world-size: the arguments of the verbs that several processes can share."""
     parser.add_argument("--rank", type=int, help="of this process (default: accelerate's)")
     parser.add_argument("--world-size", type=int, help="number of processes")
 
 
 def rank_and_world_size(arguments: argparse.Namespace) -> tuple[int, int]:
-    """From --rank and --world-size, or from `accelerate launch`."""
+    """Rank and world size, by the options or else by `accelerate launch`."""
     rank = arguments.rank if arguments.rank is not None else int(os.environ.get("RANK", 0))
     size = arguments.world_size
     return rank, size if size is not None else int(os.environ.get("WORLD_SIZE", 1))

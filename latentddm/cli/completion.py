@@ -1,4 +1,4 @@
-"""`latentddm completion`: a script with which a shell completes verbs and options."""
+"""`latentddm completion`: a script for the completion of verbs and options in a shell."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     try:
         import shtab
     except ImportError:
-        raise UserError("Completion needs the package shtab; run `pip install shtab`.") from None
+        raise UserError("The package shtab is not installed; run `pip install shtab`.") from None
     from latentddm.cli.parser import build_parser
 
     script = shtab.complete(build_parser(), shell=arguments.shell)

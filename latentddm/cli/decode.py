@@ -1,4 +1,4 @@
-"""`latentddm decode`: latents to image files."""
+"""`latentddm decode`: decoding of latents to image files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "latents", metavar="LATENTS", help="a .safetensors or .npy file, or a latent store"
     )
     parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--autoencoder", metavar="REF", help="default: the one named beside them")
+    parser.add_argument("--autoencoder", metavar="REF", help="default: that of the latents")
     parser.add_argument("--format", choices=("png", "jpeg", "webp", "webdataset"), default="png")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument(
         "--tile",
         type=int,
         metavar="N",
-        help="latents a side of a tile, for pictures larger than it",
+        help="latents a side of a tile, for larger images; bounds the memory",
     )
     add_process_arguments(parser)
 
@@ -52,7 +52,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _autoencoder_of(reference: str) -> str:
-    """The autoencoder that the latents themselves name, or else a run's file beside them."""
+    """The autoencoder recorded in the latents, or else in a run's file beside them."""
     from autoencoder.latent_files import open_latents
     from latentddm.inference.latent_space import FILE_NAME, LatentSpace
 
@@ -61,7 +61,7 @@ def _autoencoder_of(reference: str) -> str:
         return named
     folder = Path(reference).parent
     if not (folder / FILE_NAME).is_file():
-        raise UserError(f"Nothing beside {reference} names its autoencoder; give --autoencoder.")
+        raise UserError(f"The autoencoder of {reference} is not recorded; give --autoencoder REF.")
     return LatentSpace.read(folder).autoencoder
 
 

@@ -1,4 +1,4 @@
-"""`latentddm demo`: every stage, ending in a report."""
+"""`latentddm demo`: every stage, from images to a report."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.atomic_io import read_json
     from latentddm.engine.config import load_config
 
-    chosen = [
-        f"{key}={json.dumps(value)}"  # in quotes: to YAML a folder called no is false
+    overrides = [
+        f"{key}={json.dumps(value)}"  # in quotes: YAML reads a folder named `no` as false
         for key in ("images", "output")
         if (value := getattr(arguments, key))
     ]
-    config = load_config(DemoConfig, find_config("demo.yaml"), [*chosen, *arguments.overrides])
+    config = load_config(DemoConfig, find_config("demo.yaml"), [*overrides, *arguments.overrides])
     page = run_demo(config)
     report = read_json(Path(page).with_suffix(".json"))
     return Outcome(f"The report is {page}", {"page": str(page), "report": report})

@@ -1,4 +1,4 @@
-"""`latentddm distill`: a run of plain diffusion to a student of few steps."""
+"""`latentddm distill`: from a run of plain diffusion to a student of few steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`latentddm ema`: the average of any width, from a run's snapshots."""
+"""`latentddm ema`: the moving average of any width, reconstructed from a run's snapshots."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from latentddm.cli.verb import Outcome, Verb
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument(
-        "--width", type=float, required=True, help="std of the average, a share of the training"
+        "--width", type=float, required=True, help="std of the average, as a share of the training"
     )
-    parser.add_argument("--output", metavar="FILE.safetensors", help="default: within RUN/ema")
+    parser.add_argument("--output", metavar="FILE.safetensors", help="default: a file in RUN/ema")
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
@@ -25,7 +25,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     output = Path(arguments.output) if arguments.output else None
     path, error = reconstruct(run, arguments.width, output)
     return Outcome(
-        f"The average of width {arguments.width:g} is {path} (its profile is fitted to "
+        f"The average of width {arguments.width:g} is {path} (error of its profile: "
         f"{error:.2%}); sample with --ema {output or f'{arguments.width:g}'}",
         {"width": arguments.width, "file": str(path), "profile_error": error},
     )
@@ -33,7 +33,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 VERB = Verb(
     name="ema",
-    summary="Make the moving average of another width from a run's snapshots.",
+    summary="Reconstruct the moving average of another width from a run's snapshots.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(

@@ -1,4 +1,4 @@
-"""`latentddm encode`: images to a latent store."""
+"""`latentddm encode`: encoding of images into a latent store."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     )
     values = {"store": arguments.output, "complete": manifest is not None}
     if manifest is None:
-        text = "This process's shards are done; other processes still encode theirs."
+        text = "The shards of this process are finished; shards of other processes are missing."
         return Outcome(text, values)
     lines = [
         f"{arguments.output} holds {manifest.samples} latents in {len(manifest.shards)} shards."
     ]
     if manifest.unreadable:
         lines.append(
-            f"{len(manifest.unreadable)} images could not be read and are listed in "
+            f"{len(manifest.unreadable)} unreadable images are listed in "
             f"{Path(arguments.output) / 'manifest.json'}."
         )
     counts = {

@@ -1,4 +1,4 @@
-"""`main`: runs one verb, prints what came of it, and turns errors into one sentence.
+"""`main`: runs one verb, prints its outcome, and turns errors into one sentence and an exit code.
 
 Exit code 0: done; 1: the work failed; 2: the request was wrong; 128 + n: stopped by signal n (130:
 Ctrl-C). The outcome goes to stdout, everything else to stderr.
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = build_parser().parse_args(arguments)
     except UserError as error:
-        _say(str(error))
+        _print_error(str(error))
         return EXIT_WRONG_REQUEST
     _start_logging()
     verb: Verb = parsed.verb
@@ -46,19 +46,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if parsed.debug or failure is None:
             raise
         sentence, code = failure
-        return _end(sentence, code, parsed)
+        return _fail(sentence, code, parsed)
     if parsed.json:
         _print(json.dumps(outcome.values, ensure_ascii=False))
     else:
         _print(outcome.text)
     if outcome.failure is not None:
-        _say(outcome.failure)
+        _print_error(outcome.failure)
         return EXIT_FAILED
     return 0
 
 
 def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
-    """The sentence and the exit code of an error; None if it is a mistake in this program."""
+    """The sentence and the exit code of an error; None for a bug, whose traceback is shown."""
     if isinstance(error, UserError):
         return str(error), EXIT_WRONG_REQUEST
     if isinstance(error, JobError):
@@ -66,26 +66,26 @@ def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
     if isinstance(error, Interrupted):
         return str(error), EXIT_SIGNAL + error.signal_number
     if isinstance(error, KeyboardInterrupt):
-        return "stopped; run the same command again to go on.", EXIT_SIGNAL + signal.SIGINT
+        return "Stopped; run the same command again to resume.", EXIT_SIGNAL + signal.SIGINT
     if _is_out_of_memory(error):
-        return f"The memory does not suffice; lower {verb.memory}.", EXIT_FAILED
-    if isinstance(error, OSError):  # of files not written through engine.files: logs, events
+        return f"Out of memory; lower {verb.memory}.", EXIT_FAILED
+    if isinstance(error, OSError):  # of files not written through atomic_io: logs, events
         return str(disk_error(error, error.filename)), EXIT_FAILED
     return None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's, CUDA's (a RuntimeError), and that of torch's allocator on the CPU."""
+    """Whether an error is Python's, CUDA's (a RuntimeError) or torch's CPU allocator's."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | OSError) and any(sign in text for sign in OUT_OF_MEMORY)
     )
 
 
-def _end(sentence: str, code: int, parsed: argparse.Namespace) -> int:
+def _fail(sentence: str, code: int, parsed: argparse.Namespace) -> int:
     if parsed.json:
         _print(json.dumps({"error": sentence, "exit_code": code}, ensure_ascii=False))
-    _say(sentence)
+    _print_error(sentence)
     return code
 
 
@@ -93,8 +93,8 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def _say(sentence: str) -> None:
-    """One sentence on stderr; its name in red where someone looks at a terminal."""
+def _print_error(sentence: str) -> None:
+    """One sentence on stderr after the program's name, which is red on a terminal."""
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     name = f"{RED}latentddm{PLAIN}" if coloured else "latentddm"
     print(f"{name}: {sentence}", file=sys.stderr)
@@ -103,5 +103,5 @@ def _say(sentence: str) -> None:
 def _start_logging() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("latentddm").setLevel(logging.INFO)
-    # It warns wherever its CUDA kernels do not fit; attention.py says which kernel runs, and why.
+    # Its warnings about unsupported kernels are redundant: attention.py logs the chosen kernel.
     logging.getLogger("xformers").setLevel(logging.ERROR)

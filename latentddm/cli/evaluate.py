@@ -1,4 +1,4 @@
-"""`latentddm evaluate`: images against a reference."""
+"""`latentddm evaluate`: distances of images from a reference."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ NAMED_KEYS = 5  # how many unreadable images a line names
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES", help=SOURCE_HELP)
-    parser.add_argument("--reference", required=True, metavar="SRC", help="what to be like")
-    parser.add_argument("--metrics", help="of frechet,energy,fid,kid,prdc ... (default: two)")
-    parser.add_argument("--features", help="the feature space (default: what the metrics need)")
-    parser.add_argument("--num", type=int, help="draw NUM images of each side")
-    parser.add_argument("--size", type=int, help="crop and resize both sides to it")
+    parser.add_argument("--reference", required=True, metavar="SRC", help="the reference images")
+    parser.add_argument("--metrics", help="names, e.g. fid,kid,prdc (default: frechet,energy)")
+    parser.add_argument("--features", help="default: pyramid-v1, or inception for fid and kid")
+    parser.add_argument("--num", type=int, help="NUM random images of each side")
+    parser.add_argument("--size", type=int, help="crop and resize both sides to N pixels")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output", metavar="FILE.json", help="write the numbers and protocols")
+    parser.add_argument("--output", metavar="FILE.json", help="write results and protocols")
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
@@ -50,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 VERB = Verb(
     name="evaluate",
-    summary="Measure how far images are from a reference.",
+    summary="Measure the distance of images from a reference.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(

@@ -1,4 +1,4 @@
-"""`latentddm evaluate-autoencoder`: how much of a picture an autoencoder keeps."""
+"""`latentddm evaluate-autoencoder`: evaluation of an autoencoder's reconstructions."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from latentddm.cli.verb import Outcome, Verb
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("autoencoder", metavar="REF", help=AUTOENCODER_HELP)
     parser.add_argument("--images", required=True, metavar="SRC", help=SOURCE_HELP)
-    parser.add_argument("--metrics", default="psnr,ssim,lpips,rfid", help="of these and frechet")
+    parser.add_argument(
+        "--metrics",
+        default="psnr,ssim,lpips,rfid",
+        help="of psnr, ssim, lpips, rfid, frechet (default: the first four)",
+    )
     parser.add_argument("--lpips-weights", metavar="FILE", help="AlexNet's (default: downloaded)")
-    parser.add_argument("--num", type=int, help="draw NUM of the images")
+    parser.add_argument("--num", type=int, help="number of random images (default: all)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--output", metavar="DIR", help="write numbers, latents and pictures")
+    parser.add_argument("--output", metavar="DIR", help="folder for results, latents and images")
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.models import load_autoencoder
     from latentddm.engine.devices import default_device
     from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
-    from latentddm.evaluation.reconstruction_report import write_reconstruction_report
+    from latentddm.report.reconstruction import write_reconstruction_report
 
     options = ReconstructionOptions(
         metrics=arguments.metrics.split(","),
@@ -40,20 +44,20 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     measured = evaluate_autoencoder(autoencoder, arguments.images, options)
     lines = [str(result) for result in measured.results.values()]
     if measured.unreadable:
-        lines.append(f"{len(measured.unreadable)} images could not be read.")
+        lines.append(f"{len(measured.unreadable)} images are unreadable and left out.")
     if arguments.output:
         write_reconstruction_report(Path(arguments.output), measured)
-        lines.append(f"The evaluation is {Path(arguments.output) / 'evaluation.md'}")
+        lines.append(f"The evaluation is in {Path(arguments.output) / 'evaluation.md'}")
     return Outcome("\n".join(lines), measured.to_json())
 
 
 VERB = Verb(
     name="evaluate-autoencoder",
-    summary="Measure how much of a picture an autoencoder keeps.",
+    summary="Evaluate an autoencoder's reconstructions of images.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(
-        "latentddm evaluate-autoencoder vae/ --images faces/ --num 5000 --output judged",
+        "latentddm evaluate-autoencoder vae/ --images faces/ --num 5000 --output evaluation",
         "latentddm evaluate-autoencoder vae/ --images faces/ --metrics psnr,ssim,frechet",
     ),
 )

@@ -1,4 +1,4 @@
-"""`latentddm export`: a run as a folder for diffusers and the hub."""
+"""`latentddm export`: from a run to a folder for diffusers and the hub."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument("output", metavar="DIR", help="a new folder")
     parser.add_argument(
-        "--ema", metavar="WIDTH", help="or file of the average (default: the first)"
+        "--ema", metavar="WIDTH", help="of the average, or its file (default: the first tracked)"
     )
     parser.add_argument(
         "--autoencoder", metavar="REF", help=f"default: the run's; {AUTOENCODER_HELP}"
     )
-    parser.add_argument("--evaluation", metavar="FILE.json", help="of `evaluate --output`")
+    parser.add_argument(
+        "--evaluation", metavar="FILE.json", help="the output of `evaluate`, for the model card"
+    )
     parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the sample grid")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample grid")
     parser.add_argument("--license", default="other", help="of the weights, for the model card")

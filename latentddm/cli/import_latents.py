@@ -1,4 +1,4 @@
-"""`latentddm import-latents`: webdataset shards of latents to a latent store."""
+"""`latentddm import-latents`: import of webdataset shards of latents as a latent store."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", required=True, metavar="REF", help=AUTOENCODER_HELP)
     parser.add_argument("--output", required=True, metavar="STORE")
     parser.add_argument(
-        "--scale-factor", type=float, default=1.0, help="what they were multiplied by (default 1)"
+        "--scale-factor", type=float, default=1.0, help="factor in the latents (default 1)"
     )
-    parser.add_argument("--no-check", action="store_true", help="do not try to decode a few")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not decode and encode a few latents first"
+    )
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
@@ -44,7 +46,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 VERB = Verb(
     name="import-latents",
-    summary="Make a latent store of webdataset shards of latents.",
+    summary="Import webdataset shards of latents as a latent store.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(

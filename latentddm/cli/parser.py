@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
 from latentddm import __version__
-from latentddm.cli.registry import GROUPS, VERBS
+from latentddm.cli.registry import load_verbs
 from latentddm.cli.verb import Verb
 from latentddm.engine.errors import UserError
 
@@ -14,7 +15,7 @@ DESCRIPTION = "Few-step latent image generators from a folder of pictures, with 
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the examples as they are, and calls a number N."""
+    """Examples with their line breaks, and N as the placeholder of numbers."""
 
     def _get_default_metavar_for_optional(self, action: argparse.Action) -> str:
         return (
@@ -25,39 +26,44 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """Says what is wrong with a command in one sentence, as everything else here does."""
+    """A parser whose errors are UserErrors of one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`.")
 
 
 class _Parser(_VerbParser):
-    """The parser before a verb is named; its help lists the verbs in their groups."""
+    """The parser of the first argument, the verb; its help lists the verbs in their groups."""
+
+    def __init__(self, groups: Mapping[str, Sequence[Verb]], **options: Any) -> None:
+        super().__init__(**options)
+        self.groups = groups
 
     def format_help(self) -> str:
-        width = max(len(verb.name) for verb in VERBS)
+        width = max(len(verb.name) for verbs in self.groups.values() for verb in verbs)
         lines = [self.format_usage().rstrip(), "", DESCRIPTION]
-        for group, verbs in GROUPS.items():
+        for group, verbs in self.groups.items():
             lines += ["", f"{group}:"]
             lines += [f"  {verb.name:<{width}}  {verb.summary}" for verb in verbs]
-        lines += ["", "latentddm VERB --help says the rest; --version prints the version.", ""]
+        lines += ["", "Options of a verb: latentddm VERB --help; the version: --version.", ""]
         return "\n".join(lines)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; the parsed namespace holds the chosen `Verb` under `verb`."""
-    parser = _Parser(prog="latentddm", description=DESCRIPTION)
+    """The parser; the parsed namespace has the chosen `Verb` under `verb`."""
+    groups = load_verbs()
+    parser = _Parser(groups, prog="latentddm", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=f"latentddm {__version__}")
-    verbs = parser.add_subparsers(
+    subparsers = parser.add_subparsers(
         required=True, metavar="VERB", dest="name", parser_class=_VerbParser
     )
-    for verb in VERBS:
-        _add_verb(verbs, verb)
+    for verb in (verb for verbs in groups.values() for verb in verbs):
+        _add_verb(subparsers, verb)
     return parser
 
 
-def _add_verb(verbs: argparse._SubParsersAction, verb: Verb) -> None:
-    parser = verbs.add_parser(
+def _add_verb(subparsers: argparse._SubParsersAction, verb: Verb) -> None:
+    parser = subparsers.add_parser(
         verb.name,
         help=verb.summary,
         description=verb.summary,

@@ -42,5 +42,5 @@ VERB = Verb(
     add_arguments=_add_arguments,
     run=_run,
     examples=("latentddm play run", "latentddm play run --port 8000"),
-    memory="the number of evaluations",
+    memory="the memory that other programs use",
 )

@@ -1,40 +1,46 @@
-"""The verbs, in the groups and the order in which `latentddm --help` lists them.
+"""The verbs: their modules in this folder, in the groups and the order of `latentddm --help`.
 
-One more verb: a file here that defines VERB, and its module in one of these groups.
+One more verb: a file here that defines VERB, and its name on one line of GROUPS.
 """
 
 from __future__ import annotations
 
-from latentddm.cli import (
-    completion,
-    decode,
-    demo,
-    distill,
-    ema,
-    encode,
-    evaluate,
-    evaluate_autoencoder,
-    export,
-    import_latents,
-    play,
-    sample,
-    train,
-    train_autoencoder,
-    verify,
-)
+from importlib import import_module
+
 from latentddm.cli.verb import Verb
 
-GROUPS: dict[str, tuple[Verb, ...]] = {
-    "begin here": (demo.VERB,),
-    "images to latents": (
-        train_autoencoder.VERB,
-        evaluate_autoencoder.VERB,
-        encode.VERB,
-        import_latents.VERB,
-        verify.VERB,
-    ),
-    "train": (train.VERB, distill.VERB),
-    "use a run": (sample.VERB, ema.VERB, decode.VERB, evaluate.VERB, play.VERB, export.VERB),
-    "this program": (completion.VERB,),
+GROUPS: dict[str, list[str]] = {
+    "begin here": [
+        "demo",
+    ],
+    "images to latents": [
+        "train_autoencoder",
+        "evaluate_autoencoder",
+        "encode",
+        "import_latents",
+        "verify",
+    ],
+    "train": [
+        "train",
+        "distill",
+    ],
+    "use a run": [
+        "sample",
+        "ema",
+        "decode",
+        "evaluate",
+        "play",
+        "export",
+    ],
+    "this program": [
+        "completion",
+    ],
 }
-VERBS: tuple[Verb, ...] = tuple(verb for verbs in GROUPS.values() for verb in verbs)
+
+
+def load_verbs() -> dict[str, list[Verb]]:
+    """The verbs of each group, imported from their modules."""
+    return {
+        group: [import_module(f"latentddm.cli.{name}").VERB for name in names]
+        for group, names in GROUPS.items()
+    }

@@ -1,4 +1,4 @@
-"""`latentddm train`: a latent store to a run."""
+"""`latentddm train`: from a latent store to a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from latentddm.cli.verb import Outcome, Verb
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.config import load_config, to_plain
-    from latentddm.training.generator import TrainConfig, describe, train
+    from latentddm.training.config import TrainConfig
+    from latentddm.training.generator import describe, train
 
     config = load_config(TrainConfig, find_config(arguments.config), arguments.overrides)
     if arguments.dry_run:
@@ -25,9 +26,9 @@ VERB = Verb(
     add_arguments=add_config_arguments,
     run=_run,
     examples=(
-        "latentddm train faces.yaml store=store output=run",
-        "latentddm train faces.yaml store=store output=run loop.batch_size=128 --dry-run",
-        "accelerate launch -m latentddm train faces.yaml store=store output=run",
+        "latentddm train faces128.yaml store=store output=run",
+        "latentddm train faces128.yaml store=store output=run loop.batch_size=128 --dry-run",
+        "accelerate launch -m latentddm train faces128.yaml store=store output=run",
     ),
-    memory="loop.batch_size or objective.draws",
+    memory="loop.batch_size or phases.N.objective.draws",
 )

@@ -1,4 +1,4 @@
-"""`latentddm train-autoencoder`: images to an autoencoder of your own."""
+"""`latentddm train-autoencoder`: training of an autoencoder on images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     if arguments.dry_run:
         return Outcome(describe(config), {"config": to_plain(config)})
     trained = train_autoencoder(config)
-    return Outcome(f"The trained autoencoder is {trained}", {"autoencoder": str(trained)})
+    return Outcome(f"The trained autoencoder is in {trained}", {"autoencoder": str(trained)})
 
 
 VERB = Verb(

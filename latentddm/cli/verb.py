@@ -1,4 +1,4 @@
-"""What a verb is, and what it returns."""
+"""A verb of the command line, and its outcome."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a verb: `text` for people, `values` (plain JSON values) for `--json`.
+    """The result of a verb: `text` for people, `values` (plain JSON values) for `--json`.
 
-    failure: one sentence if the work was done and found something wrong; exit code 1.
+    failure: one sentence if the work was done and a defect was found; exit code 1.
     """
 
     text: str
@@ -25,7 +25,7 @@ class Verb:
     """One verb of the command line.
 
     summary: one line, for the list of verbs and the verb's own help. examples: whole commands.
-    memory: what to lower when memory runs out.
+    memory: the options or keys to lower when out of memory.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""`latentddm verify`: every byte of a latent store."""
+"""`latentddm verify`: verification and repair of a latent store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from latentddm.engine.errors import UserError
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a folder or a URL")
-    parser.add_argument("--repair", action="store_true", help="encode again what is damaged")
+    parser.add_argument("--repair", action="store_true", help="encode damaged shards again")
     parser.add_argument("--images", metavar="SRC", help="the source, for --repair")
     parser.add_argument("--autoencoder", metavar="REF", help="default: the one in the manifest")
 
@@ -25,15 +25,15 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         from autoencoder.store import LatentStore
 
         if arguments.images is None:
-            raise UserError("--repair encodes again what is damaged; add --images SRC.")
+            raise UserError("--repair needs the source of the images; add --images SRC.")
         plan = LatentStore(arguments.store).manifest.plan
         source = open_source(arguments.images, size=plan.preprocessing["size"])
         autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])
     report = verify_store(arguments.store, source=source, autoencoder=autoencoder)
     problems = [str(problem) for problem in report.problems]
-    whole = f"{report.samples} latents in {report.shards} shards are whole."
+    intact = f"{report.samples} latents in {report.shards} shards are intact."
     return Outcome(
-        text="\n".join([*(f"{name}: repaired" for name in report.repaired), *problems, whole]),
+        text="\n".join([*(f"{name}: repaired" for name in report.repaired), *problems, intact]),
         values={
             "store": arguments.store,
             "samples": report.samples,
@@ -47,8 +47,8 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 def _failure(store: str, problems: list[str]) -> str:
     first = problems[0].rstrip(".")
-    others = f" and {len(problems) - 1} more, named above" if len(problems) > 1 else ""
-    return f"{store} is not whole ({first}){others}."
+    others = f" and {len(problems) - 1} more, listed above" if len(problems) > 1 else ""
+    return f"{store} is damaged ({first}){others}."
 
 
 VERB = Verb(

@@ -1,4 +1,4 @@
-"""How long each stage of the demo took."""
+"""Seconds of each stage of the demo."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = logging.getLogger("latentddm")
 
 @dataclass
 class Stage:
-    """One stage; `detail` is what it did, in figures."""
+    """One stage; `detail`: its work in figures."""
 
     name: str
     detail: str = ""
@@ -22,7 +22,7 @@ class Stage:
 
 
 class StageClock:
-    """Times stages and says each in the log."""
+    """Times stages and logs each."""
 
     def __init__(self) -> None:
         self.stages: list[Stage] = []
@@ -39,7 +39,7 @@ class StageClock:
         _log.info("%s: %.0f s (%s)", name, stage.seconds, stage.detail)
 
     def seconds(self, name: str) -> float:
-        """How long the stage `name` took."""
+        """Seconds of the stage `name`."""
         return next(stage.seconds for stage in self.stages if stage.name == name)
 
     def to_json(self) -> list[dict[str, Any]]:

@@ -1,8 +1,8 @@
-"""Measures the demo's generators against what they were trained on.
+"""Distances of the demo's generators to their training data.
 
 The reference is training images as the autoencoder sees them: their latents, and their
-reconstructions, which are what a perfect generator would give. So the numbers judge the
-generators; what the autoencoder costs is stated beside them.
+reconstructions: those of a perfect generator. So the numbers judge the generators; the loss of the
+autoencoder is stated beside them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autoencoder.decode import IMAGES_AT_ONCE, decode_latents
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
-from autoencoder.portraits import ATTRIBUTES, attribute_histogram, read_attributes
+from autoencoder.portraits import ATTRIBUTES, attribute_histogram, classify_attributes
 from autoencoder.store import LatentStore
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
@@ -28,12 +28,11 @@ from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
+from latentddm.evaluation.extractors import LatentExtractor
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
-from latentddm.evaluation.latents import LatentExtractor
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.inference.generator import Generator, SamplingConfig, history
-from latentddm.training.objective import Objective
+from latentddm.inference.generator import Generator, SamplingConfig
 
 METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
@@ -44,7 +43,7 @@ REFERENCE_IMAGES = 2000
 
 @dataclass(frozen=True)
 class Reference:
-    """The training images in one feature space; `prefix` begins the names of what is measured."""
+    """The training images in one feature space; `prefix` begins the names of its metrics."""
 
     prefix: str
     extractor: FeatureExtractor
@@ -63,11 +62,11 @@ class Reference:
 
 @dataclass
 class MethodResults:
-    """One method of the comparison and what was measured of it."""
+    """One method of the comparison and its measurements."""
 
     key: str
     label: str
-    objective: Objective
+    draws: int  # for each x_t in training
     training_seconds: float = 0.0
     images_seen: int = 0
     parameters: int = 0
@@ -82,7 +81,7 @@ class MethodResults:
             "training_seconds": self.training_seconds,
             "images_seen": self.images_seen,
             "parameters": self.parameters,
-            "draws": self.objective.draws,
+            "draws": self.draws,
             "results": self.results,
         }
 
@@ -118,7 +117,8 @@ class Comparison:
         """Sample, decode, evaluate and save a grid for each number of evaluations."""
         generator = Generator.load(self.folder / method.key, device=default_device())
         run = RunFolder(self.folder / method.key)
-        method.images_seen, method.training_seconds = history(run, generator.images)
+        method.images_seen = generator.images
+        method.training_seconds = run.training_seconds(generator.images)
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:
@@ -146,7 +146,7 @@ class Comparison:
             distances = evaluate_features(features, self.attributes.features, ("attributes",))
             entry["attributes"] = distances["attributes"].value
             if steps == ATTRIBUTE_STEPS:
-                method.histograms = attribute_histogram(read_attributes(pixels))
+                method.histograms = attribute_histogram(classify_attributes(pixels))
                 method.attribute_distances = {
                     name: distances[f"attributes/{name}"].value for name in ATTRIBUTES
                 }
@@ -173,7 +173,7 @@ class Comparison:
         }
 
     def _measure_autoencoder(self, originals: np.ndarray) -> dict[str, float]:
-        """What the autoencoder loses: its PSNR, and the distance to the originals."""
+        """Loss of the autoencoder: its PSNR, and the distance to the originals."""
         self._save_grid("pictures/originals.png", originals)
         self._save_grid("pictures/reconstructions.png", self.pixels)
         measured = self.pictures.distances(originals)
@@ -202,7 +202,7 @@ class Comparison:
     def _attribute_table(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):
             return None
-        reference = attribute_histogram(read_attributes(self.pixels))
+        reference = attribute_histogram(classify_attributes(self.pixels))
         rows = [
             {
                 "name": name,

@@ -1,7 +1,7 @@
-"""Trains runs beside each other, each by `latentddm train` in a process of its own.
+"""Trains runs in parallel, each by `latentddm train` in a process of its own.
 
-A small network keeps one core busy and gains little from a second: two trainings at once are done
-sooner than one after the other, and when one has ended its core is free for what comes next.
+A small network keeps one core busy and gains little from a second: two trainings at once end sooner
+than one after the other, and when one has ended its core is free for the next stage.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,41 +21,36 @@ from latentddm.engine.config import to_yaml
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import EXIT_WRONG_REQUEST, JobError, UserError
 from latentddm.engine.signals import RaisedSignals
-from latentddm.training.generator import TrainConfig, train
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
 
 POLL_SECONDS = 0.2
 
 
 @contextmanager
-def train_in_parallel(
-    chains: Mapping[str, Sequence[TrainConfig]], folder: Path
-) -> Iterator[Iterator[str]]:
-    """Train or resume chains of runs, a core each; iterate over the names of those that are done.
+def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator[Iterator[str]]:
+    """Train or resume runs, a core each; iterate over the names of those that have ended.
 
-        with train_in_parallel({"ddm": [first, then], "plain": [only]}, folder) as finished:
+        with train_in_parallel({"ddm": first, "plain": second}, folder) as finished:
             for name in finished: ...
 
-    The runs of a chain are trained one after the other: a later one may start from an earlier.
-    folder: for their configs, called as their outputs. While others still train, torch has one core
-    here. On a GPU, or with fewer cores than chains, they are trained here, one after the other. If
-    a training fails, or the block is left early, the others save and stop. JobError or
-    UserError for one that fails or is refused, which says why itself; Interrupted after a
-    signal, when all saved.
+    folder: for their configs, NAME.yaml. While others still train, torch has one core here. On a
+    GPU, or with fewer cores than runs, they are trained here, one after the other. If a training
+    fails, or the block is left early, the others save and stop. JobError or UserError for one that
+    fails or is refused, whose own message is above; Interrupted after a signal, when all saved.
     """
-    cores = os.cpu_count() or 1
-    threads = cores // len(chains)
+    threads = (os.cpu_count() or 1) // len(runs)
     if default_device().type != "cpu" or threads == 0:
-        yield _one_after_the_other(chains)
+        yield _one_after_the_other(runs)
         return
     before = torch.get_num_threads()
-    running = {
-        name: _Chain(list(configs), folder, threads, place)
-        for place, (name, configs) in enumerate(chains.items())
-    }
-    with RaisedSignals(f"saved {' and '.join(chains)}"):
+    running: dict[str, subprocess.Popen[bytes]] = {}
+    with RaisedSignals(f"saved {' and '.join(runs)}"):
         try:
-            for chain in running.values():
-                chain.start_next()
+            for place, (name, config) in enumerate(runs.items()):
+                path = folder / f"{name}.yaml"
+                write_text(path, to_yaml(config))
+                running[name] = _start(path, threads, place)
             # More threads than cores that are free wait for each other, many times slower.
             torch.set_num_threads(1)
             yield _finished(running, before)
@@ -65,46 +59,10 @@ def train_in_parallel(
             _stop(running.values())
 
 
-def _one_after_the_other(chains: Mapping[str, Sequence[TrainConfig]]) -> Iterator[str]:
-    for name, configs in chains.items():
-        for config in configs:
-            train(config)
+def _one_after_the_other(runs: Mapping[str, TrainConfig]) -> Iterator[str]:
+    for name, config in runs.items():
+        train(config)
         yield name
-
-
-@dataclass
-class _Chain:
-    """Runs that one share of the cores trains, and the process of the present one."""
-
-    waiting: list[TrainConfig]
-    folder: Path
-    threads: int
-    place: int  # the line of its progress bars
-    name: str = ""  # of the present run
-    process: subprocess.Popen[bytes] | None = None
-
-    def start_next(self) -> None:
-        config = self.waiting.pop(0)
-        self.name = Path(config.output).name
-        path = self.folder / f"{self.name}.yaml"
-        write_text(path, to_yaml(config))
-        self.process = _start(path, self.threads, self.place)
-
-    def advance(self) -> bool:
-        """Start the next run where one has ended well; True if it was the last.
-
-        JobError or UserError for a run that ended otherwise.
-        """
-        assert self.process is not None
-        code = self.process.poll()
-        if code is None:
-            return False
-        if code:
-            raise _failure(self.name, code)
-        if not self.waiting:
-            return True
-        self.start_next()
-        return False
 
 
 def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
@@ -118,11 +76,11 @@ def _start(config: Path, threads: int, place: int) -> subprocess.Popen[bytes]:
     )
 
 
-def _finished(running: Mapping[str, _Chain], threads: int) -> Iterator[str]:
-    """The names of the chains, each when it has ended well; all `threads` with the last."""
+def _finished(running: Mapping[str, subprocess.Popen[bytes]], threads: int) -> Iterator[str]:
+    """The names of the runs, each when it has ended well; all `threads` with the last."""
     waiting = dict(running)
     while waiting:
-        ended = [name for name, chain in waiting.items() if chain.advance()]
+        ended = [name for name, process in waiting.items() if _has_ended(name, process)]
         for name in ended:
             del waiting[name]
             if not waiting:
@@ -132,19 +90,23 @@ def _finished(running: Mapping[str, _Chain], threads: int) -> Iterator[str]:
             time.sleep(POLL_SECONDS)
 
 
-def _stop(chains: Iterable[_Chain]) -> None:
+def _has_ended(name: str, process: subprocess.Popen[bytes]) -> bool:
+    """Whether a run has ended well; JobError or UserError if it ended otherwise."""
+    code = process.poll()
+    if code == EXIT_WRONG_REQUEST:
+        raise UserError(f"The training of {name} was refused, for the reason that is above.")
+    if code:
+        raise JobError(
+            f"The training of {name} failed, for the reason that is above; run the same command "
+            "again to go on."
+        )
+    return code == 0
+
+
+def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     """Ask the processes to save and stop, and wait for it."""
-    processes = [chain.process for chain in chains if chain.process is not None]
+    processes = list(processes)
     for process in processes:
         process.terminate()
     for process in processes:
         process.wait()
-
-
-def _failure(name: str, code: int) -> JobError | UserError:
-    if code == EXIT_WRONG_REQUEST:
-        return UserError(f"The training of {name} was refused, for the reason that is above.")
-    return JobError(
-        f"The training of {name} did not end well and says why above; run the same command again "
-        "to go on."
-    )

@@ -9,11 +9,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
-from autoencoder.models import load_autoencoder
+from autoencoder.images import (
+    ImageSource,
+    Preprocessing,
+    open_source,
+    read_pixels,
+    select_at_random,
+)
+from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.sources.arrays import ArraySource
+from autoencoder.sources.decoding import UnreadableImage
 from autoencoder.sources.portraits import PortraitSource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.training import AutoencoderConfig, train_autoencoder
@@ -25,9 +33,10 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
+from latentddm.networks.unet import UNetConfig
 from latentddm.report import write_report
-from latentddm.training.generator import TrainConfig
-from latentddm.training.objective import Objective
+from latentddm.training.config import TrainConfig
+from latentddm.training.objective import PlainObjective
 
 FEWEST_IMAGES = 64
 
@@ -42,107 +51,136 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    # Of DDM. Its network's patch_size, if none is given, is the edge of the latents: one patch.
-    generator: TrainConfig
-    plain: Objective = field(default_factory=Objective.plain_diffusion)  # and a network without xi
-    start_share: float = 0.0  # of DDM's images, the first ones, which it sees as plain diffusion
+    generator: TrainConfig  # of the DDM; its network may have latents of one patch, `whole_patch`
+    plain: PlainObjective = field(default_factory=PlainObjective)  # of the run beside it
+    whole_patch: bool = False  # the network's patch_size is the edge of the latents: one patch
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
 
 
 def run_demo(config: DemoConfig) -> Path:
     """Run the demo, or finish one that was stopped; returns the path of report.html."""
-    if not 0 <= config.start_share < 1:
-        raise UserError(f"start_share must lie in [0, 1), not {config.start_share}.")
     source = open_source(config.images, size=config.size)
     folder = RunFolder.create(Path(config.output), "demo", config).path
-    store = folder / "store"
     clock = StageClock()
-    preprocessing = Preprocessing(size=config.size)
-
-    with clock.stage("Read the images") as stage:
-        chosen = select_at_random(source, config.image_limit, seed=0)
-        pixels, unreadable = read_pixels(chosen, preprocessing, workers=config.workers)
-        stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
-    if len(pixels) < FEWEST_IMAGES:
-        raise UserError(
-            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
-            f"the demo needs at least {FEWEST_IMAGES}."
-        )
+    pixels, unreadable = _read_images(config, source, clock)
     images = ArraySource(pixels, source.name)
-
-    with clock.stage("Train the autoencoder") as stage:
-        autoencoder_config = replace(
-            config.autoencoder,
-            images=source.name,
-            size=config.size,
-            output=str(folder / "autoencoder"),
-        )
-        trained = train_autoencoder(autoencoder_config, images)
-        autoencoder = load_autoencoder(trained, device=default_device())
-        stage.detail = f"{config.autoencoder.loop.images:,} images seen"
-
-    with clock.stage("Encode the images") as stage:
-        encode_store(
-            images,
-            autoencoder,
-            store,
-            preprocessing=preprocessing,
-            workers=0,
-            check=False,  # a weak autoencoder is no reason to stop here: the report says its PSNR
-        )
-        stage.detail = f"{len(pixels):,} latents"
-
-    edge = config.size // autoencoder.factor
-    methods = {
-        "ddm": MethodResults("ddm", "DDM (energy score)", config.generator.objective),
-        "plain": MethodResults("plain", "plain diffusion (DDIM)", config.plain),
-    }
-    chains = _trainings(config, store, edge)
-    with clock.stage("Train and measure DDM and plain diffusion") as stage:
-        with train_in_parallel(chains, folder) as finished:
-            portraits = isinstance(source, PortraitSource)
-            comparison = Comparison(
-                folder, pixels, LatentStore(store), autoencoder, config.samples, portraits
-            )
-            for name in finished:  # the one is measured while the other is still in training
-                comparison.measure(methods[name], config.steps)
-        stage.detail = (
-            f"{config.generator.loop.images:,} images seen by each, {config.samples:,} images for "
-            f"each of {len(methods) * len(config.steps)} settings"
-        )
-
+    autoencoder = _train_autoencoder(config, images, folder, clock)
+    store = _encode(config, images, autoencoder, folder, clock)
+    measured = _train_and_measure(config, source, pixels, store, autoencoder, folder, clock)
     about = {
         "name": source.name,
         "images": len(pixels),
         "size": config.size,
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }
-    measured = comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
     return write_report(folder, _report(config, clock, about) | measured)
 
 
-def _trainings(config: DemoConfig, store: Path, edge: int) -> dict[str, list[TrainConfig]]:
-    """The runs behind each method: DDM, from a start as plain diffusion, and plain diffusion."""
-    network = {"patch_size": edge, **config.generator.network}
-    ddm = replace(config.generator, store=str(store), network=network)
-    plain = replace(ddm, network=network | {"expansion": "none"}, objective=config.plain)
+def _read_images(
+    config: DemoConfig, source: ImageSource, clock: StageClock
+) -> tuple[np.ndarray, list[UnreadableImage]]:
+    """Pixels of a random part of the source, [N, S, S, 3]; UserError if they are too few."""
+    with clock.stage("Read the images") as stage:
+        chosen = select_at_random(source, config.image_limit, seed=0)
+        pixels, unreadable = read_pixels(
+            chosen, Preprocessing(size=config.size), workers=config.workers
+        )
+        stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
+    if len(pixels) < FEWEST_IMAGES:
+        raise UserError(
+            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
+            f"the demo needs at least {FEWEST_IMAGES}."
+        )
+    return pixels, unreadable
 
-    def run(name: str, training: TrainConfig, images: int, start: str | None = None) -> TrainConfig:
-        output, loop = str(store.parent / name), replace(training.loop, images=images)
-        return replace(training, output=output, loop=loop, start=start)
 
-    images = config.generator.loop.images
-    first = int(config.start_share * images)
-    only = [run("plain", plain, images)]
-    if first == 0:
-        return {"ddm": [run("ddm", ddm, images)], "plain": only}
-    start = run("start", plain, first)
-    return {"ddm": [start, run("ddm", ddm, images - first, start.output)], "plain": only}
+def _train_autoencoder(
+    config: DemoConfig, images: ArraySource, folder: Path, clock: StageClock
+) -> Autoencoder:
+    with clock.stage("Train the autoencoder") as stage:
+        output = str(folder / "autoencoder")
+        training = replace(config.autoencoder, images=images.name, size=config.size, output=output)
+        trained = train_autoencoder(training, images)
+        stage.detail = f"{training.loop.images:,} images seen"
+    return load_autoencoder(trained, device=default_device())
+
+
+def _encode(
+    config: DemoConfig,
+    images: ArraySource,
+    autoencoder: Autoencoder,
+    folder: Path,
+    clock: StageClock,
+) -> LatentStore:
+    with clock.stage("Encode the images") as stage:
+        encode_store(
+            images,
+            autoencoder,
+            folder / "store",
+            preprocessing=Preprocessing(size=config.size),
+            workers=0,
+            check=False,  # a weak autoencoder is no reason to stop: its PSNR is in the report
+        )
+        stage.detail = f"{len(images):,} latents"
+    return LatentStore(folder / "store")
+
+
+def _train_and_measure(
+    config: DemoConfig,
+    source: ImageSource,
+    pixels: np.ndarray,
+    store: LatentStore,
+    autoencoder: Autoencoder,
+    folder: Path,
+    clock: StageClock,
+) -> dict[str, Any]:
+    """Train the DDM and plain diffusion in parallel; the report's entries about both."""
+    draws = config.generator.phases[-1].objective.draw_count
+    methods = {
+        "ddm": MethodResults("ddm", "DDM (energy score)", draws),
+        "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
+    }
+    runs = _trainings(config, folder, config.size // autoencoder.factor)
+    with clock.stage("Train and measure DDM and plain diffusion") as stage:
+        with train_in_parallel(runs, folder) as finished:
+            portraits = isinstance(source, PortraitSource)
+            comparison = Comparison(folder, pixels, store, autoencoder, config.samples, portraits)
+            for name in finished:  # the one is measured while the other is still in training
+                comparison.measure(methods[name], config.steps)
+        stage.detail = (
+            f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
+            f"each of {len(methods) * len(config.steps)} settings"
+        )
+    return comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
+
+
+def _trainings(config: DemoConfig, folder: Path, edge: int) -> dict[str, TrainConfig]:
+    """The run of each method: the DDM, and plain diffusion on as many images."""
+    network = config.generator.network
+    if config.whole_patch:
+        if not isinstance(network, UNetConfig) or network.patch_size not in (1, edge):
+            raise UserError(
+                "whole_patch is true, so generator.network must be a unet without a patch_size of "
+                "its own; add whole_patch=false."
+            )
+        network = replace(network, patch_size=edge)
+    ddm = replace(
+        config.generator, store=str(folder / "store"), output=str(folder / "ddm"), network=network
+    )
+    first = ddm.phases[0]
+    only = replace(first, images=_images_seen(config), objective=config.plain)
+    plain = replace(ddm, output=str(folder / "plain"), phases=(only,))
+    return {"ddm": ddm, "plain": plain}
+
+
+def _images_seen(config: DemoConfig) -> int:
+    """The images that each method sees in training."""
+    return sum(phase.images for phase in config.generator.phases)
 
 
 def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> dict[str, Any]:
-    """What the report says of the run itself."""
+    """The report's entries about the run itself."""
     return {
         "title": "latentddm demo",
         "version": __version__,

@@ -134,7 +134,8 @@ def solve(
     check_times(times)
     scheme = SCHEMES[solver]
     grid = _evaluation_times(times, solver, schedule)
-    scheduler = _scheduler(scheme, flow_time(grid, schedule), len(times) - 1)
+    flow_times = flow_time(grid, schedule)
+    scheduler = _scheduler(scheme, flow_times, len(times) - 1)
     scales = xi_scales(xi_scale, len(grid) - 1)
     size = (schedule.alpha(grid) + schedule.sigma(grid)).tolist()  # of x_t, in that of the flow
     flow_x = x / size[0]
@@ -146,7 +147,7 @@ def solve(
         extra: dict[str, Any] = {}
         if scheme.stochastic:
             extra["variance_noise"] = normal_like(x, generator)
-        flow_t = scheduler.timesteps[step].to(flow_x)
+        flow_t = float(flow_times[step])
         # Heun's input is the velocity v = (x_t - x_0) / t, that of the others x_0 itself.
         output = (flow_x - x0) / flow_t if solver == "heun" else x0
         flow_x = scheduler.step(output, flow_t, flow_x, return_dict=False, **extra)[0]

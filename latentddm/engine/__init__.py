@@ -1,1 +1,1 @@
-"""What training anything needs: config, run folder, checkpoints, EMA, processes, guard rails."""
+"""The training engine of every trainer: config, run folder, checkpoints, averages, processes."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: temporary name, fsync, rename."""
+"""Atomic writes of files and folders: temporary name, fsync, rename."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TEMPORARY_SUFFIX = ".partial"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder; rename it to `path` at the end of the block.
 
-    After a crash at any moment `path` is either as it was or complete. A folder must not exist
-    under its final name. Errors of the disk become one sentence that names the path.
+    After a crash at any moment `path` is either unchanged or complete. A folder must not exist
+    under its final name. JobError for an error of the disk; its message names the path.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -42,39 +42,42 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path, names: Iterable[str] = ("",)) -> None:
-    """Remove what killed processes left in `folder` of files and folders whose name begins so."""
+    """Remove the temporary files and folders of killed processes from `folder`.
+
+    names: beginnings of their names. Those of a process that is still alive stay.
+    """
     starts = tuple(names)
     for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        if path.name.startswith(starts) and not _belongs_to_the_living(path):
+        if path.name.startswith(starts) and not _writer_is_alive(path):
             _remove(path)
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder so that no half of it is ever seen under its name."""
-    doomed = _temporary(path.with_name(f"{path.name}.removed"))
-    _remove(doomed)
-    os.replace(path, doomed)
-    _remove(doomed)
+    """Remove a folder; under its own name it is never incomplete."""
+    removed = _temporary(path.with_name(f"{path.name}.removed"))
+    _remove(removed)
+    os.replace(path, removed)
+    _remove(removed)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` atomically, as UTF-8."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON with a final newline, whole or not at all."""
+    """Write `value` to `path` atomically, as indented JSON with a final newline."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object from `path`; UserError if it is missing, torn or not an object."""
+    """The JSON object in `path`; UserError if it is missing, truncated or not an object."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -84,12 +87,12 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({error}); restore it or make it again."
         ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}, not a JSON object.")
+        raise UserError(f"{path} holds a {type(value).__name__}, not a JSON object; restore it.")
     return value
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's bytes, in hexadecimal; reads it in pieces."""
+    """SHA-256 of a file, in hexadecimal; read in pieces."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
@@ -98,7 +101,7 @@ def sha256_of(path: Path) -> str:
 
 
 def size_problem(path: Path, size: int) -> str | None:
-    """What is wrong with the size of a file that should have `size` bytes, or None."""
+    """The problem of a file that should have `size` bytes, as a predicate; None if it has them."""
     try:
         found = path.stat().st_size
     except FileNotFoundError:
@@ -109,17 +112,17 @@ def size_problem(path: Path, size: int) -> str | None:
 
 
 def disk_error(error: OSError, path: Path | str | None) -> JobError:
-    """The sentence for an operating-system error while writing `path`."""
+    """The JobError for an operating-system error while writing `path`."""
     path = path or "a file"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return JobError(f"The disk is full while writing {path}; free space and run again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return JobError(f"{path} cannot be written ({error.strerror}); choose another folder.")
-    return JobError(f"Writing {path} failed: {error.strerror or error}.")
+    return JobError(f"Writing {path} failed ({error.strerror or error}); check the disk.")
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames inside `folder` survive a power cut."""
+    """Make renames inside `folder` durable: they survive a power cut."""
     if os.name == "nt":  # Windows cannot open a folder for fsync
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -143,11 +146,11 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f"{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
 
 
-def _belongs_to_the_living(path: Path) -> bool:
+def _writer_is_alive(path: Path) -> bool:
     process = path.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")[2]
     if not process.isdigit() or int(process) == os.getpid():
         return False
-    import psutil  # here: the command line needs this module for its errors alone
+    import psutil  # here, as the command line imports this module before it parses
 
     return psutil.pid_exists(int(process))
 
@@ -156,5 +159,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        with suppress(OSError):  # whoever cleans up has another error to report
+        with suppress(OSError):  # a clean-up must not hide the error that caused it
             path.unlink()

@@ -1,8 +1,9 @@
-"""Checkpoints: folders of safetensors and a state.json, written whole or not at all.
+"""Checkpoints: folders of safetensors files and a state.json, written atomically.
 
-A checkpoint is valid when its state.json reads and every file it lists has the size and hash it
-says. No pickle is written or read. Keys are those of the raw module, whatever wrapped it, and
-sharded tensors are written whole, so that a run goes on with any number of processes.
+A checkpoint is valid when its state.json is readable and every file listed there has the recorded
+size and hash. No pickle is written or read. Keys are those of the raw module, without prefixes of
+DDP or torch.compile, and sharded tensors are written whole: a run resumes on any number of
+processes.
 """
 
 from __future__ import annotations
@@ -32,20 +33,22 @@ from latentddm.engine.atomic_io import (
 from latentddm.engine.distributed import full_tensor, shard_like
 from latentddm.engine.errors import JobError, UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # since 2, state.json has the phase
 _log = logging.getLogger("latentddm")
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """All that a training needs to go on, gathered from all processes.
+    """The whole state of a training, gathered from all processes.
 
-    images: seen so far, the position of every random draw; tensors: by file, then by name;
-    scaler: of the losses in fp16; config: of the run, to refuse a checkpoint of another one.
+    images: images seen, the position of every random draw; tensors: by file, then by name;
+    phase: index of the phase in training; scaler: state of the gradient scaler of fp16; config: of
+    the run, by which a checkpoint of another run is refused.
     """
 
     images: int
     tensors: Mapping[str, Mapping[str, Tensor]]
+    phase: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -56,6 +59,7 @@ class Checkpoint:
 
     path: Path
     images: int
+    phase: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,7 +81,7 @@ class Checkpoint:
             if parameter is None or (tensor.ndim > 0 and tensor.shape != parameter.shape):
                 raise UserError(
                     f"{self.path}/{name}.safetensors belongs to another network ({key} is "
-                    f"{list(tensor.shape)}); use the config it was trained with."
+                    f"{list(tensor.shape)}); use the config of its training."
                 )
             whole = tensor.ndim > 0
             state.setdefault(int(index), {})[entry] = (
@@ -108,17 +112,17 @@ def load_weights(path: Path, module: nn.Module) -> None:
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"{path} belongs to another network ({reason}); use the config it was trained with."
+            f"{path} belongs to another network ({reason}); use the config of its training."
         ) from error
 
 
 def gather_module(module: nn.Module) -> dict[str, Tensor]:
-    """The whole state of a module on the CPU, clean keys; every process must call it."""
+    """The whole state dict of the raw module, on the CPU; collective: call it on every process."""
     return _on_cpu(_raw(module).state_dict())
 
 
 def gather_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Optimizer state, '<parameter number>.<entry>', on the CPU; every process must call it."""
+    """The optimizer's state on the CPU, keys '<parameter index>.<entry>'; collective."""
     return _on_cpu(
         {
             f"{index}.{entry}": torch.as_tensor(value)
@@ -129,11 +133,11 @@ def gather_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint:
-    """Write checkpoints/images-…, then drop the oldest valid ones beyond `keep`.
+    """Write checkpoints/images-…, then remove the oldest valid ones beyond `keep`.
 
-    On one process only. JobError if it cannot be written; what was there before is there still.
+    On one process only. JobError if it cannot be written; earlier checkpoints are then unchanged.
     """
-    path = folder / f"images-{state.images:012d}"
+    path = checkpoint_path(folder, state.images)
     remove_leftovers(folder)
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
@@ -147,53 +151,59 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
         described = {
             "version": FORMAT_VERSION,
             "images": state.images,
+            "phase": state.phase,
             "scaler": dict(state.scaler),
             "config": dict(state.config),
             "files": {file.name: _describe(file) for file in sorted(temporary.iterdir())},
         }
         (temporary / "state.json").write_text(json.dumps(described, indent=2) + "\n")
-        if path.exists():  # a torn one; a valid one would have been resumed from
+        if path.exists():  # a damaged one: from a valid one the run would have resumed
             remove_folder(path)
     for old in list(valid_checkpoints(folder))[keep:]:
         remove_folder(old.path)
-    return Checkpoint(path, state.images, state.scaler, state.config)
+    return Checkpoint(path, state.images, state.phase, state.scaler, state.config)
+
+
+def checkpoint_path(folder: Path, images: int) -> Path:
+    """The path of the checkpoint at `images` seen."""
+    return folder / f"images-{images:012d}"
 
 
 def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
-    """The valid checkpoints in `folder`, newest first; torn ones are named in the log."""
+    """The valid checkpoints in `folder`, newest first; damaged ones are named in the log."""
     for path in _finished(folder):
         problem = _problem(path)
         if problem:
-            _log.warning("checkpoint %s is not valid and is left out: %s", path, problem)
+            _log.warning("the checkpoint %s is damaged and not used: %s", path, problem)
         else:
             state = read_json(path / "state.json")
             yield Checkpoint(
-                path, state["images"], state.get("scaler", {}), state.get("config", {})
+                path, state["images"], state["phase"], state["scaler"], state["config"]
             )
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest valid checkpoint; None if there is none at all.
 
-    UserError if there are some and none is valid: to begin again must be the user's decision.
+    UserError if there are some and none is valid: only the user may decide to start from scratch.
     """
     newest = next(valid_checkpoints(folder), None)
-    if newest is None and (torn := _finished(folder)):
+    if newest is None and (damaged := _finished(folder)):
         raise UserError(
-            f"None of the {len(torn)} checkpoints in {folder} is valid (the newest: "
-            f"{_problem(torn[0])}); restore one, or delete the folder to begin again."
+            f"None of the {len(damaged)} checkpoints in {folder} is valid (the newest: "
+            f"{_problem(damaged[0])}); restore one, or delete the folder to start from scratch."
         )
     return newest
 
 
 def _finished(folder: Path) -> list[Path]:
-    """What bears the name of a checkpoint, newest first; a save that was killed does not."""
+    """The folders named as checkpoints, newest first; a killed save has a temporary name."""
     found = folder.glob("images-*") if folder.is_dir() else ()
     return sorted((p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)), reverse=True)
 
 
 def _problem(path: Path) -> str:
-    """Why the checkpoint at `path` is not valid; empty if it is."""
+    """The damage of the checkpoint at `path`; empty if it is valid."""
     try:
         state = read_json(path / "state.json")
     except UserError as error:
@@ -203,7 +213,7 @@ def _problem(path: Path) -> str:
     for name, described in state["files"].items():
         file = path / name
         if not file.is_file() or _describe(file) != described:
-            return f"{name} is missing, cut or changed"
+            return f"{name} is missing, truncated or changed"
     return ""
 
 
@@ -212,7 +222,7 @@ def _describe(file: Path) -> dict[str, Any]:
 
 
 def _raw(module: nn.Module) -> nn.Module:
-    """The module without what DDP or torch.compile wrapped around it."""
+    """The module without the wrappers of DDP and torch.compile."""
     return extract_model_from_parallel(module, keep_torch_compile=False)
 
 

@@ -1,21 +1,20 @@
-"""Typed configs: dataclasses say what exists, YAML and key=value overrides say what differs.
+"""Typed configs: dataclasses with defaults, and the differences in YAML and key=value overrides.
 
-OmegaConf reads, merges and interpolates; `build` checks every key and value against the dataclass,
-so that a typing mistake is one sentence that names the file, the key and the nearest right one.
+OmegaConf reads, merges and interpolates; `build` checks every key and value against the dataclass:
+the error for a typing mistake names the file, the key and the nearest known key.
 
-A dataclass with a static method `kinds() -> Mapping[str, type]` stands for several: the key `kind`
-of the values chooses one of them by name, the first by default. A name alone, `network: dit`, is
-short for `network: {kind: dit}`.
+A dataclass with a static method `kinds() -> Mapping[str, type]` is the base of a family: the key
+`kind` of the values chooses one dataclass of it by name, the first by default. A name alone,
+`network: dit`, is short for `network: {kind: dit}`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -23,32 +22,34 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 
 T = TypeVar("T")
-MISSING = "???"  # OmegaConf's mark of a value that must be given
-KIND_KEY = "kind"  # what a run trains; stands in its config.yaml beside the config
+MISSING = "???"  # OmegaConf's mark of a required value
+KIND_KEY = "kind"  # in a run's config.yaml, beside the config: the kind of run
 
 
 def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str] = ()) -> T:
     """Read `path` (YAML) into the dataclass `kind`, with `key=value` overrides.
 
-    Dots go deeper, a number into a list: `phases.0.images=1000`.
+    A key is a path with dots; a number is an index into a list: `phases.0.images=1000`. UserError
+    for a file that cannot be read, an unknown key or a wrong value.
     """
     try:
         base = OmegaConf.load(path) if path is not None else OmegaConf.create({})
         if not OmegaConf.is_dict(base):
-            raise UserError(f"The config {path} must hold keys and values.")
+            raise UserError(f"The config {path} is not a mapping; write `key: value` lines.")
         for override in overrides:
             _override(base, override)
         values = OmegaConf.to_container(base, resolve=True)
     except FileNotFoundError:
         raise UserError(f"The config {path} does not exist; check the path.") from None
     except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"The config {path} cannot be read: {reason}.") from error
+        raise UserError(
+            f"The config {path} cannot be read ({one_line(error)}); correct it."
+        ) from error
     assert isinstance(values, dict)
-    values.pop(KIND_KEY, None)  # a run's own config.yaml may be given again
+    values.pop(KIND_KEY, None)  # so that a run's own config.yaml can be given
     return build(kind, values, str(path) if path is not None else "the command line")
 
 
@@ -61,11 +62,17 @@ def _override(config: Any, override: str) -> None:
     try:
         OmegaConf.update(config, key, value, merge=True, force_add=True)
     except (ValueError, IndexError, TypeError, AttributeError) as error:
-        raise UserError(f"The override {override!r} fits nothing in the config: {error}.") from None
+        raise UserError(
+            f"The override {override!r} does not fit the config ({one_line(error)}); correct its "
+            "key."
+        ) from None
 
 
 def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "") -> T:
-    """An instance of the dataclass `kind` from a mapping; UserError names a wrong key."""
+    """An instance of the dataclass `kind` from a mapping; UserError names the wrong key.
+
+    source: the file, and prefix: the dotted path of the mapping in it, for error messages.
+    """
     if "kinds" in vars(kind):
         kind, values = _choose_kind(kind, values, source, prefix)
     hints = typing.get_type_hints(kind)
@@ -75,18 +82,19 @@ def build(kind: type[T], values: Mapping[Any, Any], source: str, prefix: str = "
         required = (
             entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
         )
-        if converted.get(name) == MISSING or (required and name not in converted):
+        missing = converted.get(name) == MISSING and entry.default != MISSING
+        if missing or (required and name not in converted):
             raise UserError(f"{source}: the key '{prefix}{name}' is missing; give it a value.")
     try:
         return kind(**converted)
-    except ValueError as error:  # the dataclass's own check of its values
+    except ValueError as error:  # of __post_init__
         raise UserError(f"{source}: {prefix.rstrip('.') or 'the config'}: {error}.") from None
 
 
 def _choose_kind(
     base: Any, values: Mapping[Any, Any], source: str, prefix: str
 ) -> tuple[type[T], Mapping[Any, Any]]:
-    """The dataclass that the key `kind` names, and the values with that key."""
+    """The dataclass chosen by the key `kind`, and the values with that key."""
     kinds = base.kinds()
     name = values.get("kind", next(iter(kinds)))
     if name not in kinds:
@@ -97,7 +105,7 @@ def _choose_kind(
 
 
 def require_values(config: Any, *names: str) -> None:
-    """UserError unless the dotted entries `names` of a config have been given."""
+    """UserError if one of the dotted keys `names` of a config has no value."""
     for name in names:
         value = config
         for part in name.split("."):
@@ -106,24 +114,8 @@ def require_values(config: Any, *names: str) -> None:
             raise UserError(f"The key '{name}' is missing; add {name}=... to the command.")
 
 
-def complete_arguments(
-    function: Callable[..., Any], values: Mapping[Any, Any], source: str, prefix: str = ""
-) -> dict[str, Any]:
-    """The keyword arguments of `function`, checked like a dataclass, defaults filled in."""
-    parameters = dict(inspect.signature(function).parameters)
-    parameters.pop("self", None)
-    hints = typing.get_type_hints(inspect.unwrap(function))
-    given = _convert_all({name: hints[name] for name in parameters}, values, source, prefix)
-    defaults = {
-        name: parameter.default
-        for name, parameter in parameters.items()
-        if parameter.default is not inspect.Parameter.empty
-    }
-    return defaults | given
-
-
 def to_yaml(config: Any) -> str:
-    """The whole config, every default included, as YAML."""
+    """The whole config as YAML, defaults included."""
     return OmegaConf.to_yaml(OmegaConf.create(to_plain(config)))
 
 
@@ -147,7 +139,14 @@ def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
             for key in keys
             for found in differences(first.get(key), second.get(key), f"{prefix}{key}.")
         ]
+    if _are_groups(first) and _are_groups(second):
+        return differences(dict(enumerate(first)), dict(enumerate(second)), prefix)
     return [] if first == second else [prefix.rstrip(".")]
+
+
+def _are_groups(value: Any) -> bool:
+    """Whether a value is a list of mappings, such as `phases`."""
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 def _convert_all(
@@ -178,7 +177,7 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         return _convert(inner[0], value, source, key)
     if origin is Literal and value in arguments:
         return value
-    if origin is Literal and value is False and "no" in arguments:  # YAML's other word for false
+    if origin is Literal and value is False and "no" in arguments:  # YAML reads `no` as false
         return "no"
     if isinstance(value, str) and "kinds" in vars(hint if isinstance(hint, type) else object):
         value = {"kind": value}

@@ -1,4 +1,4 @@
-"""Where to compute, and in which number format."""
+"""The default device, and the dtype of encoding and decoding on it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def default_device() -> torch.device:
-    """CUDA or Apple's GPU where there is one, else the CPU."""
+    """The CUDA device, else Apple's GPU, else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     if torch.backends.mps.is_available():
@@ -15,7 +15,7 @@ def default_device() -> torch.device:
 
 
 def encoding_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 on CUDA devices that compute in it, else float32."""
+    """bfloat16 on CUDA devices with bfloat16 arithmetic, else float32."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32

@@ -1,4 +1,4 @@
-"""The processes of one training: how they start, share a batch, shard a network, fail together."""
+"""The processes of one training: start, share of a batch, sharding, collective failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from latentddm.engine.trackers import require_trackers
 
 _OTHERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 _log = logging.getLogger("latentddm")
-LONGEST_FAREWELL = 10  # seconds that the workers of a killed process may still hold its files
+LOCK_TIMEOUT = 10  # seconds; workers of a killed process may hold its files for a moment
 
 
 def start_run(
@@ -30,9 +30,9 @@ def start_run(
     precision: str = "no",
     may_change: Collection[str] = (),
 ) -> tuple[RunFolder, Accelerator]:
-    """The run's folder, made or entered again by the main process, and accelerate's processes.
+    """The run's folder, made or reopened by the main process, and accelerate's processes.
 
-    UserError as `RunFolder.create`, on all processes, and for trackers that are not there.
+    UserError as of `RunFolder.create`, on all processes, and for a tracker that is not installed.
     """
     require_trackers(config.loop.trackers)
     accelerator = start_processes(precision)
@@ -42,34 +42,36 @@ def start_run(
 
 
 def start_processes(precision: str = "no", **options: Any) -> Accelerator:
-    """Accelerate's view of devices and processes; UserError if it was told to shard itself."""
+    """Accelerate's devices and processes; UserError if its own sharding was configured."""
     try:
         accelerator = Accelerator(mixed_precision=precision, **options)
-    except ValueError as error:  # a precision that the device does not have
-        raise UserError(f"precision is {precision}: {error}") from error
+    except ValueError as error:  # a precision that the device lacks
+        raise UserError(
+            f"precision={precision} is not possible here ({error}); use precision=no."
+        ) from error
     if accelerator.distributed_type in _OTHERS:
         raise UserError(
-            "accelerate was told to shard the network; launch without --use_fsdp or "
-            "--use_deepspeed and give loop.sharded=true."
+            "accelerate is configured to shard the network; launch without --use_fsdp and "
+            "--use_deepspeed, and add loop.sharded=true."
         )
     if not accelerator.is_main_process:
-        _log.setLevel(logging.WARNING)  # the main process says what all of them do
+        _log.setLevel(logging.WARNING)  # progress is logged once, by the main process
     return accelerator
 
 
 def process_batch_size(batch_size: int, accelerator: Accelerator) -> int:
-    """The share of the global batch of one process; UserError if it does not divide."""
+    """Images of one process in a global batch; UserError if the processes do not divide it."""
     processes = accelerator.num_processes
     if batch_size % processes:
         raise UserError(
-            f"loop.batch_size is {batch_size}, which {processes} processes cannot share equally; "
-            f"make it a multiple of {processes}."
+            f"loop.batch_size is {batch_size}, no multiple of the {processes} processes; make it "
+            f"a multiple of {processes}."
         )
     return batch_size // processes
 
 
 def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
-    """Do `work` on the main process; the others wait for it, and fail if it fails."""
+    """Run `work` on the main process; its UserError or JobError is raised on every process."""
     failure: UserError | JobError | None = None
     if accelerator.is_main_process:
         try:
@@ -78,21 +80,21 @@ def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
             failure = error
     if accelerator.num_processes > 1:
         message = [(type(failure) is UserError, str(failure)) if failure else None]
-        told = broadcast_object_list(message)[0]
-        if failure is None and told is not None:
-            failure = (UserError if told[0] else JobError)(told[1])
+        received = broadcast_object_list(message)[0]
+        if failure is None and received is not None:
+            failure = (UserError if received[0] else JobError)(received[1])
     if failure is not None:
         raise failure
 
 
 @contextmanager
-def alone_in(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
-    """No other command trains this run meanwhile; UserError on all processes if one does."""
+def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
+    """A lock on the run's folder; UserError on all processes if another command holds it."""
     lock = FileLock(run.path / ".lock")
 
     def acquire() -> None:
         try:
-            lock.acquire(timeout=LONGEST_FAREWELL)
+            lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout:
             raise UserError(
                 f"Another process is training {run.path}; wait for it or choose another output."
@@ -106,10 +108,10 @@ def alone_in(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
 
 
 def shard(module: nn.Module) -> None:
-    """Spread the weights of `module` over all processes, in place (FSDP2: names stay as they are).
+    """Shard the weights of `module` over all processes, in place (FSDP2: same names).
 
     Submodules of the classes in `_no_split_modules` (diffusers' convention) are gathered and freed
-    one by one; whatever reads their weights must be within their forward pass.
+    one by one: their weights may be read within their own forward pass only.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -121,7 +123,7 @@ def shard(module: nn.Module) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that may be sharded; every process must call it."""
+    """The whole of a tensor that may be sharded; collective: call it on every process."""
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -131,7 +133,7 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def shard_like(tensor: Tensor, model: Any) -> Tensor:
-    """A whole tensor, the same on every process, cut as `model` is cut; without communication."""
+    """A whole tensor, equal on all processes, sharded like `model`; without communication."""
     if not hasattr(model, "device_mesh"):
         return tensor
     from torch.distributed.tensor import distribute_tensor

@@ -1,4 +1,4 @@
-"""A few steps in earnest, of which nothing is kept: what a training will need."""
+"""Memory and speed of a training, measured in a few steps that leave nothing on disk."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from accelerate import Accelerator
 
 from latentddm.engine.distributed import local_tensor
-from latentddm.engine.loop import LoopConfig, Task
 from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.task import LoopConfig, Task
 
 SECONDS, MOST_STEPS = 5.0, 20
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """What was measured; bytes and speeds are of this process and of all of them together."""
+    """The measurements: bytes of this process, speeds of all processes together."""
 
     state_bytes: int  # weights, gradients, optimizer, averages
     peak_bytes: int | None  # of the device, or of the process on a CPU; None if unknown
@@ -27,7 +27,7 @@ class DryRun:
     device: str
 
     def describe(self) -> str:
-        """Two lines for people."""
+        """The measurements in two lines."""
         peak = f"; peak {_gigabytes(self.peak_bytes)}" if self.peak_bytes is not None else ""
         return (
             f"memory on {self.device}: {_gigabytes(self.state_bytes)} of weights, gradients, "
@@ -36,15 +36,18 @@ class DryRun:
         )
 
 
-def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator) -> DryRun:
-    """Train for a few seconds after one step to warm up; writes nothing."""
-    batches, accumulator = task.batches(0), MetricAccumulator()
-    task.step(next(batches), 0, accumulator)
+def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator, first: int = 0) -> DryRun:
+    """Train for a few seconds after one warm-up step; writes nothing.
+
+    first: images seen when the task's phase begins.
+    """
+    batches, accumulator = task.batches(first), MetricAccumulator()
+    task.step(next(batches), first, accumulator)
     _wait(accelerator)
     steps, start = 0, time.monotonic()
     while steps < MOST_STEPS and time.monotonic() - start < SECONDS:
         steps += 1
-        task.step(next(batches), steps * config.batch_size, accumulator)
+        task.step(next(batches), first + steps * config.batch_size, accumulator)
         _wait(accelerator)
     speed = steps / (time.monotonic() - start)
     return DryRun(
@@ -62,7 +65,7 @@ def _state_bytes(task: Task) -> int:
     ]
     for optimizer in task.optimizers.values():
         for group in optimizer.param_groups:
-            tensors += group["params"]  # once more: their gradients, which a step has just dropped
+            tensors += group["params"]  # again, for their gradients, which a step has just freed
         tensors += [value for entry in optimizer.state.values() for value in entry.values()]
     return sum(local_tensor(tensor).nbytes for tensor in tensors if torch.is_tensor(tensor))
 

@@ -1,4 +1,4 @@
-"""The power-function moving average of weights (Karras et al., arXiv 2312.02696, section 3.1)."""
+"""Power-function moving averages of weights (Karras et al., arXiv 2312.02696, section 3.1)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor, nn
 
 from latentddm.engine.distributed import local_tensor
 
-SMALLEST_STD, LARGEST_STD = 0.005, 0.28  # gamma > 0 needs a width below 12^-1/2 = 0.2887
+SMALLEST_STD, LARGEST_STD = 0.005, 0.28  # gamma > 0 requires a width below 12^-1/2 = 0.2887
 
 
 @dataclass(frozen=True, kw_only=True)
 class EMAConfig:
-    """Which averages are kept during training, and how many snapshots of them.
+    """The averages tracked in training, and the number of snapshots of them.
 
-    From the snapshots the average of any other width can be made later (`latentddm ema`).
+    The average of any other width can be reconstructed from the snapshots (`latentddm ema`).
     """
 
-    widths: tuple[float, ...] = (0.10, 0.05)  # std, a share of the training; samples: the first
-    snapshots: int = 16  # kept, evenly spaced in the training; each holds all widths in float16
+    widths: tuple[float, ...] = (0.10, 0.05)  # std / length of the phase; samples use the first
+    snapshots: int = 16  # evenly spaced in the phase; each holds all widths in float16
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no average."""
+        """ValueError for a width or a number of snapshots out of range."""
         for width in self.widths:
             if not SMALLEST_STD <= width <= LARGEST_STD:
                 raise ValueError(f"widths must lie in [{SMALLEST_STD}, {LARGEST_STD}], not {width}")
@@ -38,7 +38,7 @@ class EMAConfig:
 
 
 def power_exponent(relative_std: float) -> float:
-    """gamma of the power-function profile whose standard deviation is `relative_std` of training.
+    """gamma of the power-function profile of standard deviation `relative_std`, as a share of time.
 
     Solves std^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), eq. 123 of the paper.
     """
@@ -48,7 +48,7 @@ def power_exponent(relative_std: float) -> float:
 
 
 def ema_decay(gamma: float, images: int, batch: int) -> float:
-    """The factor of the old average in a step of `batch` that brings `images` seen (eq. 127).
+    """Decay of the average in the step of `batch` images that ends at `images` seen (eq. 127).
 
     (1 - batch / images)^(gamma + 1); zero at the first step, so the first weights are copied.
     """
@@ -56,9 +56,9 @@ def ema_decay(gamma: float, images: int, batch: int) -> float:
 
 
 class EMA:
-    """An averaged copy of a module; `module` is what to sample with.
+    """An averaged copy of a module, `module`, from which samples are drawn.
 
-    The profile depends on the number of images seen only, so the average has no other state.
+    The profile is a function of the images seen, so the average has no other state.
     """
 
     def __init__(self, source: nn.Module, relative_std: float) -> None:
@@ -68,13 +68,13 @@ class EMA:
 
     @torch.no_grad()
     def update(self, images: int, batch: int) -> None:
-        """Average in the source's weights after the step that brings `images` seen."""
+        """Average in the source's weights after the step that ends at `images` seen."""
         average, source = self._weights
         torch._foreach_lerp_(average, source, 1 - ema_decay(self.gamma, images, batch))
 
     @cached_property
     def _weights(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Weights of average and source; this process's part of them if they are sharded."""
+        """Weights of average and source; the local shards if they are sharded."""
         average, source = (
             [local_tensor(parameter.detach()) for parameter in module.parameters()]
             for module in (self.module, self._trained)
@@ -83,7 +83,7 @@ class EMA:
 
 
 class Averages:
-    """The averages of several widths of one network; `first` is the one to sample with."""
+    """The averages of one network, of several widths; samples are drawn with `first`."""
 
     def __init__(self, source: nn.Module, config: EMAConfig) -> None:
         self.config = config
@@ -100,7 +100,7 @@ class Averages:
         return {names[ema.std]: ema.module for ema in self.tracked}
 
     def update(self, images: int, batch: int) -> None:
-        """Average in the weights after the step that brings `images` seen."""
+        """Update all averages after the step that ends at `images` seen."""
         for average in self.tracked:
             average.update(images, batch)
 

@@ -1,4 +1,4 @@
-"""The ways a command can end other than well; the command line turns them into exit codes."""
+"""The errors that end a command; the command line turns each into an exit code."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
 
 
 class UserError(Exception):
-    """What was asked for is wrong (a path, a key, a value). Exit code 2.
+    """An error in the request: a path, a key, a value. Exit code 2.
 
-    The message is one sentence for the user: what is wrong, in which file or key, what to do.
+    The message is one sentence: the error, its place (file or key), the remedy.
     """
 
 
 class JobError(Exception):
-    """The request was right and the work failed (a full disk, a damaged shard). Exit code 1.
+    """A failure of the work on a correct request: a full disk, a damaged shard. Exit code 1.
 
-    The message is one sentence for the user: what failed, where, what to do.
+    The message is one sentence: the failure, its place, the remedy.
     """
 
 
-class Interrupted(KeyboardInterrupt):
-    """A signal asked for a stop, and all that was done is saved. Exit code 128 + its number.
+def one_line(error: BaseException) -> str:
+    """The message of an error of another library, without line breaks."""
+    return " ".join(str(error).split())
 
-    Like Ctrl-C it is no `Exception`, so that whatever goes on after errors does not go on.
+
+class Interrupted(KeyboardInterrupt):
+    """A stop by a signal, after the work so far was saved. Exit code 128 + the signal's number.
+
+    A KeyboardInterrupt, not an `Exception`: handlers that continue after an error do not catch it.
     """
 
     def __init__(self, signal_number: int, saved: str) -> None:
         name = signal.Signals(signal_number).name
-        super().__init__(f"{name}: {saved}; run the same command again to go on.")
+        super().__init__(f"{name}: {saved}; run the same command again to resume.")
         self.signal_number = signal_number

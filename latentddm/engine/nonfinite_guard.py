@@ -1,8 +1,8 @@
-"""No step on numbers that are not finite, on any process, and without waiting for the device.
+"""A guard against optimizer steps on nonfinite numbers, without a device synchronisation.
 
-The flags of all processes are exchanged on the device, where they also hold the optimizer back:
-a fused optimizer skips its update if `found_inf` is set, as it does for a gradient scaler. The
-host reads them when they have arrived: at once on a CPU, one step later on CUDA.
+The flags of all processes are gathered on the device, where they also stop the optimizer: a fused
+optimizer skips its update if `found_inf` is set, as for a gradient scaler. The host reads them as
+soon as they arrive: at once on a CPU, one step later on CUDA.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch.optim import Optimizer
 from latentddm.engine.distributed import collect
 from latentddm.engine.errors import JobError
 
-SMALLEST_SCALE = 1.0  # of the losses in fp16; below it they would vanish and not overflow
+SMALLEST_SCALE = 1.0  # of the fp16 gradient scaler: overflow below it is divergence
 
 
 class LateReader:
-    """Reads small tensors of the device without making the host wait for it.
+    """Asynchronous copies of small tensors from the device to the host.
 
-    `read` returns its argument's values on a CPU, the values of the last call on CUDA.
+    `read` returns the values of this call on a CPU, those of the call before it on CUDA.
     """
 
     def __init__(self) -> None:
         self._waiting: tuple[Tensor, torch.cuda.Event, int] | None = None
 
     def read(self, values: Tensor, images: int) -> tuple[Tensor, int] | None:
-        """Values that have arrived with the `images` they came with; None if there are none."""
+        """The values that have arrived and the `images` of their call; None if there are none."""
         if values.device.type != "cuda":
             return values.cpu(), images
         copy, event = values.to("cpu", non_blocking=True), torch.cuda.Event()
@@ -36,14 +36,14 @@ class LateReader:
         arrived, self._waiting = self._waiting, (copy, event, images)
         if arrived is None:
             return None
-        arrived[1].synchronize()  # long past: a whole step has been queued since
+        arrived[1].synchronize()  # no wait: a whole step has been queued since
         return arrived[0], arrived[2]
 
 
 class NonfiniteGuard:
-    """Holds back the optimizer step, then stops all processes, after a number is not finite.
+    """Skips the optimizer step and stops all processes if a loss or a gradient is not finite.
 
-    With sharded weights, whose optimizer knows no `found_inf`, the host waits for the flags.
+    The optimizer of sharded weights has no `found_inf`: there the host waits for the flags.
     """
 
     def __init__(self, accelerator: Accelerator, batch_size: int, sharded: bool = False) -> None:
@@ -53,29 +53,29 @@ class NonfiniteGuard:
     def before_step(
         self, optimizer: Optimizer, loss_finite: Tensor, gradient_finite: Tensor, images: int
     ) -> None:
-        """Look at one step's loss and gradient; JobError names step, images and rank.
+        """Check one step's loss and gradient; JobError names step, images and ranks.
 
-        A gradient that overflows in fp16 is the gradient scaler's to skip, until its scale is used
-        up.
+        In fp16 the gradient scaler skips steps whose gradient overflows; the guard stops the run
+        once the scale is below SMALLEST_SCALE.
         """
         scaler = self.accelerator.scaler
         if scaler is not None:
             gradient_finite = scaler._get_scale_async().ge(SMALLEST_SCALE)
         bad = ~torch.stack([loss_finite, gradient_finite.reshape(())])
-        everyone = collect(self.accelerator, bad.float())  # [processes, 2]
+        flags = collect(self.accelerator, bad.float())  # [processes, 2]
         if scaler is None and not self.sharded:
-            optimizer.found_inf = everyone.amax()  # type: ignore[attr-defined]
+            optimizer.found_inf = flags.amax()  # type: ignore[attr-defined]
         if self.sharded:
-            everyone = everyone.cpu()
-        arrived = self._reader.read(everyone, images)
+            flags = flags.cpu()
+        arrived = self._reader.read(flags, images)
         if arrived is not None and arrived[0].any():
-            raise JobError(self._sentence(*arrived))
+            raise JobError(self._message(*arrived))
 
-    def _sentence(self, flags: Tensor, images: int) -> str:
+    def _message(self, flags: Tensor, images: int) -> str:
         ranks = [str(rank) for rank, bad in enumerate(flags[:, 0].tolist()) if bad]
-        what = f"loss of rank {', '.join(ranks)}" if ranks else "gradient of all ranks together"
+        name = f"loss of rank {', '.join(ranks)}" if ranks else "gradient of all ranks together"
         return (
-            f"The {what} is not finite in step {images // self.batch_size + 1}, after {images} "
+            f"The {name} is not finite in step {images // self.batch_size + 1}, after {images} "
             "images; no weights were changed. Lower optimizer.learning_rate (or use precision "
-            "bf16) and run again: it goes on from the last checkpoint."
+            "bf16) and run again: it resumes from the last checkpoint."
         )

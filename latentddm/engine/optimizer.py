@@ -1,4 +1,4 @@
-"""The optimizer and the learning rate as a function of images seen."""
+"""The optimizer (AdamW) and its learning rate, a function of images seen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW and its schedule; times are in images seen."""
+    """AdamW and its learning-rate schedule; lengths are in images seen."""
 
     learning_rate: float = 1e-4
     warmup_images: int = 0
@@ -35,7 +35,11 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def learning_rate(config: OptimizerConfig, images: int, total_images: int) -> float:
-    """Linear warm-up, then constant or half a cosine down to zero at `total_images`."""
+    """The learning rate of the step after `images` of `total_images`.
+
+    lr (images + 1) / warmup_images during warm-up; then lr, or with decay: cosine
+    lr (1 + cos(pi images / total_images)) / 2.
+    """
     rate = config.learning_rate
     if images < config.warmup_images:
         return rate * (images + 1) / config.warmup_images

@@ -1,7 +1,13 @@
-"""An average of any width, made after training from snapshots of a few (Karras et al., 2024).
+"""Post-hoc EMA: an average of any width, reconstructed from snapshots of a few tracked ones.
 
-arXiv 2312.02696, section 3.2 and appendix C: a power-function profile is approximated by a linear
-combination of the profiles of the snapshots; the same combination of their weights is the average.
+Karras et al., arXiv 2312.02696, section 3.2 and appendix C: a power-function profile is
+approximated by a linear combination of the profiles of the snapshots; the same combination of
+their weights is the average.
+
+A snapshot is one safetensors file, RUN/ema/images-….safetensors: the weights of every tracked
+average as '<width>/<name>'; its images are counted in the last phase, as by the averages. Weights
+are float16: half the disk space at a relative error of 2^-11, far below the difference between two
+widths. A tensor out of float16's range stays float32.
 """
 
 from __future__ import annotations
@@ -12,32 +18,109 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from latentddm.engine.atomic_io import write_bytes
+from latentddm.engine.atomic_io import remove_leftovers, write_bytes
 from latentddm.engine.checkpoint import Checkpoint, load_weights, newest_checkpoint
-from latentddm.engine.ema import LARGEST_STD, SMALLEST_STD, average_names, power_exponent
-from latentddm.engine.errors import UserError
+from latentddm.engine.distributed import full_tensor
+from latentddm.engine.ema import (
+    LARGEST_STD,
+    SMALLEST_STD,
+    Averages,
+    average_names,
+    power_exponent,
+)
+from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.run import RunFolder
-from latentddm.engine.snapshots import Snapshot, snapshot_positions
 
-LARGEST_ERROR = 0.05  # of the fitted profile, relative, in the L2 norm
-RELATIVE_CUTOFF = 1e-9  # of singular values: below it coefficients amplify the float16 rounding
+LARGEST_ERROR = 0.05  # relative L2 error of the fitted profile
+RELATIVE_CUTOFF = 1e-9  # of singular values; below it the float16 rounding is amplified
+_PATTERN = "images-{:012d}.safetensors"
+
+
+def gather_snapshot(averages: Averages) -> dict[str, Tensor]:
+    """The tensors of a snapshot of the averages; collective: call it on every process."""
+    return {
+        f"{average.std:g}/{name}": _small(full_tensor(parameter.detach()).cpu())
+        for average in averages.tracked
+        for name, parameter in average.module.named_parameters()
+    }
+
+
+def write_snapshot(folder: Path, images: int, tensors: dict[str, Tensor], keep: int) -> None:
+    """Write a snapshot, then remove surplus ones until `keep` are left."""
+    remove_leftovers(folder, ("images-",))
+    write_bytes(folder / _PATTERN.format(images), save(tensors))
+    for surplus in surplus_positions(snapshot_positions(folder), keep):
+        (folder / _PATTERN.format(surplus)).unlink()
+
+
+def snapshot_positions(folder: Path) -> list[int]:
+    """The images seen at each snapshot, ascending."""
+    found = folder.glob("images-*.safetensors")
+    return sorted(int(path.stem.removeprefix("images-")) for path in found)
+
+
+def surplus_positions(positions: Sequence[int], keep: int) -> list[int]:
+    """The surplus of the ascending `positions`: without it `keep` are left, evenly spaced.
+
+    A training that was made longer has too many snapshots: the one whose neighbours are closest is
+    dropped, again and again. The last one is never dropped.
+    """
+    kept, dropped = [0, *positions], []
+    while len(kept) - 1 > keep and len(kept) > 2:
+        inner = range(1, len(kept) - 1)
+        dropped.append(kept.pop(min(inner, key=lambda at: kept[at + 1] - kept[at - 1])))
+    return dropped
+
+
+class Snapshot:
+    """One snapshot on disk, read tensor by tensor."""
+
+    def __init__(self, folder: Path, images: int) -> None:
+        self.images = images
+        self.path = folder / _PATTERN.format(images)
+        try:
+            self._file = safe_open(self.path, "pt")
+        except (OSError, SafetensorError) as error:
+            raise JobError(
+                f"{self.path} cannot be read ({error}); delete it, the other snapshots remain."
+            ) from error
+
+        self._names = [key.split("/", 1) for key in self._file.keys()]  # noqa: SIM118
+
+    @property
+    def widths(self) -> list[float]:
+        return sorted({float(width) for width, _ in self._names})
+
+    def holds(self, name: str) -> bool:
+        """Whether the snapshot has a parameter `name`."""
+        return any(name == own for _, own in self._names)
+
+    def tensor(self, width: float, name: str) -> Tensor:
+        """The parameter `name` in the average of `width`, float64."""
+        return self._file.get_tensor(f"{width:g}/{name}").double()
+
+
+def _small(tensor: Tensor) -> Tensor:
+    half = tensor.half()
+    return half if torch.isfinite(half).all() else tensor
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The weights of an average over time u: (gamma + 1) u^gamma / images^(gamma + 1)."""
+    """Profile of an average over time u <= images: (gamma + 1) u^gamma / images^(gamma + 1)."""
 
     images: float
     gamma: float
 
 
 def profile_product(first: Profile, second: Profile) -> float:
-    """The inner product of two profiles over time.
+    """Inner product of two profiles over time.
 
-    (a + 1) (b + 1) / (a + b + 1) (s / t)^b / t, for exponents a, b ending at s <= t.
+    (a + 1) (b + 1) / (a + b + 1) (s / t)^b / t, for exponents a, b and ends s <= t.
     """
     early, late = sorted((first, second), key=lambda profile: profile.images)
     a, b = early.gamma, late.gamma
@@ -51,7 +134,7 @@ def fit_profile(profiles: Sequence[Profile], target: Profile) -> tuple[np.ndarra
     """
     products = np.array([[profile_product(p, q) for q in profiles] for p in profiles])
     right = np.array([profile_product(p, target) for p in profiles])
-    scale = 1 / np.sqrt(np.diag(products))  # of equal norm: the system is better conditioned
+    scale = 1 / np.sqrt(np.diag(products))  # to profiles of norm 1: better conditioned
     scaled = products * scale[:, None] * scale[None]
     solution = scale * np.linalg.lstsq(scaled, right * scale, rcond=RELATIVE_CUTOFF)[0]
     norm = profile_product(target, target)
@@ -62,16 +145,18 @@ def fit_profile(profiles: Sequence[Profile], target: Profile) -> tuple[np.ndarra
 def reconstruct(run: RunFolder, width: float, output: Path | None = None) -> tuple[Path, float]:
     """Write the average of `width` at the last snapshot; returns the file and the fit's error.
 
-    The file is RUN/ema/width-….safetensors unless `output` is given, and holds every tensor of
-    the network. UserError if the snapshots are too few for this width.
+    The file is `output`, by default RUN/ema/width-….safetensors; it has every tensor of the
+    network. UserError if the snapshots are too few for this width.
     """
     if not SMALLEST_STD <= width <= LARGEST_STD:
-        raise UserError(f"The width must lie in [{SMALLEST_STD}, {LARGEST_STD}], not {width:g}.")
+        raise UserError(
+            f"The width is {width:g}; choose one in [{SMALLEST_STD:g}, {LARGEST_STD:g}]."
+        )
     snapshots = [Snapshot(run.averages, images) for images in snapshot_positions(run.averages)]
     checkpoint = newest_checkpoint(run.checkpoints)
     if not snapshots or checkpoint is None:
         raise UserError(
-            f"{run.path} holds no snapshots of its averages; train with ema.snapshots above 0."
+            f"{run.path} has no snapshots of its averages; train with ema.snapshots above 0."
         )
     sources = [(snapshot, w) for snapshot in snapshots for w in snapshot.widths]
     profiles = [Profile(snapshot.images, power_exponent(w)) for snapshot, w in sources]
@@ -80,8 +165,8 @@ def reconstruct(run: RunFolder, width: float, output: Path | None = None) -> tup
     if error > LARGEST_ERROR:
         raise UserError(
             f"The {len(snapshots)} snapshots of {run.path} give width {width:g} with an error of "
-            f"{error:.0%} only; choose a width nearer to those tracked, or train with "
-            "more ema.snapshots."
+            f"{error:.0%}, above {LARGEST_ERROR:.0%}; choose a width nearer to those tracked, or "
+            "train with more ema.snapshots."
         )
     tensors = {
         name: _combine(name, tensor, sources, coefficients)
@@ -93,7 +178,7 @@ def reconstruct(run: RunFolder, width: float, output: Path | None = None) -> tup
 
 
 def reconstructed_path(run: RunFolder, width: float) -> Path:
-    """Where `reconstruct` writes an average by default."""
+    """The default output of `reconstruct`."""
     return run.averages / f"width-{width:g}.safetensors"
 
 
@@ -102,8 +187,8 @@ def load_average(
 ) -> None:
     """Load an average of a run into `module`.
 
-    choice: a width that was tracked or has been reconstructed, a file, or None for the first of
-    those tracked. UserError if there is none such.
+    choice: a tracked or reconstructed width, a file, or None for the first tracked width.
+    UserError if there is no such average.
     """
     if choice is None:
         checkpoint.load_module("ema", module)
@@ -117,7 +202,10 @@ def _file_of_width(run: RunFolder, checkpoint: Checkpoint, choice: str) -> Path:
     try:
         width = float(choice)
     except ValueError:
-        raise UserError(f"{choice} is neither a file nor the width of an average.") from None
+        raise UserError(
+            f"The average {choice} is neither a file nor a width; choose a width that "
+            f"{run.config_path} names in ema.widths."
+        ) from None
     tracked = checkpoint.config.get("ema", {}).get("widths", [])
     names = average_names(tracked)
     if width in names:
@@ -126,7 +214,7 @@ def _file_of_width(run: RunFolder, checkpoint: Checkpoint, choice: str) -> Path:
     if not path.is_file():
         raise UserError(
             f"{run.path} has no average of width {width:g} (tracked: "
-            f"{', '.join(f'{value:g}' for value in tracked)}); make it first with "
+            f"{', '.join(f'{value:g}' for value in tracked)}); reconstruct it with "
             f"`latentddm ema {run.path} --width {width:g}`."
         )
     return path
@@ -135,7 +223,7 @@ def _file_of_width(run: RunFolder, checkpoint: Checkpoint, choice: str) -> Path:
 def _combine(
     name: str, tensor: Tensor, sources: Sequence[tuple[Snapshot, float]], coefficients: np.ndarray
 ) -> Tensor:
-    """One tensor of the average; what the snapshots lack is a buffer, the same at all times."""
+    """One tensor of the average; one that the snapshots lack is a buffer, constant in training."""
     if not sources[0][0].holds(name):
         return tensor
     total = torch.zeros_like(tensor, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""A progress bar with images per second and the time left; quiet where no one watches."""
+"""Progress bar with images per second and the time left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 
 class Progress:
-    """Counts images. On a terminal a live bar; in a log file a line now and then."""
+    """A count of images: a live bar on a terminal, a line every 15 s in a log file."""
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Progress:
         )
 
     def update(self, count: int, **shown: float) -> None:
-        """Count `count` more images; `shown` are figures to print at the bar's end."""
+        """Advance by `count` images; `shown`: values printed at the end of the bar."""
         if shown:
             self.show(shown)
         self._bar.update(count)
 
-    def show(self, figures: Mapping[str, float]) -> None:
-        """Print figures at the bar's end."""
+    def show(self, values: Mapping[str, float]) -> None:
+        """Print values at the end of the bar."""
         self._bar.set_postfix(
-            {name: f"{value:.4g}" for name, value in figures.items()}, refresh=False
+            {name: f"{value:.4g}" for name, value in values.items()}, refresh=False
         )
 
     def close(self) -> None:

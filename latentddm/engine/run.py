@@ -1,4 +1,4 @@
-"""A run's folder: config.yaml, metrics.jsonl, samples/*.png, checkpoints/, TensorBoard events."""
+"""The folder of a run: config.yaml, metrics.jsonl, samples/, checkpoints/, ema/, events/."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from yaml import YAMLError
 
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 
 
 class RunFolder:
-    """The folder of one training run, made once and resumed by the same config."""
+    """The folder of one training run, created once and resumed with the same config."""
 
     def __init__(self, path: Path, may_change: Collection[str] = ()) -> None:
         """may_change: dotted config keys that may differ on a resumed run."""
@@ -33,9 +33,9 @@ class RunFolder:
     def create(
         cls, path: Path, kind: str, config: Any, may_change: Collection[str] = ()
     ) -> RunFolder:
-        """Make the folder, or enter it again; UserError if it holds another run or other things.
+        """Create the folder, or reopen it; UserError if it has another run's or other contents.
 
-        kind: what is trained; may_change: dotted config keys that may differ on a resumed run.
+        kind: of the trained model; may_change: dotted config keys that may differ on a resumed run.
         """
         run = cls(path, may_change)
         plain = {KIND_KEY: kind, **to_plain(config)}
@@ -43,8 +43,8 @@ class RunFolder:
             changed = _changed(run.read_config(), plain, may_change)
             if changed:
                 raise UserError(
-                    f"{run.path} holds a run with another config (differs in: "
-                    f"{changed}); use that config or another output folder."
+                    f"{run.path} holds a run of another config (differs in: {changed}); use that "
+                    "config or another output folder."
                 )
         else:
             require_new_folder(run.path, "a run")
@@ -53,7 +53,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str, kind: str) -> RunFolder:
-        """An existing run; UserError if there is none or it trains something else."""
+        """An existing run; UserError if there is none, or one of another kind."""
         run = cls(Path(path))
         if not run.config_path.is_file():
             raise UserError(f"{path} is not a run folder: it has no config.yaml; check the path.")
@@ -67,19 +67,20 @@ class RunFolder:
         try:
             values = OmegaConf.to_container(OmegaConf.load(self.config_path))
         except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{self.config_path} cannot be read: {reason}.") from error
+            raise UserError(
+                f"{self.config_path} cannot be read ({one_line(error)}); restore it."
+            ) from error
         if not isinstance(values, dict):
-            raise UserError(f"{self.config_path} does not hold a config; restore it.")
+            raise UserError(f"{self.config_path} is not a mapping; restore it.")
         return {str(key): value for key, value in values.items()}
 
-    def require_own(self, saved: Mapping[str, Any], source: str) -> None:
-        """UserError unless a checkpoint's config is that of this run; names what differs."""
+    def require_same_config(self, saved: Mapping[str, Any], source: str) -> None:
+        """UserError unless a checkpoint's config is this run's; names the keys that differ."""
         changed = _changed(saved, self.read_config(), self.may_change)
         if changed:
             raise UserError(
-                f"{source} is of a run with another config (differs in: {changed}); remove it, or "
-                "use the config it was trained with."
+                f"{source} is of a run of another config (differs in: {changed}); remove it, or "
+                "use the config of its training."
             )
 
     def log_metrics(self, images: int, metrics: dict[str, float]) -> None:
@@ -88,14 +89,14 @@ class RunFolder:
             file.write(json.dumps({"images": images, **metrics}) + "\n")
 
     def read_metrics(self) -> list[dict[str, float]]:
-        """The lines of metrics.jsonl; a last line that a kill has torn is left out."""
+        """The lines of metrics.jsonl; a last line that a kill has cut short is left out."""
         if not self.metrics_path.exists():
             return []
         lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def training_seconds(self, images: float = math.inf) -> float:
-        """How long it took to see `images`, by the log; while it stood still does not count."""
+        """Seconds of training until `images` seen, by the logged speeds; stops do not count."""
         seconds, before = 0.0, 0.0
         for line in self.read_metrics():
             if line["images"] <= images:
@@ -104,7 +105,7 @@ class RunFolder:
         return seconds
 
     def rewind_metrics(self, images: int) -> None:
-        """Forget what was logged after `images`: a resumed run logs it again."""
+        """Remove the lines after `images` from metrics.jsonl: a resumed run logs them again."""
         kept = [line for line in self.read_metrics() if line["images"] <= images]
         write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
@@ -113,10 +114,10 @@ def require_new_folder(path: Path, purpose: str) -> None:
     """UserError unless `path` is missing or an empty folder."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(
-            f"{path} already holds something else than {purpose}; choose another output folder."
+            f"{path} already holds something else; choose another output folder for {purpose}."
         )
 
 
 def _changed(saved: Mapping[str, Any], given: Mapping[str, Any], may: Collection[str]) -> str:
-    """The keys at which two configs differ and may not; a run's folder may have been moved."""
+    """The keys that differ and must not; `output` may, as the folder may have been moved."""
     return ", ".join(key for key in differences(saved, given) if key not in (*may, "output"))

@@ -1,7 +1,7 @@
-"""Every random draw is a function of (seed, purpose, position); no generator has a hidden state.
+"""Random numbers as functions of (seed, purpose, position), without a generator's hidden state.
 
-That is what makes a resumed run bit-equal to one that was never stopped: the state to restore is
-one integer, the number of images seen.
+Therefore a resumed run is bit-equal to an undisturbed one: the random state to restore is one
+integer, the number of images seen.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-if TYPE_CHECKING:  # a reader of a store draws too, and needs no processes
+if TYPE_CHECKING:  # readers of a store use this module without accelerate
     from accelerate import Accelerator
 
 
@@ -36,18 +36,18 @@ def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
 
 
 class BatchDraws:
-    """The random draws for the images of one global batch; this process's part of them.
+    """Random numbers for the images of one global batch, this process's part of them.
 
-    They are drawn for the whole batch and each process takes its part, so that a run sees the same
-    draws on any number of processes. Calls must come in the same order on all of them.
+    Each process draws the numbers of the whole batch and takes its part, so that they are the same
+    on any number of processes. Calls must have the same order on all processes.
     """
 
     def __init__(
         self, seed: int, purpose: str, images: int, share: int, accelerator: Accelerator
     ) -> None:
         """images: seen before this batch; share: the images of this process."""
-        rank, self._everyone = accelerator.process_index, share * accelerator.num_processes
-        self._mine = slice(rank * share, (rank + 1) * share)
+        rank, self._batch_size = accelerator.process_index, share * accelerator.num_processes
+        self._own = slice(rank * share, (rank + 1) * share)
         self._generator = torch_generator(seed, purpose, images, device=accelerator.device)
 
     def normal(self, *shape: int) -> torch.Tensor:
@@ -60,5 +60,5 @@ class BatchDraws:
 
     def _part(self, draw: Callable[..., torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
         generator = self._generator
-        everyone = draw((self._everyone, *shape), generator=generator, device=generator.device)
-        return everyone[self._mine]
+        batch = draw((self._batch_size, *shape), generator=generator, device=generator.device)
+        return batch[self._own]

@@ -1,4 +1,4 @@
-"""Signals that ask a training to save and stop: SIGTERM, SIGUSR1 and Ctrl-C."""
+"""Save and stop on a signal: SIGTERM, SIGUSR1 or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from latentddm.engine.distributed import collect
 from latentddm.engine.errors import Interrupted
 from latentddm.engine.nonfinite_guard import LateReader
 
-# SIGUSR1 is what schedulers such as SLURM send ahead of a preemption; Windows has none.
+# Schedulers such as SLURM send SIGUSR1 ahead of a preemption; Windows has none.
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
 )
 
 
 class StopSignals:
-    """Remembers the first signal instead of dying of it; a second Ctrl-C ends at once.
+    """Handlers that record the first signal; a second Ctrl-C raises KeyboardInterrupt at once.
 
-    received: the signal's number, 0 if there was none. Signals reach the main thread only;
-    elsewhere this does nothing.
+    received: the signal's number, 0 before one. Python handles signals in the main thread only; in
+    another thread nothing is installed.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in STOPPING}
+            self._before = {number: signal.signal(number, self._handle) for number in STOPPING}
         return self
 
     def __exit__(
@@ -44,34 +44,34 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
 
 
 class RaisedSignals(StopSignals):
-    """Raises Interrupted at once, wherever the program is: for work that others save.
+    """Handlers that raise Interrupted at once: for work whose saving is left to other processes.
 
-    saved: what will have been saved when the exception has left the block.
+    saved: a description of the saved state, of the time after this block.
     """
 
     def __init__(self, saved: str) -> None:
         super().__init__()
         self.saved = saved
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, self.saved)
 
 
 class Agreement:
-    """All processes learn in the same step that one of them was told to stop."""
+    """One decision of all processes, in the same step, after a signal to any of them."""
 
     def __init__(self, signals: StopSignals, accelerator: Accelerator) -> None:
         self.signals, self.accelerator, self._reader = signals, accelerator, LateReader()
 
     def stop(self, images: int) -> int:
-        """The number of the signal to stop for; 0 to go on."""
+        """The number of the received signal, the same on all processes; 0 without one."""
         if self.accelerator.num_processes == 1:
             return self.signals.received
         received = torch.tensor([self.signals.received], device=self.accelerator.device)

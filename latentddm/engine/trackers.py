@@ -1,8 +1,7 @@
-"""Where the figures go besides metrics.jsonl: TensorBoard, W&B and others, through accelerate.
+"""Trackers of the metrics besides metrics.jsonl: TensorBoard, W&B and others, through accelerate.
 
-They are named in `loop.trackers`. The x axis is images seen, everywhere; a resumed run goes on in
-the same curves. Nothing is sent anywhere but by a tracker that was named and is online (W&B stays
-on this machine with WANDB_MODE=offline).
+`loop.trackers` names them. The x axis is images seen, and a resumed run continues the same curves.
+Only a named tracker that is online sends anything (W&B stays local with WANDB_MODE=offline).
 """
 
 from __future__ import annotations
@@ -25,15 +24,13 @@ PROJECT = "latentddm"
 
 
 def require_trackers(names: Sequence[str]) -> None:
-    """UserError for a tracker that accelerate does not know, or that is not installed."""
+    """UserError for a tracker that accelerate lacks or that is not installed."""
     for name in names:
         if name not in TRACKERS:
-            raise UserError(
-                f"loop.trackers names '{name}', which is none of {', '.join(TRACKERS)}."
-            )
+            raise UserError(f"loop.trackers has '{name}'; choose from {', '.join(TRACKERS)}.")
         if importlib.util.find_spec(name) is None:
             raise UserError(
-                f"loop.trackers names '{name}', which is not installed; run `pip install {name}`."
+                f"loop.trackers has '{name}', which is not installed; run `pip install {name}`."
             )
 
 
@@ -42,8 +39,8 @@ def start_trackers(
 ) -> None:
     """Open the trackers of a run that has seen `images`.
 
-    TensorBoard lies in RUN/events, and forgets what a stopped run has logged after its last
-    checkpoint. W&B finds its run again by the name in RUN/tracker_id.
+    TensorBoard's events are in RUN/events; those after the checkpoint of a resumed run are purged.
+    W&B resumes its run by the id in RUN/tracker_id.
     """
     require_trackers(names)
     chosen: list[Any] = [
@@ -63,7 +60,7 @@ def start_trackers(
 
 
 def _identity(run: RunFolder) -> str:
-    """A name for the run that no other has; made once and kept in its folder."""
+    """A unique id of the run, made once and kept in its folder."""
     path = run.path / "tracker_id"
     if not path.is_file():
         write_text(path, uuid.uuid4().hex)

@@ -1,4 +1,4 @@
-"""A network in training: its wrapping for many processes, its optimizer, its guarded step."""
+"""A network in training: wrapping for several processes, optimizer, averages, guarded step."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import Tensor, nn
 from latentddm.engine.distributed import full_tensor, process_batch_size, shard
 from latentddm.engine.ema import Averages, EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.nonfinite_guard import NonfiniteGuard
 from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
+from latentddm.engine.task import LoopConfig, Span
 
 
 class TrainableModule:
-    """One network with all that an optimizer step needs.
+    """One network in one phase of a training, with its optimizer, averages and guard.
 
         for part in trainable.micro_batches(len(batch)):
             trainable.backward(loss_of(trainable.wrapped, batch[part]))
         norm = trainable.step(images)
 
-    network: the raw network, whose state has clean keys; wrapped: what to call in training;
-    averages: the moving averages of its weights, none without an `EMAConfig`.
+    network: the raw network, whose state dict has no prefixes; wrapped: the module to call in
+    training; averages: the moving averages of its weights, none without an `EMAConfig`. Learning
+    rate and averages are functions of the images seen in the phase, `span`.
     """
 
     def __init__(
@@ -33,16 +34,18 @@ class TrainableModule:
         network: nn.Module,
         optimizer: OptimizerConfig,
         loop: LoopConfig,
+        span: Span,
         accelerator: Accelerator,
         ema: EMAConfig | None = None,
     ) -> None:
         share = process_batch_size(loop.batch_size, accelerator)
         if share % loop.micro_batches:
             raise UserError(
-                f"loop.micro_batches is {loop.micro_batches}, which does not divide the {share} "
-                "images of a process; change it or loop.batch_size."
+                f"loop.micro_batches is {loop.micro_batches}, no divisor of the {share} images of "
+                "a process; change it or loop.batch_size."
             )
         self.config, self.loop, self.accelerator = optimizer, loop, accelerator
+        self.span = span
         self.network = network.to(accelerator.device)
         self.averages = Averages(self.network, ema if ema is not None else EMAConfig(widths=()))
         if loop.sharded:
@@ -57,7 +60,7 @@ class TrainableModule:
         self._losses_finite: list[Tensor] = []
 
     def micro_batches(self, share: int) -> Iterator[slice]:
-        """The parts of this process's batch; gradients are exchanged after the last one only."""
+        """Slices of this process's batch; gradients are synchronised at the last one only."""
         size = share // self.loop.micro_batches
         for start in range(0, share, size):
             last = start + size >= share
@@ -65,15 +68,15 @@ class TrainableModule:
                 yield slice(start, start + size)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of a micro-batch's mean loss; parts of one loss may come in turn."""
+        """Add the gradient of a micro-batch's mean loss, or of one summand of it."""
         self._losses_finite.append(torch.isfinite(loss.detach()).all())
         self.accelerator.backward(loss / self.loop.micro_batches)
 
     def step(self, images: int) -> Tensor:
-        """The optimizer step on the images after the first `images`; returns the gradient norm.
+        """One optimizer step after the run's first `images`; returns the norm of the gradient.
 
-        JobError on every process, with weights unchanged, if a loss or a gradient of any of them
-        is not finite.
+        JobError on every process, weights unchanged, if a loss or gradient of any process is not
+        finite.
         """
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = self.accelerator.clip_grad_norm_(parameters, self.config.clip_norm)
@@ -82,21 +85,23 @@ class TrainableModule:
         self._losses_finite.clear()
         self._guard.before_step(self.optimizer, loss_finite, torch.isfinite(norm), images)
 
-        rate = learning_rate(self.config, images, self.loop.images)
+        seen = images - self.span.start
+        rate = learning_rate(self.config, seen, self.span.length)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
         self._prepared.zero_grad()
-        self.averages.update(images + self.loop.batch_size, self.loop.batch_size)
+        self.averages.update(seen + self.loop.batch_size, self.loop.batch_size)
         return norm
 
 
 def _shard_all(accelerator: Accelerator, *modules: nn.Module) -> None:
     if accelerator.num_processes == 1:
         raise UserError(
-            "loop.sharded is true, but there is one process; use `accelerate launch` or drop it."
+            "loop.sharded is true, but there is one process; use `accelerate launch`, or set it to "
+            "false."
         )
     if accelerator.mixed_precision == "fp16":
-        raise UserError("loop.sharded cannot be used with precision fp16; choose bf16.")
+        raise UserError("loop.sharded excludes precision=fp16; choose precision=bf16.")
     for module in modules:
         shard(module)

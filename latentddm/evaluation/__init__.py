@@ -1,10 +1,9 @@
-"""Numbers for images: distances between sets of pictures, each with its protocol.
+"""Distances between sets of images, each with its interval and its protocol.
 
     results = evaluate_images(samples, reference)          # uint8 [N, S, S, 3] each
     print(results["frechet"], results["frechet"] / other["frechet"])
 
-Distances of plain feature matrices are in distances.py, sliced.py and manifold.py; comparing two
-sources of images (the command `latentddm evaluate`) is in folders.py.
+README.md has the map of the modules, the sources of the metrics, and how to add one.
 """
 
 from latentddm.evaluation.evaluate import evaluate_features, evaluate_images

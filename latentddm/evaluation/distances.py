@@ -1,8 +1,8 @@
 """Distances between two sets of features, [N, D] and [M, D]: one function per equation.
 
 Each public distance is a float. The function of the same name that ends in `_estimate` also gives
-the influence of each row of the first set, from which estimate.py makes a bootstrap interval; the
-second set is the reference and is held fixed. Everything is computed in float64.
+the influence of each row of the first set, the basis of the bootstrap interval in protocol.py; the
+second set is the reference and is held fixed. All computations are in float64.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from torch import Tensor
 
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
-from latentddm.evaluation.estimate import Estimate
 from latentddm.evaluation.pairs import (
-    PairFunction,
     centred,
     distances,
+    pair_estimate,
+    require_rows,
     row_blocks,
-    row_means,
-    row_means_without_self,
     squared_distances,
 )
+from latentddm.evaluation.protocol import Estimate, estimate_from
 
 MmdKernel = Literal["rbf", "imq", "exponential"]
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Mean [D] and unbiased covariance [D, D] of the rows, float64."""
-    _need(features, 2)
+    require_rows(features, 2)
     mean = features.mean(0, dtype=torch.float64)
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=features.device)
     for rows in row_blocks(len(features), len(mean)):
@@ -43,9 +42,8 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> float:
     """The squared Wasserstein-2 distance of two Gaussians (Dowson and Landau 1982; FID's formula).
 
-    |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr (C1^1/2 C2 C1^1/2)^1/2
-
-    The root is taken through symmetric eigen-decompositions; covariances may be singular.
+    |m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr (C1^1/2 C2 C1^1/2)^1/2. The root is taken through
+    symmetric eigen-decompositions; covariances may be singular.
     """
     root, _ = _root_and_inverse(cov1.double())
     overlap = torch.linalg.eigvalsh(_symmetric(root @ cov2.double() @ root))
@@ -53,7 +51,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 
 
 def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
-    """The Fréchet distance of two sets of features. Biased upwards by about 1 / N.
+    """The Fréchet distance of two sets of features, biased upwards by about 1 / N.
 
     Influence: 2 (m1 - m2).(x - m1) + (x - m1)^T (I - T) (x - m1), where T is the optimal map
     C1^-1/2 (C1^1/2 C2 C1^1/2)^1/2 C1^-1/2 between the two Gaussians, on the span of the samples.
@@ -68,28 +66,24 @@ def frechet_estimate(a: Tensor, b: Tensor) -> Estimate:
         block = a[rows].double() - mean1
         influence.append(block @ slope + (block @ curvature * block).sum(1))
     value = _frechet_value(mean1, cov1, mean2, cov2, overlap.trace())
-    return _estimate(value, torch.cat(influence))
+    return estimate_from(value, torch.cat(influence))
 
 
 def energy_distance(a: Tensor, b: Tensor) -> float:
     """The energy distance, an unbiased U-statistic (Székely and Rizzo 2013, eq. 6.1).
 
-    2 E|X - Y| - E|X - X'| - E|Y - Y'|, pairs of a row with itself left out.
+    2 E|X - Y| - E|X - X'| - E|Y - Y'|, without the pairs of a row with itself.
     """
     return energy_estimate(a, b).value
 
 
 def energy_estimate(a: Tensor, b: Tensor) -> Estimate:
     """energy_distance with influences 2 (mean_j |x_i - y_j| - mean_j' |x_i - x_j'|)."""
-    return _pair_estimate(*centred(a, b), distances)
+    return pair_estimate(*centred(a, b), distances)
 
 
 def mmd2(
-    a: Tensor,
-    b: Tensor,
-    kernel: MmdKernel = "rbf",
-    bandwidth: float = 1.0,
-    unbiased: bool = True,
+    a: Tensor, b: Tensor, kernel: MmdKernel = "rbf", bandwidth: float = 1.0, unbiased: bool = True
 ) -> float:
     """The squared maximum mean discrepancy (Gretton et al. 2012, eq. 3 unbiased, eq. 5 biased).
 
@@ -100,11 +94,7 @@ def mmd2(
 
 
 def mmd2_estimate(
-    a: Tensor,
-    b: Tensor,
-    kernel: MmdKernel = "rbf",
-    bandwidth: float = 1.0,
-    unbiased: bool = True,
+    a: Tensor, b: Tensor, kernel: MmdKernel = "rbf", bandwidth: float = 1.0, unbiased: bool = True
 ) -> Estimate:
     """mmd2 with influences 2 (mean_j' k(x_i, x_j') - mean_j k(x_i, y_j))."""
     if kernel not in _KERNELS:
@@ -112,8 +102,8 @@ def mmd2_estimate(
     if not bandwidth > 0:
         raise UserError(f"The bandwidth of a kernel must be positive, not {bandwidth}.")
     shape = _KERNELS[kernel]
-    # A kernel is a similarity: with its sign turned the sum has the form of the energy distance.
-    return _pair_estimate(
+    # A kernel is a similarity: negated, it stands for the distance in the energy distance.
+    return pair_estimate(
         *centred(a, b),
         lambda x, y: shape(squared_distances(x, y) / bandwidth**2).neg_(),
         with_itself=None if unbiased else -1.0,
@@ -121,20 +111,23 @@ def mmd2_estimate(
 
 
 def median_distance(features: Tensor, limit: int = 1000) -> float:
-    """The median distance among the first `limit` rows: the usual bandwidth of an MMD."""
-    _need(features, 2)
+    """The median distance among the first `limit` rows, the usual bandwidth of an MMD."""
+    require_rows(features, 2)
     first = features[:limit].double()
     median = float(torch.pdist(first - first.mean(0)).median())
     if median == 0:
-        raise UserError("Most of the features are equal, so an MMD has no bandwidth here.")
+        raise UserError(
+            "Most of the reference's features are equal, so the bandwidth of the metric mmd would "
+            "be zero; choose another metric."
+        )
     return median
 
 
 def kid(a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0) -> float:
     """The kernel distance of Bińkowski et al. 2018: unbiased MMD^2, kernel (x.y / D + 1)^3.
 
-    The mean over `subsets` random subsets of `subset_size` rows of each set, or of all rows where
-    there are fewer (then every subset is the whole and one is enough).
+    The mean over `subsets` random subsets of `subset_size` rows of each set; smaller sets are used
+    whole, and a single time if both are.
     """
     return kid_estimate(a, b, subsets, subset_size, seed).value
 
@@ -142,9 +135,9 @@ def kid(a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed:
 def kid_estimate(
     a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> Estimate:
-    """kid with the influence of each row averaged over the subsets that hold it."""
-    _need(a, 2)
-    _need(b, 2)
+    """kid; the influence of a row is its mean over the subsets that contain the row."""
+    require_rows(a, 2)
+    require_rows(b, 2)
     random = torch_generator(seed, "kernel distance")
     whole = len(a) <= subset_size and len(b) <= subset_size
     value, totals = 0.0, torch.zeros(len(a), dtype=torch.float64, device=a.device)
@@ -153,31 +146,51 @@ def kid_estimate(
     for _ in range(repeats):
         rows_a = torch.randperm(len(a), generator=random)[:subset_size].to(a.device)
         rows_b = torch.randperm(len(b), generator=random)[:subset_size].to(b.device)
-        part = _pair_estimate(a[rows_a].double(), b[rows_b].double(), _negative_polynomial)
+        part = pair_estimate(a[rows_a].double(), b[rows_b].double(), _negative_polynomial)
         value += part.value / repeats
         totals[rows_a] += part.influence
         seen[rows_a] += 1
-    return _estimate(value, totals[seen > 0] / seen[seen > 0])
+    return estimate_from(value, totals[seen > 0] / seen[seen > 0])
 
 
-def _pair_estimate(
-    x: Tensor, y: Tensor, pair: PairFunction, with_itself: float | None = None
-) -> Estimate:
-    """2 E pair(X, Y) - E pair(X, X') - E pair(Y, Y').
+def sliced_wasserstein(a: Tensor, b: Tensor, projections: int = 256, seed: int = 0) -> float:
+    """The sliced Wasserstein-2 distance (Bonneel et al. 2015), [N, D] against [M, D].
 
-    with_itself: the value of a row's pair with itself, which then counts (the biased estimate). It
-    is given and not computed: the distance of a row to itself need not round to zero.
+    sqrt(mean over directions u of W_2^2(u.X, u.Y)); in one dimension W_2^2 is the integral of the
+    squared difference of the two quantile functions, taken exactly for any N and M. The directions
+    are uniform on the sphere and seeded.
     """
-    _need(x, 2)
-    _need(y, 2)
-    across = row_means(x, y, pair)
-    within, reference = row_means_without_self(x, pair), row_means_without_self(y, pair)
-    if with_itself is not None:
-        within, reference = (
-            (means * (len(means) - 1) + with_itself) / len(means) for means in (within, reference)
-        )
-    value = 2 * across.mean() - within.mean() - reference.mean()
-    return _estimate(float(value), 2 * (across - within))
+    return sliced_wasserstein_estimate(a, b, projections, seed).value
+
+
+def sliced_wasserstein_estimate(
+    a: Tensor, b: Tensor, projections: int = 256, seed: int = 0
+) -> Estimate:
+    """sliced_wasserstein; influences from the transport potentials phi, phi' = 2 (x - T(x))."""
+    require_rows(a, 1)
+    require_rows(b, 1)
+    a, b = centred(a, b)
+    directions = torch.randn(
+        a.shape[1],
+        projections,
+        generator=torch_generator(seed, "sliced wasserstein"),
+        dtype=torch.float64,
+    ).to(a.device)
+    directions /= directions.norm(dim=0)
+    rows_a, rows_b, widths = _quantile_steps(len(a), len(b), a.device)
+    squared, influence = 0.0, torch.zeros(len(a), dtype=torch.float64, device=a.device)
+    for columns in row_blocks(projections, len(a) + len(b)):
+        along_a, order = (a @ directions[:, columns]).sort(0)
+        along_b = (b @ directions[:, columns]).sort(0).values
+        gap = along_a[rows_a] - along_b[rows_b]  # [steps, projections]
+        squared += float((widths @ gap.square()).sum())
+        mean_gap = torch.zeros_like(along_a).index_add_(0, rows_a, gap * widths[:, None]) * len(a)
+        potential = _potential(along_a, mean_gap)
+        influence += torch.zeros_like(potential).scatter_(0, order, potential).sum(1)
+    value = (squared / projections) ** 0.5
+    # d sqrt(v) = dv / (2 sqrt(v)); where the distance is zero its minimum has no slope.
+    scale = 0.5 / value if value > 0 else 0.0
+    return Estimate(value, scale * influence / projections)
 
 
 def _negative_polynomial(x: Tensor, y: Tensor) -> Tensor:
@@ -191,11 +204,9 @@ _KERNELS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def _frechet_value(
-    mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, overlap: Tensor
-) -> float:
+def _frechet_value(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor, root: Tensor) -> float:
     shift = (mean1.double() - mean2.double()).square().sum()
-    return float(shift + cov1.double().trace() + cov2.double().trace() - 2 * overlap)
+    return float(shift + cov1.double().trace() + cov2.double().trace() - 2 * root)
 
 
 def _root_and_inverse(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,13 +222,23 @@ def _symmetric(matrix: Tensor) -> Tensor:
     return (matrix + matrix.T) / 2
 
 
-def _estimate(value: float, influence: Tensor) -> Estimate:
-    return Estimate(value, influence - influence.mean())
+def _quantile_steps(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The common refinement of two step functions of n and m equal steps: rows of each, widths.
+
+    Positions are integers in units of 1 / (n m), so that no step is lost to rounding.
+    """
+    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+    widths = torch.diff(ends, prepend=torch.zeros(1, dtype=ends.dtype))
+    starts = ends - widths
+    return (
+        (starts // m).to(device),
+        (starts // n).to(device),
+        (widths.double() / (n * m)).to(device),
+    )
 
 
-def _need(features: Tensor, count: int) -> None:
-    if features.ndim != 2 or len(features) < count:
-        raise UserError(
-            f"A distance needs features of shape [N, D] with N >= {count}, "
-            f"not {list(features.shape)}; give more images."
-        )
+def _potential(along: Tensor, gap: Tensor) -> Tensor:
+    """The integral of 2 gap over the sorted positions (trapezoid), less its mean; [N, P]."""
+    rises = along.diff(dim=0) * (gap[1:] + gap[:-1])
+    potential = torch.cat([torch.zeros_like(along[:1]), rises.cumsum(0)])
+    return potential - potential.mean(0)

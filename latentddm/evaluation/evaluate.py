@@ -1,4 +1,4 @@
-"""Two sets of images in, named results out, each with its interval and its protocol."""
+"""Two sets of images, or of their features, to named results with intervals and protocols."""
 
 from __future__ import annotations
 
@@ -9,15 +9,25 @@ import torch
 from torch import Tensor
 
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.estimate import Estimate, bootstrap_interval, interval_description
 from latentddm.evaluation.features import (
     BATCH_SIZE,
     FeatureExtractor,
     FeatureSet,
     extract_features,
 )
-from latentddm.evaluation.metrics import find_metric, require_features
-from latentddm.evaluation.protocol import SMALL_SAMPLE, Protocol, Result, warn_of_small_samples
+from latentddm.evaluation.metrics import (
+    SAMPLE_METRICS,
+    find_metric,
+    require_features,
+    split_metrics,
+)
+from latentddm.evaluation.protocol import (
+    SMALL_SAMPLE,
+    Estimate,
+    Protocol,
+    Result,
+    warn_of_small_samples,
+)
 from latentddm.evaluation.pyramid import PyramidExtractor
 
 
@@ -33,16 +43,25 @@ def evaluate_images(
     """The metrics of images against a reference, both uint8 [N, S, S, 3], by name.
 
     extractor: pyramid-v1 if none is given. A reference that is used often may be given as its
-    features (extract_features). UserError for a metric that does not exist or does not fit the
+    features (extract_features). UserError for an unknown metric or one that does not fit the
     features, for different sizes, for too few images.
     """
     extractor = extractor or PyramidExtractor()
-    for name in metrics:
+    distances, of_samples = split_metrics(metrics)
+    for name in distances:
         require_features(name, extractor.name)
-    if not isinstance(reference, FeatureSet):
-        reference = extract_features(reference, extractor, name="reference", batch_size=batch_size)
-    samples = extract_features(images, extractor, name="images", batch_size=batch_size)
-    return evaluate_features(samples, reference, metrics, seed=seed)
+    opened = {name: SAMPLE_METRICS[name].open("cpu") for name in of_samples}
+    results: dict[str, Result] = {}
+    if distances:
+        if not isinstance(reference, FeatureSet):
+            reference = extract_features(
+                reference, extractor, name="reference", batch_size=batch_size
+            )
+        samples = extract_features(images, extractor, name="images", batch_size=batch_size)
+        results = evaluate_features(samples, reference, distances, seed=seed)
+    for name, measure in opened.items():
+        results[name] = measure(torch.as_tensor(images), seed)
+    return results
 
 
 def evaluate_features(
@@ -53,9 +72,9 @@ def evaluate_features(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> dict[str, Result]:
-    """The metrics of one set of features against another; prdc gives four results.
+    """The distances of one set of features from another; prdc gives four results.
 
-    device: where the distances are computed, in float64; the CPU in the place of one without it.
+    device: of the computation, in float64; the CPU in the place of a device without float64.
     """
     _check_sets(samples, reference)
     where = torch.device(device)
@@ -65,8 +84,9 @@ def evaluate_features(
     for name in metrics:
         metric = find_metric(name)
         require_features(name, samples.space.name)
-        for part, estimate in metric.estimate(values, reference_values, seed).items():
-            results[part] = _result(part, metric.equation, estimate, samples, reference, seed)
+        for part, estimate in metric.estimates(name, values, reference_values, seed).items():
+            protocol = _protocol(part, metric.equation, estimate, samples, reference, seed)
+            results[part] = Result.of(estimate, protocol)
     return results
 
 
@@ -79,7 +99,7 @@ def _check_sets(samples: FeatureSet, reference: FeatureSet) -> None:
     if samples.size != reference.size:
         raise UserError(
             f"The images have {samples.size} pixels a side and the reference {reference.size}; "
-            "bring both to one size, or the difference of sizes is what is measured."
+            "bring both to one size, or the metrics measure the difference of sizes."
         )
     fewest = min(len(samples), len(reference))
     if fewest < 2:
@@ -88,15 +108,15 @@ def _check_sets(samples: FeatureSet, reference: FeatureSet) -> None:
         warn_of_small_samples()
 
 
-def _result(
+def _protocol(
     name: str,
     equation: str,
     estimate: Estimate,
     samples: FeatureSet,
     reference: FeatureSet,
     seed: int,
-) -> Result:
-    protocol = Protocol(
+) -> Protocol:
+    return Protocol(
         metric=name,
         estimator=equation,
         n=len(samples),
@@ -107,7 +127,6 @@ def _result(
         resize=samples.space.resize,
         reference_hash=reference.images_hash,
         seed=seed,
-        interval=interval_description(estimate),
+        interval=estimate.interval,
         reference=reference.name,
     )
-    return Result(estimate.value, *bootstrap_interval(estimate, seed), protocol)

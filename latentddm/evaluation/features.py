@@ -1,26 +1,27 @@
-"""Features of images: what an extractor is, and a set of features that knows where it came from."""
+"""Features of images: the extractor protocol, sets of features, pixels at an extractor's input."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from latentddm.engine.errors import UserError
 
 BATCH_SIZE = 64
-Part = TypeVar("Part")
+SMALLEST_SIZE = 32
 
 
 class FeatureExtractor(Protocol):
-    """Turns images into vectors, each image by itself.
+    """A map from images to vectors, each image by itself.
 
-    name and hash: equal for equal features. resize: how pixels enter, in words.
+    name and hash: equal for equal features. resize: the preprocessing of pixels, in words.
     """
 
     @property
@@ -36,12 +37,12 @@ class FeatureExtractor(Protocol):
     def resize(self) -> str: ...
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Pixels uint8 [N, S, S, 3] (or what else the extractor takes) -> float32 [N, D], CPU."""
+        """Pixels uint8 [N, S, S, 3] (or latents [N, C, h, w]) -> float32 [N, D] on the CPU."""
 
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """What a protocol says about an extractor."""
+    """The identity of an extractor, as the protocol of a result states it."""
 
     name: str
     hash: str
@@ -50,10 +51,10 @@ class FeatureSpace:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features of some images of a source, in the order of their indices.
+    """Features of images of one source, in the order of their indices.
 
-    values: float32 [N, D]. indices: where the images stand in the source. digests: sha256 of each
-    image. size: pixels of an edge, 0 for latents. name: the source's, for people.
+    values: float32 [N, D]. indices: positions of the images in the source. digests: sha256 of each
+    image. size: edge in pixels, 0 for latents. name: the source's, for people.
     """
 
     values: Tensor
@@ -68,12 +69,12 @@ class FeatureSet:
 
     @property
     def images_hash(self) -> str:
-        """sha256 over the images in order, whatever the batches and the processes were."""
+        """sha256 over the images in order; independent of batches and processes."""
         return "sha256:" + hashlib.sha256(b"".join(self.digests)).hexdigest()
 
 
 class FeatureCollector:
-    """Gathers features batch by batch."""
+    """Accumulates the features of one source batch by batch."""
 
     def __init__(self, extractor: FeatureExtractor, name: str) -> None:
         self._extractor = extractor
@@ -84,14 +85,15 @@ class FeatureCollector:
         self._size = 0
 
     def add(self, indices: Sequence[int], images: Tensor) -> None:
-        """Take images uint8 [B, S, S, 3], or latents float [B, C, h, w], at these indices."""
+        """Extract images uint8 [B, S, S, 3], or latents float [B, C, h, w], at these indices."""
         self._values.append(self._extractor(images).float().cpu())
         self._indices.extend(indices)
-        self._digests.extend(hashlib.sha256(image.tobytes()).digest() for image in _arrays(images))
+        arrays = np.ascontiguousarray(images.cpu().numpy())
+        self._digests.extend(hashlib.sha256(image.tobytes()).digest() for image in arrays)
         self._size = 0 if images.is_floating_point() else images.shape[1]
 
     def features(self) -> FeatureSet:
-        """All that was added."""
+        """The features of all added images."""
         extractor = self._extractor
         empty = torch.empty(0, extractor.dimension)
         return FeatureSet(
@@ -110,25 +112,20 @@ def extract_features(
     *,
     name: str = "array",
     batch_size: int = BATCH_SIZE,
-    rank: int = 0,
-    world_size: int = 1,
 ) -> FeatureSet:
-    """Features of an array of images; of every world_size-th from `rank` on if work is shared.
-
-    images: uint8 [N, S, S, 3], or latents [N, C, h, w] for an extractor of latents. Keep the result
-    to use a reference again. UserError if the images have the wrong shape.
+    """Features of images uint8 [N, S, S, 3], or of latents [N, C, h, w] where the extractor takes
+    latents. Keep the result to use a reference again. UserError for images of the wrong shape.
     """
     images = torch.as_tensor(images)
     collector = FeatureCollector(extractor, name)
-    mine = range(rank, len(images), world_size)
-    for start in range(0, len(mine), batch_size):
-        indices = mine[start : start + batch_size]
-        collector.add(indices, images[list(indices)])
+    for start in range(0, len(images), batch_size):
+        batch = images[start : start + batch_size]
+        collector.add(range(start, start + len(batch)), batch)
     return collector.features()
 
 
 def merge_features(parts: Sequence[FeatureSet]) -> FeatureSet:
-    """The parts that several processes extracted as one set, in the order of the indices."""
+    """The parts extracted by several processes as one set, in the order of the indices."""
     filled = [part for part in parts if len(part)]
     if not filled:
         return parts[0]
@@ -147,22 +144,37 @@ def merge_features(parts: Sequence[FeatureSet]) -> FeatureSet:
     )
 
 
-def process_share() -> tuple[int, int]:
-    """(rank, world size) of this process in its torch.distributed group; (0, 1) alone."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+def check_pixels(pixels: Tensor) -> None:
+    """UserError unless pixels are uint8 [N, S, S, 3] with S >= 32."""
+    shape = list(pixels.shape)
+    if pixels.dtype != torch.uint8 or len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
+        raise UserError(
+            f"Images for evaluation must be uint8 [N, S, S, 3], not {pixels.dtype} {shape}."
+        )
+    if shape[1] < SMALLEST_SIZE:
+        raise UserError(
+            f"Images for evaluation need {SMALLEST_SIZE} pixels a side; these have {shape[1]}."
+        )
 
 
-def gather(part: Part) -> list[Part]:
-    """What every process has, in the order of ranks, on all of them."""
-    _, world_size = process_share()
-    if world_size == 1:
-        return [part]
-    parts: list[Part] = [part] * world_size
-    torch.distributed.all_gather_object(parts, part)
-    return parts
+def resize_pixels(pixels: Tensor, size: int, filter_name: Literal["bilinear", "bicubic"]) -> Tensor:
+    """uint8 [N, S, S, 3] -> float32 [N, 3, size, size] in 0 .. 255, antialiased, not rounded."""
+    check_pixels(pixels)
+    channels_first = pixels.permute(0, 3, 1, 2).float()
+    if channels_first.shape[-1] == size:
+        return channels_first
+    resized = F.interpolate(
+        channels_first, (size, size), mode=filter_name, align_corners=False, antialias=True
+    )
+    return resized.clamp_(0, 255)
 
 
-def _arrays(images: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(images.cpu().numpy())
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Identity of a network: sha256 over names and float32 values in order, whatever file they
+    came from; without the batch counters of normalisation layers.
+    """
+    digest = hashlib.sha256()
+    for name, values in weights.items():
+        if not name.endswith("num_batches_tracked"):
+            digest.update(name.encode() + values.float().cpu().numpy().tobytes())
+    return "sha256:" + digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The stage behind `latentddm evaluate`: a source of images against a reference source."""
+"""The stage behind `latentddm evaluate`: one source of images against a reference source."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from autoencoder.images import (
-    Preprocessing,
-    open_source,
-    read_pixels,
-    select_at_random,
-)
+import torch
+
+from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.diversity import PAIRS, load_lpips, lpips_diversity
 from latentddm.evaluation.evaluate import evaluate_features
-from latentddm.evaluation.extraction import extract_from_source
-from latentddm.evaluation.extractors import INCEPTION, PYRAMID, open_extractor
-from latentddm.evaluation.features import BATCH_SIZE
-from latentddm.evaluation.metrics import ATTRIBUTE_FEATURES, find_metric, require_features
+from latentddm.evaluation.extractors import feature_space, open_extractor
+from latentddm.evaluation.features import BATCH_SIZE, FeatureSet
+from latentddm.evaluation.inception import InceptionExtractor
+from latentddm.evaluation.metrics import (
+    METRICS,
+    SAMPLE_METRICS,
+    require_features,
+    split_metrics,
+)
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.sizes import SizeChecked, common_size
+from latentddm.evaluation.pyramid import PyramidExtractor
+from latentddm.evaluation.sources import SizeChecked, common_size, extract_from_source
 
 DEFAULT_METRICS = ("frechet", "energy")
-LPIPS = "lpips"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How two sources are compared.
+    """Options of a comparison of two sources.
 
     metrics: names, or None for frechet, energy and, against portraits, attributes. features: an
-    extractor's name, or None for inception where fid or kid is asked for and pyramid-v1 elsewhere.
-    num: at most so many images of each side, drawn with the seed; None takes all. size: crop and
-    resize both sides to it; None takes the size that all images have.
+    extractor's name for the metrics of every space, or None for inception if another metric needs
+    it and pyramid-v1 otherwise. num: at most so many images of each side, drawn with the seed; None
+    takes all. size: crop and resize both sides to it; None takes the size that all images have.
     """
 
     metrics: Sequence[str] | None = None
@@ -53,7 +54,7 @@ class EvaluationOptions:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Results by name, and the images that could not be read and were left out."""
+    """Results by name, and the unreadable images of each side, which are left out."""
 
     results: dict[str, Result]
     unreadable: dict[str, list[str]] = field(default_factory=dict)
@@ -70,27 +71,21 @@ def evaluate_folders(
 
     The images must all be squares of one size, unless a size is asked for. Larger reference images
     are cropped and resized to it as for encoding; smaller ones are refused. In a torch.distributed
-    group the processes share the work, and all return the same. UserError says what is wrong.
+    group the processes share the work, and all return the same. UserError for a wrong request.
     """
     options = options or EvaluationOptions()
-    plan, with_lpips = _plan(options, reference)
-    samples = open_source(images, options.size)
-    size = options.size or common_size(samples)
-    original = open_source(reference, size)
-    sides = {
-        "images": SizeChecked(
-            select_at_random(samples, options.num, options.seed), size, exact=options.size is None
-        ),
-        "reference": SizeChecked(
-            select_at_random(original, options.num, options.seed), size, exact=False
-        ),
-    }
-    extractors = {space: open_extractor(space, size, options.device) for space in plan}
-    for space, metrics in plan.items():
-        for metric in metrics:
-            require_features(metric, extractors[space].name)
-    network = load_lpips(options.device) if with_lpips else None
-    sets, unreadable = {}, {}
+    metrics = options.metrics or _default_metrics(reference)
+    distances, of_samples = split_metrics(metrics)
+    spaces = _metrics_by_space(distances, options.features)
+    sides = _open_sides(images, reference, options)
+    size = sides["images"].size
+    extractors = {space: open_extractor(space, size, options.device) for space in spaces}
+    for space, names in spaces.items():
+        for name in names:
+            require_features(name, extractors[space].name)
+    opened = {name: SAMPLE_METRICS[name].open(options.device) for name in of_samples}
+    sets: dict[str, dict[str, FeatureSet]] = {}
+    unreadable: dict[str, list[str]] = {}
     for side, source in sides.items():
         sets[side], unreadable[side] = extract_from_source(
             source,
@@ -101,33 +96,49 @@ def evaluate_folders(
             show_progress=options.show_progress,
         )
     results: dict[str, Result] = {}
-    for space, metrics in plan.items():
+    for space, names in spaces.items():
+        samples, others = sets["images"][space], sets["reference"][space]
         results |= evaluate_features(
-            sets["images"][space],
-            sets["reference"][space],
-            metrics,
-            seed=options.seed,
-            device=options.device,
+            samples, others, names, seed=options.seed, device=options.device
         )
-    if network is not None:
-        paired = select_at_random(sides["images"], 2 * PAIRS, options.seed)
-        pixels, _ = read_pixels(paired, Preprocessing(size=size), workers=options.workers)
-        results[LPIPS] = lpips_diversity(pixels, seed=options.seed, network=network)
+    for name, measure in opened.items():
+        count = SAMPLE_METRICS[name].images
+        chosen = select_at_random(sides["images"], count, options.seed)
+        pixels, _ = read_pixels(chosen, Preprocessing(size=size), workers=options.workers)
+        results[name] = measure(torch.from_numpy(pixels), options.seed)
     return Evaluation(results, unreadable)
 
 
-def _plan(options: EvaluationOptions, reference: str) -> tuple[dict[str, list[str]], bool]:
-    """The metrics to compute in each feature space, and whether LPIPS is asked for."""
-    metrics = list(options.metrics or DEFAULT_METRICS)
-    if options.metrics is None and reference.partition(":")[0] == "portraits":
-        metrics.append("attributes")
+def _open_sides(images: str, reference: str, options: EvaluationOptions) -> dict[str, SizeChecked]:
+    """Both sources, at most `num` images of each, with the size of the comparison checked."""
+    samples = open_source(images, options.size)
+    size = options.size or common_size(samples)
+    chosen, others = (
+        select_at_random(source, options.num, options.seed)
+        for source in (samples, open_source(reference, size))
+    )
+    return {
+        "images": SizeChecked(chosen, size, exact=options.size is None),
+        "reference": SizeChecked(others, size, exact=False),
+    }
+
+
+def _default_metrics(reference: str) -> list[str]:
+    portraits = reference.partition(":")[0] == "portraits"
+    return [*DEFAULT_METRICS, "attributes"] if portraits else [*DEFAULT_METRICS]
+
+
+def _metrics_by_space(metrics: Sequence[str], features: str | None) -> dict[str, list[str]]:
+    """The metrics to compute in each feature space, {space: metrics}.
+
+    UserError if `features` are named and none of the metrics is defined there.
+    """
+    wanted = {METRICS[name].features for name in metrics}
+    default = InceptionExtractor if InceptionExtractor.name in wanted else PyramidExtractor
+    chosen = default.name if features is None else feature_space(features)
+    spaces: dict[str, list[str]] = {}
     for name in metrics:
-        if name != LPIPS:
-            find_metric(name)
-    features = options.features or (INCEPTION if {"fid", "kid"} & set(metrics) else PYRAMID)
-    plan: dict[str, list[str]] = {}
-    for name in metrics:
-        if name != LPIPS:
-            space = ATTRIBUTE_FEATURES if name == "attributes" else features
-            plan.setdefault(space, []).append(name)
-    return plan, LPIPS in metrics
+        spaces.setdefault(METRICS[name].features or chosen, []).append(name)
+    if features is not None and metrics and chosen not in spaces:
+        require_features(metrics[0], chosen)
+    return spaces

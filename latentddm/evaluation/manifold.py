@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage: two sets seen through balls of nearest neighbours."""
+"""Precision, recall, density and coverage, by balls of nearest neighbours."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.estimate import Estimate
 from latentddm.evaluation.pairs import centred, distances, row_blocks
+from latentddm.evaluation.protocol import Estimate, mean_estimate
 
 NEIGHBOURS = 5
 
 
 @dataclass(frozen=True)
 class Prdc:
-    """Four numbers about samples and a reference; all are near 1 for two sets of one distribution.
+    """Four metrics of samples and a reference, all near 1 for two sets of one distribution.
 
     precision: share of samples inside some reference ball. recall: share of the reference inside
-    some sample ball. density: reference balls around a sample, over k. coverage: share of the
-    reference whose ball holds a sample.
+    some sample ball. density: number of reference balls around a sample, over k. coverage: share of
+    the reference with a sample in its ball.
     """
 
     precision: Estimate
@@ -32,15 +32,16 @@ class Prdc:
 def prdc(samples: Tensor, reference: Tensor, neighbours: int = NEIGHBOURS) -> Prdc:
     """Precision and recall (Kynkäänniemi et al. 2019), density and coverage (Naeem et al. 2020).
 
-    The ball of a row reaches to its k-th nearest neighbour in its own set, itself not counted, and
-    is closed. Precision and density are means over the samples, recall and coverage over the
-    reference, and so are their intervals.
+    The ball of a row is closed; its radius is the distance to the k-th nearest other row of its own
+    set. Precision and density are means over the samples, recall and coverage over the reference,
+    and their intervals resample the same. Cost: O(N M) distances, in blocks. UserError unless both
+    sides have more than `neighbours` rows.
     """
     fewest = min(len(samples), len(reference))
     if not 1 <= neighbours < fewest:
         raise UserError(
-            f"Precision and recall with {neighbours} neighbours need more than {neighbours} images "
-            f"on each side, and at least one neighbour; the smaller side has {fewest}."
+            f"prdc with {neighbours} neighbours needs at least one neighbour and more than "
+            f"{neighbours} images on each side; the smaller side has {fewest}."
         )
     samples, reference = centred(samples, reference)
     sample_radii, radii = _radii(samples, neighbours), _radii(reference, neighbours)
@@ -54,10 +55,10 @@ def prdc(samples: Tensor, reference: Tensor, neighbours: int = NEIGHBOURS) -> Pr
         recalled |= (gaps <= sample_radii[rows, None]).any(0)
         covered |= inside.any(0)
     return Prdc(
-        precision=_mean(balls_around_sample > 0, "images"),
-        recall=_mean(recalled, "reference images"),
-        density=_mean(balls_around_sample / neighbours, "images"),
-        coverage=_mean(covered, "reference images"),
+        precision=mean_estimate(balls_around_sample > 0),
+        recall=mean_estimate(recalled, "reference images"),
+        density=mean_estimate(balls_around_sample / neighbours),
+        coverage=mean_estimate(covered, "reference images"),
     )
 
 
@@ -69,8 +70,3 @@ def _radii(features: Tensor, neighbours: int) -> Tensor:
         gaps[torch.arange(len(gaps)), torch.arange(rows.start, rows.stop)] = torch.inf
         radii.append(gaps.kthvalue(neighbours, dim=1).values)
     return torch.cat(radii)
-
-
-def _mean(values: Tensor, unit: str) -> Estimate:
-    values = values.double()
-    return Estimate(float(values.mean()), values - values.mean(), unit)

@@ -1,4 +1,4 @@
-"""Means over pairs of samples, a block of rows at a time so that memory stays bounded."""
+"""Statistics over all pairs of two samples, in blocks of rows so that memory stays bounded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+from latentddm.engine.errors import UserError
+from latentddm.evaluation.protocol import Estimate, estimate_from
 
 PairFunction = Callable[[Tensor, Tensor], Tensor]
 """(x [n, D], y [m, D]) -> [n, m]."""
@@ -26,7 +29,7 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def centred(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sets in float64 less the mean of b; distances stay what they were."""
+    """Both samples in float64, shifted by minus the mean of b; distances are unchanged."""
     mean = b.double().mean(0)
     return a.double() - mean, b.double() - mean
 
@@ -44,12 +47,42 @@ def row_means(x: Tensor, y: Tensor, pair: PairFunction) -> Tensor:
 
 
 def row_means_without_self(x: Tensor, pair: PairFunction) -> Tensor:
-    """mean over j != i of pair(x_i, x_j), [n], for a symmetric pair; needs two rows at least."""
+    """mean over j != i of pair(x_i, x_j), [n], for a symmetric pair; needs at least two rows."""
     sums = torch.zeros(len(x), dtype=x.dtype, device=x.device)
     for rows in row_blocks(len(x), len(x)):
         block = pair(x[rows], x[rows.start :])
         block.fill_diagonal_(0)
         sums[rows] += block.sum(1)
-        # What lies right of the diagonal square also stands below it.
+        # By symmetry the columns right of the diagonal square are the rows below it.
         sums[rows.stop :] += block[:, rows.stop - rows.start :].sum(0)
     return sums / (len(x) - 1)
+
+
+def pair_estimate(
+    x: Tensor, y: Tensor, pair: PairFunction, with_itself: float | None = None
+) -> Estimate:
+    """2 E pair(X, Y) - E pair(X, X') - E pair(Y, Y'), a U-statistic, [n, D] against [m, D].
+
+    Influence of row i of x: 2 (mean_j pair(x_i, y_j) - mean_j' pair(x_i, x_j')). with_itself: the
+    value of pair(x_i, x_i), which then counts (the biased V-statistic). It is given and not
+    computed: the distance of a row to itself need not round to zero. UserError for one row.
+    """
+    require_rows(x, 2)
+    require_rows(y, 2)
+    across = row_means(x, y, pair)
+    within, reference = row_means_without_self(x, pair), row_means_without_self(y, pair)
+    if with_itself is not None:
+        within, reference = (
+            (means * (len(means) - 1) + with_itself) / len(means) for means in (within, reference)
+        )
+    value = 2 * across.mean() - within.mean() - reference.mean()
+    return estimate_from(value, 2 * (across - within))
+
+
+def require_rows(features: Tensor, count: int) -> None:
+    """UserError unless features are [N, D] with N >= count."""
+    if features.ndim != 2 or len(features) < count:
+        raise UserError(
+            f"A distance needs features of shape [N, D] with N >= {count}, "
+            f"not {list(features.shape)}; give more images."
+        )

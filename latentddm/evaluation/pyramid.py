@@ -1,16 +1,16 @@
-"""pyramid-v1: a fixed feature space of pictures, computed from constants, with nothing to download.
+"""pyramid-v1: a fixed feature space of images, computed from constants, with nothing to download.
 
-A picture is brought to 64 x 64 and described in three parts, 248 numbers in all:
+An image is resized to 64 x 64 and described by 248 numbers in three parts:
 
     layout       96   8 x 8 means of lightness, 4 x 4 means of two opponent colours
     orientation 128   Gabor energies, 2 scales x 4 orientations, averaged on a 4 x 4 grid
-    residual     24   what a 3 x 3 blur removes: lightness on a 4 x 4 grid, colours on 2 x 2
+    residual     24   absolute residual of a 3 x 3 blur: lightness on a 4 x 4 grid, colours on 2 x 2
 
-Energies enter as log(1 + energy / floor). Each part is multiplied by a constant, so that on
-photographs the three have about the same variance. Distances in this space are not FID and are not
-comparable with it; detail finer than 64 x 64 is not seen.
+Energies and residuals enter as log(1 + energy / floor). Each part is multiplied by a constant, so
+that on photographs the three have about the same variance. Distances in this space are not FID and
+not comparable with it; detail finer than 64 x 64 does not enter.
 
-Any change of a number here is another feature space: give it another name.
+Any change of a number here is another feature space and needs another name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from latentddm.evaluation.resize import resize_pixels
+from latentddm.evaluation.features import resize_pixels
 
 WORKING_SIZE = 64
 ORIENTATIONS = 4
@@ -36,7 +36,7 @@ COLOUR_WEIGHT = 10.0
 ORIENTATION_WEIGHT = 2.0
 RESIDUAL_WEIGHT = 5.0
 OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
-"""Rows: lightness, red against green, yellow against blue; from RGB in [0, 1]."""
+"""Rows: lightness, red minus green, yellow minus blue; columns: RGB in [0, 1]."""
 BINOMIAL = (0.25, 0.5, 0.25)
 CONSTANTS = (
     *(WORKING_SIZE, ORIENTATIONS, KERNEL_SIZE, WAVELENGTH, ENVELOPE, ENERGY_FLOOR, OPPONENT),
@@ -46,7 +46,7 @@ CHUNK = 50
 
 
 class PyramidExtractor:
-    """The feature space pyramid-v1; see the module. A pure function of the pixels."""
+    """The feature space pyramid-v1 (see the module), a pure function of the pixels."""
 
     name = "pyramid-v1"
     dimension = 248
@@ -66,7 +66,7 @@ class PyramidExtractor:
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
         """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, 248] on the CPU."""
-        # Small chunks stay in the processor's cache: twice as fast as one large batch.
+        # Small chunks fit the processor's cache: twice as fast as one large batch.
         return torch.cat([self._features(chunk) for chunk in pixels.split(CHUNK)])
 
     def _features(self, pixels: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ class PyramidExtractor:
         return F.conv2d(padded, self._blur.expand(count, 1, 3, 3), groups=count)
 
     def _energies(self, lightness: Tensor) -> Tensor:
-        """[N, 1, h, w] -> [N, orientations, h, w]: the modulus of the two phases of each filter."""
+        """Modulus of the two phases of each filter, [N, 1, h, w] -> [N, orientations, h, w]."""
         edge = KERNEL_SIZE // 2
         phases = F.conv2d(F.pad(lightness, (edge,) * 4, mode="reflect"), self._filters)
         even, odd = phases.chunk(2, dim=1)
@@ -99,7 +99,7 @@ class PyramidExtractor:
 
 
 def _gabor_filters() -> Tensor:
-    """Even then odd Gabor filters, [2 x orientations, 1, 7, 7]: no mean, unit absolute sum."""
+    """Even, then odd Gabor filters, [2 x orientations, 1, 7, 7]: zero mean, unit absolute sum."""
     axis = torch.arange(KERNEL_SIZE, dtype=torch.float64) - KERNEL_SIZE // 2
     down, right = torch.meshgrid(axis, axis, indexing="ij")
     envelope = torch.exp(-(down**2 + right**2) / (2 * ENVELOPE**2))
@@ -108,7 +108,7 @@ def _gabor_filters() -> Tensor:
         angle = math.pi * index / ORIENTATIONS
         phase = 2 * math.pi / WAVELENGTH * (right * math.cos(angle) + down * math.sin(angle))
         wave = phase.cos()
-        # Light that is the same everywhere must give no energy.
+        # Uniform light must have no energy.
         even.append(envelope * (wave - (envelope * wave).sum() / envelope.sum()))
         odd.append(envelope * phase.sin())
     filters = torch.stack(even + odd)
@@ -121,7 +121,7 @@ def _outer(row: Tensor) -> Tensor:
 
 
 def _cells(maps: Tensor, grid: int) -> Tensor:
-    """[N, C, h, w] -> [N, C x grid x grid]: means over the cells of a grid."""
+    """Means over the cells of a grid, [N, C, h, w] -> [N, C x grid x grid]."""
     return F.avg_pool2d(maps, maps.shape[-1] // grid).flatten(1)
 
 

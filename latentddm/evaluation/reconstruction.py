@@ -1,4 +1,4 @@
-"""Encode and decode images, and measure what came back, and what the latents are like."""
+"""Quality of an autoencoder: its reconstructions of images, and the statistics of its latents."""
 
 from __future__ import annotations
 
@@ -24,24 +24,26 @@ from autoencoder.models import Autoencoder
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 from latentddm.evaluation.evaluate import evaluate_features
-from latentddm.evaluation.extractors import INCEPTION, PYRAMID, open_extractor
+from latentddm.evaluation.extractors import INCEPTION, open_extractor
 from latentddm.evaluation.features import FeatureCollector
-from latentddm.evaluation.pairwise import mean_result, open_pair_metrics
+from latentddm.evaluation.image_pairs import PAIR_METRICS, mean_result
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.sizes import SizeChecked
+from latentddm.evaluation.pyramid import PyramidExtractor
+from latentddm.evaluation.sources import SizeChecked
 
-PICTURES = 8
-SET_METRICS = {"rfid": (INCEPTION, "fid"), "frechet": (PYRAMID, "frechet")}
-"""Distances between the set of originals and that of reconstructions: features and metric."""
+KEPT_IMAGES = 8
+SET_METRICS = {"rfid": (INCEPTION, "fid"), "frechet": (PyramidExtractor.name, "frechet")}
+"""Distances of the set of reconstructions from that of originals: features and metric."""
 DEFAULT_METRICS = ("psnr", "ssim", "lpips", "rfid")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionOptions:
-    """What is measured, on which images.
+    """Options of the evaluation of an autoencoder.
 
-    metrics: of psnr, ssim, lpips, rfid, frechet (rfid's stand-in in built-in features). num: at
-    most so many images, drawn with the seed. lpips_weights: a file of AlexNet's weights.
+    metrics: of psnr, ssim, lpips, rfid, frechet (rfid in the built-in features). num: at most so
+    many images, drawn with the seed. size: edge of the images in pixels. lpips_weights: a file of
+    AlexNet's weights; None takes torch's cache of downloads.
     """
 
     metrics: Sequence[str] = DEFAULT_METRICS
@@ -54,7 +56,7 @@ class ReconstructionOptions:
     show_progress: bool = False
 
     def __post_init__(self) -> None:
-        known = ("psnr", "ssim", "lpips", *SET_METRICS)
+        known = (*PAIR_METRICS, *SET_METRICS)
         for name in self.metrics:
             if name not in known:
                 raise UserError(f"There is no metric {name!r}; choose from {', '.join(known)}.")
@@ -66,9 +68,10 @@ class ReconstructionOptions:
 
 @dataclass(frozen=True)
 class Reconstructions:
-    """Results by name, the latents' statistics, and a few pictures.
+    """Results by name, the statistics of the latents, and a few images.
 
-    autoencoder: which one it was. originals, reconstructions: uint8 [k, S, S, 3].
+    autoencoder: its reference, fingerprint and shape. originals, reconstructions: uint8
+    [k, S, S, 3]. unreadable: the images left out, with reasons.
     """
 
     autoencoder: dict[str, Any]
@@ -79,7 +82,7 @@ class Reconstructions:
     unreadable: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON object: everything but the pictures."""
+        """A JSON object: everything but the images."""
         return {
             "autoencoder": self.autoencoder,
             "results": {name: result.to_json() for name, result in self.results.items()},
@@ -91,10 +94,10 @@ class Reconstructions:
 def evaluate_autoencoder(
     autoencoder: Autoencoder, images: str, options: ReconstructionOptions | None = None
 ) -> Reconstructions:
-    """Measure `autoencoder` on images (a reference of open_source).
+    """Measure the reconstructions and latents of images (a reference of open_source).
 
     Images are cropped and resized as for encoding; smaller ones are refused, as nothing is
-    enlarged. UserError says what is wrong, JobError that weights could not be downloaded.
+    enlarged. UserError for a wrong request, JobError if weights cannot be downloaded.
     """
     options = options or ReconstructionOptions()
     if options.size % autoencoder.factor:
@@ -123,7 +126,7 @@ def evaluate_autoencoder(
 
 
 class _Measuring:
-    """Takes images batch by batch; keeps numbers, and the first few pictures."""
+    """Accumulates the measurements batch by batch, and the first few images."""
 
     def __init__(
         self, autoencoder: Autoencoder, options: ReconstructionOptions, source: str
@@ -131,17 +134,18 @@ class _Measuring:
         self.autoencoder, self.options, self.source = autoencoder, options, source
         self.unreadable: list[str] = []
         device = autoencoder.device
-        names = [name for name in options.metrics if name not in SET_METRICS]
-        self._pairs = open_pair_metrics(names, options.lpips_weights, device)
-        self._values: dict[str, list[Tensor]] = {name: [] for name in names}
-        self._sets = {
-            name: [
-                FeatureCollector(open_extractor(features, options.size, device), side)
-                for side in ("reconstructions", source)
-            ]
-            for name, (features, _) in SET_METRICS.items()
-            if name in options.metrics
+        self._pairs = {
+            name: PAIR_METRICS[name](options.lpips_weights, device)
+            for name in options.metrics
+            if name not in SET_METRICS
         }
+        self._values: dict[str, list[Tensor]] = {name: [] for name in self._pairs}
+        self._sets: dict[str, list[FeatureCollector]] = {}
+        for name, (features, _) in SET_METRICS.items():
+            if name in options.metrics:
+                extractor = open_extractor(features, options.size, device)
+                sides = ("reconstructions", source)
+                self._sets[name] = [FeatureCollector(extractor, side) for side in sides]
         self._latents = LatentStatistics()
         self._digests: list[bytes] = []
         self._shown: list[tuple[Tensor, Tensor]] = []
@@ -153,22 +157,22 @@ class _Measuring:
         decoded = self.autoencoder.decode(latents).cpu()
         self._latents.add(latents)
         self._digests += [hashlib.sha256(item.pixels.tobytes()).digest() for item in batch]
-        for metric in self._pairs:
-            self._values[metric.name].append(metric.measure(pixels, decoded))
+        for name, metric in self._pairs.items():
+            self._values[name].append(metric.measure(pixels, decoded))
         indices = [item.index for item in batch]
         for reconstructed, original in self._sets.values():
             reconstructed.add(indices, decoded)
             original.add(indices, pixels)
-        missing = PICTURES - sum(len(shown) for shown, _ in self._shown)
+        missing = KEPT_IMAGES - sum(len(shown) for shown, _ in self._shown)
         if missing > 0:  # copies: a slice would keep the whole batch
             self._shown.append((pixels[:missing].clone(), decoded[:missing].clone()))
 
     def finish(self) -> Reconstructions:
-        """What all batches came to; UserError if they were too few."""
+        """The measurements of all batches; UserError for fewer than two images."""
         if len(self._digests) < 2:
             raise UserError(
-                f"{self.source} holds {len(self._digests)} images that can be read "
-                f"({len(self.unreadable)} cannot); two are needed."
+                f"{self.source} holds {len(self._digests)} readable images "
+                f"({len(self.unreadable)} unreadable ones); give at least two."
             )
         originals, decoded = (torch.cat(part).numpy() for part in zip(*self._shown, strict=True))
         return Reconstructions(
@@ -192,13 +196,13 @@ class _Measuring:
             metric = SET_METRICS[name][1]
             reconstructed, original = (side.features() for side in self._sets[name])
             return evaluate_features(reconstructed, original, [metric], seed=seed)[metric]
-        metrics = {metric.name: metric for metric in self._pairs}
         digest = hashlib.sha256(b"".join(self._digests)).hexdigest()
         return mean_result(
-            metrics[name],
+            name,
+            self._pairs[name],
             torch.cat(self._values[name]),
-            self.options.size,
-            f"sha256:{digest}",
-            self.source,
-            seed,
+            size=self.options.size,
+            images_hash=f"sha256:{digest}",
+            source=self.source,
+            seed=seed,
         )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
@@ -15,7 +16,7 @@ from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, least_safety, xi_scales
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import read_json, write_json
+from latentddm.engine.atomic_io import write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
@@ -27,9 +28,8 @@ from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
-RUN_KIND = "generator"  # what a run of `latentddm train` or `distill` is
+RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
 LATENTS_NAME = "latents.safetensors"
-START_NAME = "start.json"  # in a run that started from another: what had gone into that one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Generator:
     network: NetworkModel
     space: LatentSpace
     images: int  # seen in training
-    reads_xi: bool = True
+    reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
 
     @classmethod
     def load(
@@ -73,13 +73,13 @@ class Generator:
         """
         folder = RunFolder.open(run, RUN_KIND)
         checkpoint = checkpoint_at(folder, images)
-        values = folder.read_config().get("network", {})
-        config: NetworkConfig = build(NetworkConfig, values, str(folder.config_path), "network.")
-        space = LatentSpace.read(folder.path)
-        network = make_network(config, space.shape[0])
+        config, space = folder.read_config(), LatentSpace.read(folder.path)
+        source = str(folder.config_path)
+        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
+        network = make_network(settings, space.shape[0], config["schedule"])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, space, checkpoint.images)
+        return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -126,17 +126,18 @@ class Generator:
 
     def denoiser(self, config: SamplingConfig) -> Denoiser:
         """The network, with a label if one is given; UserError where it has no such label."""
+        denoiser = denoiser_of(self.network, self.reads_xi)
         if config.label is None:
             if config.guidance != 1:
                 raise UserError("guidance needs a label; add --label.")
-            return self.network
+            return denoiser
         classes = self.network.config["classes"]
         if not classes:
             raise UserError(
                 "The run was trained without labels (network.classes is 0); leave --label out."
             )
         try:
-            return GuidedDenoiser(self.network, config.label, classes, config.guidance)
+            return GuidedDenoiser(denoiser, config.label, classes, config.guidance)
         except ValueError as error:
             raise UserError(f"{error}.") from None
 
@@ -174,29 +175,28 @@ def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:
     )
 
 
-class History(NamedTuple):
-    """What went into a run, and into those that it started from."""
+class MeanDenoiser:
+    """A network that is evaluated without xi: a denoiser of the mean."""
 
-    images: int  # seen
-    seconds: float  # of training, by the log
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
 
-
-def history(run: RunFolder, images: int) -> History:
-    """What went into a run until it had seen `images` itself."""
-    seconds = run.training_seconds(images)
-    path = run.path / START_NAME
-    if not path.is_file():
-        return History(images, seconds)
-    before = read_json(path)
-    return History(images + before["images"], seconds + before["seconds"])
+    def __call__(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
+        """E[x_0 | x_t], [B, C, H, W]; xi is not read."""
+        return self.network(x_t, t, None, labels)
 
 
-def record_start(run: RunFolder, start: str) -> None:
-    """Write what had gone into the run that `run` starts from, which may be gone one day."""
-    path = run.path / START_NAME
-    if not path.is_file():
-        before = RunFolder.open(start, RUN_KIND)
-        write_json(path, history(before, checkpoint_at(before).images)._asdict())
+def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
+    """A network as samplers call it: of draws, or of the mean."""
+    return network if reads_xi else MeanDenoiser(network)
+
+
+def reads_xi(config: Mapping[str, Any], phase: int) -> bool:
+    """Whether the phase `phase` of a run with this config trains draws; a student's does not."""
+    phases = config.get("phases", [])
+    return bool(phases) and phases[phase]["objective"].get("draws", 0) > 0
 
 
 def write_samples(

@@ -1,124 +1,217 @@
-"""The page: three tabs of sliders and pictures, on gradio."""
+"""The page, on gradio: controls, three views in tabs, the pictures and their download."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import gradio as gr
-import numpy as np
+import torch
 
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
 from latentddm.inference.generator import SamplingConfig
-from latentddm.play.renderer import Studio
+from latentddm.play.markup import problem_html, sheet_html, title_html, waiting_html
+from latentddm.play.renderer import Renderer
+from latentddm.play.sheet import Sheet
 
-ABOUT_POSTERIOR = (
-    "Left: a sample, then the same with noise up to time t. The rest are independent draws of what "
-    "it may have been, each from one evaluation. A denoiser of the mean has a single answer here."
-)
-ABOUT_TRAJECTORY = "Above: x_t, from noise on. Below: the draw of x_0 that each step goes by."
-LARGEST_SEED = 9_999
+FOLDER = Path(__file__).parent
+STYLE, VIEWER = FOLDER / "style.css", FOLDER / "viewer.js"
+CACHE_SECONDS = (3600, 24 * 3600)  # how often downloads are cleared away, and from which age on
+LARGEST_RANDOM_SEED = 9_999
+SEEDS = 2**53  # whole numbers that a browser knows exactly
+SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
+
+DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
+ABOUT = {
+    DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
+    TRAJECTORY: "Picture 0 of the draws, one column an evaluation; t = 1 is noise, t = 0 data.",
+    POSTERIOR: "A sample with noise up to time t, and independent draws of x₀ given that xₜ. "
+    "Of the other settings, only the seed and the variety count here.",
+}
 
 
-def build_page(studio: Studio, title: str) -> gr.Blocks:
-    """The page of a studio; nothing is served yet."""
-    with gr.Blocks(title=f"latentddm: {title}", analytics_enabled=False) as page:
-        gr.Markdown(f"# {title}")
-        with gr.Tab("Samples"):
-            _samples_tab(studio, page)
-        with gr.Tab("Trajectory"):
-            _trajectory_tab(studio, page)
-        with gr.Tab("Posterior"):
-            _posterior_tab(studio, page)
+class Controls(NamedTuple):
+    """The inputs of a view, in the order of the arguments of `Views.show`."""
+
+    seed: gr.Number
+    evaluations: gr.Slider
+    xi_scale: gr.Slider
+    pictures: gr.Slider
+    solver: gr.Dropdown
+    churn: gr.Slider
+    label: gr.Dropdown
+    guidance: gr.Slider
+    t: gr.Slider
+    posterior_draws: gr.Slider
+
+
+def theme() -> gr.themes.Base:
+    """gradio's default look, in fonts that are on the reader's machine."""
+    return gr.themes.Default(font=SYSTEM_FONTS, font_mono=["ui-monospace", "monospace"])
+
+
+def build_page(renderer: Renderer, downloads: Path) -> gr.Blocks:
+    """The page of a run; nothing is served yet. downloads: a folder for the zip files.
+
+    It is laid out by STYLE, which gradio takes when the page is launched.
+    """
+    with gr.Blocks(
+        title=f"latentddm: {renderer.name}",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=CACHE_SECONDS,
+    ) as page:
+        gr.HTML(
+            title_html(renderer.name, renderer.generator.images),
+            apply_default_css=False,
+            elem_id="title",
+        )
+        view = gr.State(DRAWS)
+        with gr.Row(elem_id="beside"):
+            with gr.Column(elem_id="controls", scale=0, min_width=208):
+                settings = _settings(renderer)
+            with gr.Column(elem_id="view", min_width=280):
+                times = _tabs(view)
+                pictures = gr.HTML(
+                    waiting_html(),
+                    apply_default_css=False,
+                    js_on_load=VIEWER.read_text("utf-8"),
+                    elem_id="pictures",
+                )
+                download = gr.DownloadButton(
+                    "Download as PNG (zip)", interactive=False, size="md", elem_id="download"
+                )
+        controls = Controls(*settings, *times)
+        gr.on(
+            [page.load, view.change, *(control.change for control in controls)],
+            Views(renderer, downloads).show,
+            [view, *controls],
+            [pictures, download],
+            trigger_mode="always_last",
+            api_name="show",
+        )
     return page
 
 
-def _samples_tab(studio: Studio, page: gr.Blocks) -> None:
-    """Two settings side by side, from the same noise."""
-    seed = gr.Slider(0, LARGEST_SEED, value=0, step=1, label="Seed")
-    with gr.Row():
-        for name, steps in (("A", 4), ("B", 1)):
-            with gr.Column():
-                settings = _settings(studio, name, steps)
-                picture = _image(f"Samples {name}")
-                _update(page, studio.samples, [*settings, seed], picture)
+def _settings(renderer: Renderer) -> list[Any]:
+    """Seed and evaluations; the rest is folded away. Labels are hidden where the run has none."""
+    with gr.Group():
+        seed = gr.Number(0, label="Seed", step=1)
+        another = gr.Button("Another seed", size="sm")
+    another.click(
+        lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
+    )
+    evaluations = gr.Slider(1, 50, value=4, step=1, label="Evaluations", buttons=[])
+    xi_scale = gr.Slider(
+        0.5,
+        1,
+        value=1,
+        step=0.05,
+        label="Variety",
+        info="the scale of ξ: 1 is exact, less is more certain",
+        visible=renderer.reads_xi,
+        buttons=[],
+    )
+    labelled = renderer.classes > 0
+    labels = [("any", -1), *((str(label), label) for label in range(renderer.classes))]
+    with gr.Accordion("More settings", open=False):
+        pictures = gr.Slider(1, 8, value=4, step=1, label="Pictures", buttons=[])
+        solver = gr.Dropdown(list(SOLVERS), value=SOLVERS[0], label="Solver")
+        churn = gr.Slider(0, 1, value=0, step=0.05, label="Churn", buttons=[])
+        label = gr.Dropdown(labels, value=-1, label="Class label", visible=labelled)
+        guidance = gr.Slider(
+            1, 8, value=1, step=0.25, label="Guidance", visible=labelled, buttons=[]
+        )
+    return [seed, evaluations, xi_scale, pictures, solver, churn, label, guidance]
 
 
-def _trajectory_tab(studio: Studio, page: gr.Blocks) -> None:
-    gr.Markdown(ABOUT_TRAJECTORY)
-    seed = gr.Slider(0, LARGEST_SEED, value=0, step=1, label="Seed of the trajectory")
-    settings = _settings(studio, "of the trajectory", 4, solvers=("ddim",))
-    _update(page, studio.trajectory, [*settings, seed], _image("Trajectory"))
+def _tabs(view: gr.State) -> list[Any]:
+    """One tab a view; that of the posterior has settings of its own."""
+    with gr.Tabs():
+        for name in (DRAWS, TRAJECTORY):
+            with gr.Tab(name.capitalize()) as tab:
+                gr.Markdown(ABOUT[name])
+            _select(tab, view, name)
+        with gr.Tab(POSTERIOR.capitalize()) as tab:
+            gr.Markdown(ABOUT[POSTERIOR])
+            with gr.Row():
+                t = gr.Slider(
+                    0.01, 1, value=0.7, step=0.01, label="Time t (0 data, 1 noise)", buttons=[]
+                )
+                draws = gr.Slider(
+                    1, 12, value=4, step=1, label="Draws from the posterior", buttons=[]
+                )
+        _select(tab, view, POSTERIOR)
+    return [t, draws]
 
 
-def _posterior_tab(studio: Studio, page: gr.Blocks) -> None:
-    gr.Markdown(ABOUT_POSTERIOR)
-    seed = gr.Slider(0, LARGEST_SEED, value=0, step=1, label="Seed of the posterior")
-    t = gr.Slider(0.01, 1, value=0.7, step=0.01, label="Time t: 0 data, 1 noise")
-    draws = gr.Slider(2, 30, value=14, step=2, label="Draws")
-    picture = _image("Posterior draws")
-
-    def show(t: float, draws: int, seed: int) -> np.ndarray:
-        return _guarded(lambda: studio.posterior(t, int(draws), int(seed)))
-
-    _redraw(page, show, [t, draws, seed], picture)
+def _select(tab: gr.Tab, view: gr.State, name: str) -> None:
+    tab.select(lambda: name, None, view, api_name=f"select_{name}", show_progress="hidden")
 
 
-def _settings(
-    studio: Studio, name: str, steps: int, solvers: tuple[str, ...] = SOLVERS
-) -> list[Any]:
-    """Sampler, steps, churn, label and guidance; the last two are hidden where none is known."""
-    labelled = studio.classes > 0
-    labels = [("any", -1), *((str(label), label) for label in range(studio.classes))]
-    return [
-        gr.Dropdown(list(solvers), value=solvers[0], label=f"Sampler {name}"),
-        gr.Slider(1, 50, value=steps, step=1, label=f"Evaluations {name}"),
-        gr.Slider(0, 1, value=0, step=0.05, label=f"Churn {name}"),
-        gr.Dropdown(labels, value=-1, label=f"Label {name}", visible=labelled),
-        gr.Slider(1, 8, value=1, step=0.25, label=f"Guidance {name}", visible=labelled),
-    ]
+class Views:
+    """The one event handler of the page: settings in, pictures and their download out."""
 
-
-def _update(
-    page: gr.Blocks,
-    draw: Callable[[SamplingConfig], np.ndarray],
-    inputs: list[Any],
-    picture: gr.Image,
-) -> None:
-    """Draw with the settings that the inputs make."""
+    def __init__(self, renderer: Renderer, downloads: Path) -> None:
+        self.renderer, self.downloads = renderer, downloads
 
     def show(
-        solver: str, steps: int, churn: float, label: int, guidance: float, seed: int
-    ) -> np.ndarray:
-        config = SamplingConfig(
-            solver=solver,
-            steps=int(steps),
-            churn=churn if solver == "ddim" else 0.0,
-            label=label if label >= 0 else None,
-            guidance=guidance if label >= 0 else 1.0,
-            seed=int(seed),
-        )
-        return _guarded(lambda: draw(config))
+        self,
+        view: str,
+        seed: float | None,
+        evaluations: int,
+        xi_scale: float,
+        pictures: int,
+        solver: str,
+        churn: float,
+        label: int,
+        guidance: float,
+        t: float,
+        posterior_draws: int,
+    ) -> tuple[str, Any]:
+        """The pictures of a view as HTML, and the download button; a wrong setting is a message."""
 
-    _redraw(page, show, inputs, picture)
+        def sheet() -> Sheet:
+            whole = whole_seed(seed)
+            if view == POSTERIOR:
+                return self.renderer.posterior(t, int(posterior_draws), whole, xi_scale)
+            config = SamplingConfig(
+                solver=solver,
+                steps=int(evaluations),
+                xi_scale=xi_scale,
+                churn=churn,
+                label=label if label >= 0 else None,
+                guidance=guidance if label >= 0 else 1.0,
+                seed=whole,
+            )
+            if view == TRAJECTORY:
+                return self.renderer.trajectory(config)
+            return self.renderer.draws(config, int(pictures))
+
+        return self._shown(sheet)
+
+    def _shown(self, render: Callable[[], Sheet]) -> tuple[str, Any]:
+        try:
+            sheet = render()
+        except (UserError, JobError) as error:
+            return self._problem(str(error))
+        except (MemoryError, torch.OutOfMemoryError):
+            return self._problem("Out of memory; lower the number of pictures.")
+        path = self.downloads / f"{sheet.name}.zip"
+        path.write_bytes(sheet.archive())
+        return sheet_html(sheet), gr.DownloadButton(value=str(path), interactive=True)
+
+    def _problem(self, message: str) -> tuple[str, Any]:
+        return problem_html(message), gr.DownloadButton(value=None, interactive=False)
 
 
-def _redraw(
-    page: gr.Blocks, show: Callable[..., np.ndarray], inputs: list[Any], picture: gr.Image
-) -> None:
-    """Show again when the page opens and when an input changes; of many changes the last counts."""
-    triggers = [page.load, *(entry.change for entry in inputs)]
-    gr.on(triggers, show, inputs, picture, trigger_mode="always_last")
-
-
-def _image(label: str) -> gr.Image:
-    return gr.Image(label=label, format="png", interactive=False)
-
-
-def _guarded(draw: Callable[[], np.ndarray]) -> np.ndarray:
-    """A wrong setting is a message on the page."""
-    try:
-        return draw()
-    except (UserError, JobError) as error:
-        raise gr.Error(str(error)) from None
+def whole_seed(seed: float | None) -> int:
+    """The seed of a number field; UserError if it is empty, broken or out of range."""
+    if seed is None:
+        raise UserError("The seed is empty; enter a whole number.")
+    if not 0 <= seed < SEEDS or seed != int(seed):
+        raise UserError(f"The seed must be a whole number from 0 to 2⁵³ - 1, not {seed:g}.")
+    return int(seed)

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from latentddm.engine.errors import UserError
 
@@ -23,19 +24,28 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
     if importlib.util.find_spec("gradio") is None:
         raise UserError("The page needs the package gradio; run `pip install 'latentddm[play]'`.")
     require_free_port(host, port)
-    from latentddm.play.renderer import Studio
+    from latentddm.play.renderer import Renderer
 
-    studio = Studio.open(run, ema)
-    from latentddm.play.page import build_page  # imports gradio: seconds
+    renderer = Renderer.open(run, ema)
+    from latentddm.play.page import STYLE, build_page, theme  # imports gradio: seconds
 
-    page = build_page(studio, Path(run).name)
-    page.launch(
-        server_name=host, server_port=port, share=False, quiet=True, prevent_thread_lock=True
-    )
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        page.close(verbose=False)
+    with TemporaryDirectory(prefix="latentddm-play-") as downloads:
+        page = build_page(renderer, Path(downloads))
+        page.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            prevent_thread_lock=True,
+            css_paths=[STYLE],
+            theme=theme(),
+            footer_links=[],
+        )
+        try:
+            yield f"http://{host}:{port}"
+        finally:
+            page.close(verbose=False)
 
 
 def require_free_port(host: str, port: int) -> None:

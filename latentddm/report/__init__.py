@@ -1,4 +1,4 @@
-"""The demo's report: report.json and one self-contained report.html beside its pictures."""
+"""Reports: the demo's page with its report.json (here), an autoencoder's (reconstruction.py)."""
 
 from latentddm.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""Numbers, times and foreign text as the report shows them."""
+"""Numbers, times and foreign text in the notation of the report."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import html
 import math
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-_SMALLEST_EXPONENT = -4  # of a number that is written without a power of ten
+_SMALLEST_EXPONENT = -4  # of a number written without a power of ten
 NOT_AVAILABLE = "n/a"
 
 
@@ -16,7 +16,7 @@ def text(value: object) -> str:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits: 3.20, 0.0312, 1,234, 4.12 · 10⁻⁵."""
+    """A number with `digits` significant digits: 3.20, 0.0312, 1,234, 4.12 · 10⁻⁵."""
     if not math.isfinite(value):
         return NOT_AVAILABLE
     if value == 0:
@@ -36,19 +36,19 @@ def interval(measured: dict[str, float]) -> str:
 
 
 def ratio(value: float, other: float) -> str:
-    """How many times `other` a value is: 0.24×; not available where one is below zero."""
+    """The quotient of two values, 0.24×; not available if one is negative or `other` is zero."""
     if not (0 <= value < math.inf and 0 < other < math.inf):
         return NOT_AVAILABLE
     return f"{number(value / other, digits=2)}×"
 
 
 def percent(share: float) -> str:
-    """A share of one in whole per cent: 48 %."""
+    """A share in 0 .. 1 in whole per cent: 48 %."""
     return f"{100 * share:.0f} %"
 
 
 def duration(seconds: float) -> str:
-    """A time in the units that a person would use: 2.0 ms, 41.2 s, 3 min 10 s, 1 h 2 min."""
+    """A time in suitable units: 2.0 ms, 41.2 s, 3 min 10 s, 1 h 2 min."""
     if seconds < 0.9995:
         return f"{1000 * seconds:.1f} ms"
     if seconds < 59.95:

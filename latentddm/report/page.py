@@ -1,4 +1,4 @@
-"""Writes the report: the dict as report.json, and report.html with everything in one file."""
+"""The report as report.json, and as report.html, one file with everything in it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from string import Template
 from typing import Any
 
 from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.report.figures import Album
 from latentddm.report.formatting import text
-from latentddm.report.image_files import Album
 from latentddm.report.sections import SECTIONS
 
 
 def write_report(folder: Path, report: dict[str, Any]) -> Path:
     """Write folder/report.json and folder/report.html; returns the path of the latter.
 
-    The page needs no network and no script: the pictures that the report names, relative to
+    The page needs no network and no script; the images that the report names, relative to
     `folder`, are embedded. JobError if one cannot be read or the disk fails.
     """
     report = _encodable(report)
@@ -28,7 +28,7 @@ def write_report(folder: Path, report: dict[str, Any]) -> Path:
 
 
 def render(report: dict[str, Any], album: Album) -> str:
-    """The whole page; sections that have nothing to say are left out."""
+    """The whole page; empty sections are left out."""
     template = Template(_resource("page.html"))
     contents = [section(report, album) for section in SECTIONS]
     return template.substitute(
@@ -43,7 +43,7 @@ def _resource(name: str) -> str:
 
 
 def _encodable(value: Any) -> Any:
-    """The same value with text that UTF-8 can hold: file names on Linux may be any bytes."""
+    """The value with text that UTF-8 can encode; file names on Linux may be any bytes."""
     if isinstance(value, str):
         return value.encode(errors="backslashreplace").decode()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The sections of the page, top to bottom: each is HTML from the report, empty to be left out."""
+"""The sections of the page, top to bottom: each is HTML from the report, empty if left out."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 from latentddm.engine.config import to_yaml
-from latentddm.report.attributes import attributes
-from latentddm.report.curves import curve, key
+from latentddm.report.figures import Album, curve
 from latentddm.report.formatting import counted, duration, interval, number, ratio, text
-from latentddm.report.image_files import Album
-from latentddm.report.tables import DISTANCES, numbers, results_by_steps, stages
+from latentddm.report.tables import DISTANCES, attributes, numbers, results_by_steps, stages
 
 Section = Callable[[dict[str, Any], Album], str]
 HEADLINE_STEPS = 4
 
 
 def _header(report: dict[str, Any], album: Album) -> str:
-    """What one sees, in one sentence, with the number that matters."""
+    """The main result in one paragraph, and the conditions of the run."""
     first, last = report["methods"][0], report["methods"][-1]
     every_result = results_by_steps(report["methods"])
     steps = HEADLINE_STEPS if HEADLINE_STEPS in every_result else min(every_result)
@@ -34,11 +32,11 @@ def _header(report: dict[str, Any], album: Album) -> str:
     )
     return (
         f"<header><h1>{text(report['title'])}</h1>"
-        f'<p class="lead">These pictures were drawn from noise by two generators that differ in '
-        f"their training objective, and in nothing else but the noise that only the first one "
-        f"reads; with {counted(steps, 'network evaluation')} per image, "
-        f'<b class="method-0">{text(first["label"])}</b> ends at a Fréchet distance of '
-        f"<b>{number(ours)}</b> from the reference and "
+        f'<p class="lead">Samples of two generators that differ in their training objective, and '
+        f"in the noise input ξ, which only the first has. "
+        f"With {counted(steps, 'network evaluation')} per image, "
+        f'<b class="method-0">{text(first["label"])}</b> is at a Fréchet distance of '
+        f"<b>{number(ours)}</b> from the reference, "
         f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '
         f"<b>{ratio(ours, theirs)}</b> the distance.</p>"
         f'<ul class="about">{"".join(f"<li>{text(item)}</li>" for item in about)}</ul></header>'
@@ -46,7 +44,7 @@ def _header(report: dict[str, Any], album: Album) -> str:
 
 
 def _grids(report: dict[str, Any], album: Album) -> str:
-    """The pictures of every method side by side, for each number of evaluations."""
+    """The samples of every method side by side, for each number of evaluations."""
     rows = []
     for steps, results in results_by_steps(report["methods"]).items():
         figures = "".join(
@@ -56,7 +54,7 @@ def _grids(report: dict[str, Any], album: Album) -> str:
         rows.append(
             f'<h3>{counted(steps, "network evaluation")}</h3><div class="pair">{figures}</div>'
         )
-    return _section("Drawn from noise in few steps", "".join(rows))
+    return _section("Samples by number of network evaluations", "".join(rows))
 
 
 def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
@@ -67,7 +65,7 @@ def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
     ]
     if result["attributes"] is not None:
         figures.append(f"Attributes <b>{number(result['attributes'])}</b>")
-    description = f"Pictures by {label}, {counted(result['steps'], 'network evaluation')} each"
+    description = f"Samples of {label}, {counted(result['steps'], 'network evaluation')} each"
     items = "".join(f"<li>{figure}</li>" for figure in figures)
     return (
         f"<figure>{album.show(result['picture'], description)}<figcaption>"
@@ -78,20 +76,16 @@ def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
 
 def _curves(report: dict[str, Any], album: Album) -> str:
     methods, floor = report["methods"], report["floor"]
-    legend = "".join(
-        f"<li>{key(place)} <span>{text(method['label'])}</span></li>"
-        for place, method in enumerate(methods)
-    )
     figures = "".join(
         curve(metric, name, methods, floor[metric]) for metric, name in DISTANCES.items()
     )
     return _section(
         "Distance from the training images",
-        f'<ul class="legend">{legend}</ul><div class="pair">{figures}</div>'
-        f"<p>Lower is better; bars are intervals. The reference is training images as the "
-        f"autoencoder sees them, their latents and what it makes of those, so that the numbers "
-        f"judge the generators alone. "
-        f"The floor, {text(floor['what'])}, is the best that any generator can reach.</p>",
+        f'<div class="pair">{figures}</div>'
+        f"<p>Lower is better; bands are intervals. The reference is the training images after the "
+        f"autoencoder, as latents and as reconstructions, so that the distances are due to the "
+        f"generators alone. The floor is the distance of {text(floor['what'])}, the best value "
+        f"that any generator can have.</p>",
     )
 
 
@@ -116,11 +110,11 @@ def _autoencoder(report: dict[str, Any], album: Album) -> str:
     ]
     facts.append(f"trained here on {counted(model['images_seen'], 'image')}")
     facts.append(
-        f"its reconstructions are at a Fréchet distance of {number(model['frechet'])} from the "
-        f"originals (energy distance {number(model['energy'])})"
+        f"Fréchet distance of the reconstructions from the originals {number(model['frechet'])}, "
+        f"energy distance {number(model['energy'])}"
     )
     return _section(
-        "What the autoencoder keeps",
+        "Reconstruction by the autoencoder",
         f'<div class="pair">{figures}</div><p>{text("; ".join(facts))}.</p>',
     )
 
@@ -130,7 +124,7 @@ def _attributes(report: dict[str, Any], album: Album) -> str:
     if found is None:
         return ""
     return _section(
-        f"Attributes kept and lost with {counted(found['steps'], 'network evaluation')}",
+        f"Attributes of the portraits with {counted(found['steps'], 'network evaluation')}",
         attributes(found["rows"], report["methods"]),
     )
 
@@ -143,9 +137,9 @@ def _time(report: dict[str, Any], album: Album) -> str:
         for method in report["methods"]
     )
     share = report["settings"].get("start_share")
-    start = f" DDM saw {share:.0%} of them, the first ones, as plain diffusion." if share else ""
+    start = f" The first {share:.0%} of the DDM's images were plain diffusion." if share else ""
     return _section(
-        "Where the time went",
+        "Time of each stage",
         f"{stages(report['stages'], report['seconds'])}<p>{text(runs)}.{start}</p>",
     )
 
@@ -154,27 +148,27 @@ def _next(report: dict[str, Any], album: Album) -> str:
     run, size = album.folder, report["source"]["size"]
     trained, autoencoder = shlex.quote(str(run / "ddm")), run / "autoencoder" / "autoencoder"
     commands = {
-        "The same on your own pictures": "latentddm demo --images FOLDER --output my-demo",
-        "More pictures from this demo's generator": f"latentddm sample {trained} --steps 4 "
+        "The same on your own images": "latentddm demo --images FOLDER --output my-demo",
+        "More samples of this demo's generator": f"latentddm sample {trained} --steps 4 "
         f"--num 64 --output samples --decode",
-        "A longer training, stage by stage": f"latentddm encode --images FOLDER --autoencoder "
-        f"{shlex.quote(str(autoencoder))} --size {size} --output my-store\n"
+        "A longer training, one stage after the other": f"latentddm encode --images FOLDER "
+        f"--autoencoder {shlex.quote(str(autoencoder))} --size {size} --output my-store\n"
         f"latentddm train CONFIG.yaml store=my-store output=my-run",
     }
     items = "".join(
         f"<p>{purpose}</p><pre>{text(command)}</pre>" for purpose, command in commands.items()
     )
-    return _section("What to run next", items)
+    return _section("Next commands", items)
 
 
 def _settings(report: dict[str, Any], album: Album) -> str:
-    """Small print: how the numbers were made, what could not be read, every setting."""
+    """Small print: the protocols of the numbers, unreadable images, every setting."""
     protocol = "".join(
         f"<dt>{text(DISTANCES.get(metric, metric))}</dt><dd>{text(line)}</dd>"
         for metric, line in report["protocol"].items()
     )
     return _section(
-        "How it was measured",
+        "Protocols and settings",
         f"<dl>{protocol}</dl>{_unreadable(report['source']['unreadable'])}"
         f"<details><summary>Settings</summary><pre>{text(to_yaml(report['settings']))}</pre>"
         f"</details>",
@@ -190,7 +184,7 @@ def _unreadable(images: list[dict[str, str]]) -> str:
     )
     return (
         f'<details><summary class="warning">{counted(len(images), "image")} could not be read '
-        f"and took no part</summary><table><thead><tr><th>Image</th><th>Reason</th></tr></thead>"
+        f"and are left out</summary><table><thead><tr><th>Image</th><th>Reason</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></details>"
     )
 

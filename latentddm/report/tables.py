@@ -1,15 +1,15 @@
-"""The report's tables: every number of the comparison, and the times of the stages."""
+"""The tables of the page: all numbers of the comparison, shares of attributes, times of stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from latentddm.report.formatting import duration, interval, number, ratio, text
+from latentddm.report.formatting import duration, interval, number, percent, ratio, text
 
 DISTANCES = {
-    "frechet": "Fréchet distance of the pictures",
-    "energy": "Energy distance of the pictures",
+    "frechet": "Fréchet distance of the images",
+    "energy": "Energy distance of the images",
     "latent_frechet": "Fréchet distance of the latents",
     "latent_energy": "Energy distance of the latents",
 }
@@ -17,7 +17,7 @@ ResultsBySteps = dict[int, dict[str, dict[str, Any]]]
 
 
 def results_by_steps(methods: Sequence[dict[str, Any]]) -> ResultsBySteps:
-    """{evaluations: {method's key: its result}}, fewest evaluations first."""
+    """{evaluations: {key of the method: result}}, fewest evaluations first."""
     found: ResultsBySteps = {}
     for method in methods:
         for result in method["results"]:
@@ -26,7 +26,7 @@ def results_by_steps(methods: Sequence[dict[str, Any]]) -> ResultsBySteps:
 
 
 def numbers(methods: Sequence[dict[str, Any]], floor: dict[str, Any]) -> str:
-    """One table for each thing that was measured: the methods side by side, and their ratio."""
+    """One table per metric: the methods side by side, and their ratio."""
     by_steps = results_by_steps(methods)
     tables = [
         _comparison(name, methods, by_steps, _measured(metric), _cell(metric), floor[metric])
@@ -45,8 +45,19 @@ def numbers(methods: Sequence[dict[str, Any]], floor: dict[str, Any]) -> str:
     return f'<div class="pair">{"".join(tables)}</div>'
 
 
+def attributes(rows: Sequence[dict[str, Any]], methods: Sequence[dict[str, Any]]) -> str:
+    """A small table of bars for each attribute, largest distance first."""
+    worst_first = sorted(rows, key=lambda row: -max(row["distance"].values()))
+    tables = "".join(_attribute_table(row, methods) for row in worst_first)
+    return (
+        f"<p>The share of the images with each value, and the total variation distance of these "
+        f"shares from those of the reference: 0 for equal shares, 1 for disjoint values.</p>"
+        f'<div class="attributes">{tables}</div>'
+    )
+
+
 def stages(entries: Sequence[dict[str, Any]], total: float) -> str:
-    """The time of every stage as a bar of the longest, and what was done."""
+    """The time of every stage, as a bar relative to the longest, with its details."""
     longest = max(entry["seconds"] for entry in entries) or 1.0
     rows = "".join(
         f"<tr><th>{text(entry['name'])}<small>{text(entry['detail'])}</small></th>"
@@ -55,7 +66,7 @@ def stages(entries: Sequence[dict[str, Any]], total: float) -> str:
         for entry in entries
     )
     return (
-        f'<table class="stages"><tbody>{rows}</tbody><tfoot><tr><th>Together</th>'
+        f'<table class="stages"><tbody>{rows}</tbody><tfoot><tr><th>Total</th>'
         f"<td>{duration(total)}</td><td></td></tr></tfoot></table>"
     )
 
@@ -98,3 +109,34 @@ def _comparison(
         f'<thead><tr><th><abbr title="network evaluations per image">NFE</abbr></th>{heads}'
         f"<th>Ratio</th></tr></thead><tbody>{''.join(rows)}</tbody></table>"
     )
+
+
+def _attribute_table(row: dict[str, Any], methods: Sequence[dict[str, Any]]) -> str:
+    heads = "".join(
+        f'<th class="method-{place}">{text(_short(method["label"]))}</th>'
+        for place, method in enumerate(methods)
+    )
+    body = "".join(
+        f"<tr><th>{text(value)}</th>{_bar(share, 'reference')}"
+        + "".join(
+            _bar(row[method["key"]][value], f"method-{place}")
+            for place, method in enumerate(methods)
+        )
+        + "</tr>"
+        for value, share in row["reference"].items()
+    )
+    distances = "".join(f"<td>{number(row['distance'][m['key']])}</td>" for m in methods)
+    return (
+        f"<table><caption>{text(row['name'].replace('_', ' '))}</caption>"
+        f"<thead><tr><th></th><th>reference</th>{heads}</tr></thead><tbody>{body}</tbody>"
+        f"<tfoot><tr><th>distance</th><td></td>{distances}</tr></tfoot></table>"
+    )
+
+
+def _short(label: str) -> str:
+    """A label without its bracket, for a narrow column."""
+    return label.partition(" (")[0]
+
+
+def _bar(share: float, kind: str) -> str:
+    return f'<td class="bar {kind}" style="--share:{100 * share:.1f}%">{percent(share)}</td>'

@@ -65,7 +65,7 @@ def energy_terms(
         target,
         draws.new_zeros(len(draws)),
         [(Whole(), 1.0)],
-        lambda mean_squares: _power(dimension * mean_squares, beta),
+        lambda mean_squares, _: _power(dimension * mean_squares, beta),
         antithetic,
     )
 

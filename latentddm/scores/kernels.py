@@ -79,7 +79,7 @@ def kernel_score(
         target,
         draws.new_zeros(len(draws)),
         [(Whole(), 1.0)],
-        lambda mean_squares: KERNELS[kernel](dimension * mean_squares, bandwidth),
+        lambda mean_squares, _: KERNELS[kernel](dimension * mean_squares, bandwidth),
     ).score(1.0)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
@@ -105,8 +104,7 @@ class ViewScore:
         self, draws: Tensor, target: Tensor, t: Tensor, antithetic: bool = False
     ) -> ScoreTerms:
         """See `Score`."""
-        distance = partial(self.config.distance, t=t)
-        return score_terms(draws, target, t, self.views, distance, antithetic)
+        return score_terms(draws, target, t, self.views, self.config.distance, antithetic)
 
     def lam_at(self, t: Tensor) -> Tensor | float:
         """lambda(t), linear from `lam_data` at t = 0 to `lam` at t = 1 (iDDM), or a number."""
@@ -118,7 +116,7 @@ def score_terms(
     target: Tensor,
     t: Tensor,
     views: WeightedViews,
-    distance: Callable[[Tensor], Tensor],
+    distance: Callable[[Tensor, Tensor], Tensor],
     antithetic: bool = False,
 ) -> ScoreTerms:
     """Unbiased estimates of both terms, each [B]; arguments as in `Score`.
@@ -126,7 +124,8 @@ def score_terms(
         confinement = mean_jk d(draw_j, target_k),   interaction = mean_{j != k} d(draw_j, draw_k)
 
     with d the weighted sum over views of the mean over spots of `distance`, a function of mean
-    squared differences [B, n, V]. In float32 or better. ValueError for shapes that do not fit.
+    squared differences [B, n, V] and t. In float32 or better. ValueError for shapes that do not
+    fit.
     """
     _check_shapes(draws, target)
     dtype = torch.promote_types(draws.dtype, torch.float32)
@@ -141,7 +140,7 @@ def score_terms(
             differences = shared
         else:
             differences = _differences(features, view.features(targets, t), antithetic)
-        distances.append(weight * distance(view.mean_squares(differences)).mean(2))  # [B, n]
+        distances.append(weight * distance(view.mean_squares(differences), t).mean(2))  # [B, n]
     total = sum(distances[1:], distances[0])
     of_targets = draws.shape[1] * targets.shape[1]
     confinement, pairs = total[:, :of_targets].mean(1), total[:, of_targets:]
@@ -165,8 +164,10 @@ def power_of_squares(squares: Tensor, exponent: Tensor | float) -> Tensor:
 
 
 def linear_in_time(at_data: float | None, at_noise: float, t: Tensor) -> Tensor | float:
-    """at_data + (at_noise - at_data) t, [B]; at_data None: the number at_noise."""
-    return at_noise if at_data is None else at_data + (at_noise - at_data) * t
+    """at_data + (at_noise - at_data) t, [B], float32 or better; at_noise if at_data is None."""
+    if at_data is None:
+        return at_noise
+    return at_data + (at_noise - at_data) * t.to(torch.promote_types(t.dtype, torch.float32))
 
 
 def _check_shapes(draws: Tensor, target: Tensor) -> None:

@@ -1,10 +1,10 @@
-"""What the logged figures of a generator's training give away, and what to change."""
+"""Warnings for the logged figures of a generator's training, with the key to change."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from latentddm.training.objective import Objective
+from latentddm.training.objective import DistributionalObjective, Objective
 
 # Calibrated draws are as far from each other as from the data: interaction equals confinement.
 IGNORES_XI = 0.02  # interaction, as a share of confinement
@@ -16,10 +16,12 @@ class Diagnostics:
     """Yields each warning once, when its figure has been out of bounds for long."""
 
     def __init__(self, objective: Objective, total_images: int) -> None:
-        self.interacts = objective.draws > 1 and (objective.lam > 0 or bool(objective.lam_data))
+        self.interacts = isinstance(objective, DistributionalObjective) and bool(
+            objective.score.lam or objective.score.lam_data
+        )
         self.patience = LONG * total_images
         self._since: dict[str, int] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(self, images: int, metrics: Mapping[str, float]) -> Iterator[str]:
         """Warnings for the figures logged after `images`."""
@@ -30,22 +32,22 @@ class Diagnostics:
             yield (
                 f"After {images:,} images the draws hardly differ: interaction is {share:.1%} of "
                 "confinement, where calibrated draws have 100 %. The network ignores xi; raise "
-                "objective.lam (towards 1), lower objective.beta, or let xi in earlier "
+                "objective.score.lam (towards 1), lower objective.score.beta, or let xi in earlier "
                 "(network.expansion)."
             )
         if self._lasts("spread", metrics["spread"] > EXPLODES, images):
             yield (
                 f"After {images:,} images the draws spread {metrics['spread']:.3g} standard "
                 "deviations of the data and should not exceed 1: training diverges; lower "
-                "optimizer.learning_rate or objective.lam."
+                "optimizer.learning_rate or objective.score.lam."
             )
 
-    def _lasts(self, symptom: str, present: bool, images: int) -> bool:
-        """Whether a symptom has lasted long enough to be told, for the first time."""
-        if not present or symptom in self._said:
-            self._since.pop(symptom, None)
+    def _lasts(self, fault: str, present: bool, images: int) -> bool:
+        """Whether a fault has lasted long enough for its warning, for the first time."""
+        if not present or fault in self._reported:
+            self._since.pop(fault, None)
             return False
-        if images - self._since.setdefault(symptom, images) < self.patience:
+        if images - self._since.setdefault(fault, images) < self.patience:
             return False
-        self._said.add(symptom)
+        self._reported.add(fault)
         return True

@@ -1,7 +1,8 @@
-"""Distils a run of plain diffusion into a student of few steps: the config, the task, `distill`.
+"""Distillation of a run of plain diffusion into a student of few steps: config, task, `distill`.
 
 The strongest rival of training without a teacher; the maths is in moment_matching.py. The student
-is a run like any other, to be sampled with its number of steps and churn 1.
+is a run like any other, to be sampled with its number of steps and churn 1. No network here reads
+xi: the student is a function of z_t, and its noise is that of the bridge.
 """
 
 from __future__ import annotations
@@ -18,21 +19,27 @@ from torch.optim import Optimizer
 
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.process import corrupt
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.config import MISSING, build, require_values, to_yaml
 from latentddm.engine.distributed import on_main, start_run
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
+from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws
+from latentddm.engine.task import (
+    LOOP_KEYS_THAT_MAY_CHANGE,
+    SinglePhaseConfig,
+    single_phase,
+    whole_span,
+)
 from latentddm.engine.trainable_module import TrainableModule
-from latentddm.inference.generator import RUN_KIND, Generator
+from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import NetworkConfig, NetworkModel, default_config, make_network
-from latentddm.training.generator import process_batches
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
+from latentddm.networks.unet import UNetConfig
 from latentddm.training.moment_matching import (
     auxiliary_loss,
     distillation_times,
@@ -41,6 +48,7 @@ from latentddm.training.moment_matching import (
     student_loss,
 )
 from latentddm.training.preview import Preview
+from latentddm.training.task import process_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +61,10 @@ class DistillConfig:
     store: str | None = None  # None: the one that the teacher was trained on
     steps: int = 4  # k, that the student is to be sampled with
     seed: int = 0
-    network: NetworkConfig = field(default_factory=default_config)  # filled in: the teacher's
+    schedule: str = "flow"  # filled in: the teacher's
+    network: NetworkConfig = field(default_factory=UNetConfig)  # likewise
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of both networks
-    loop: LoopConfig
+    loop: SinglePhaseConfig
     ema: EMAConfig = field(default_factory=EMAConfig)
     precision: Literal["no", "bf16", "fp16"] = "no"
 
@@ -76,13 +85,13 @@ def distill(config: DistillConfig) -> RunFolder:
     )
     on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
     task = StudentTask(config, teacher.network, store, accelerator)
-    run_loop(task, run, config.loop, accelerator)
+    run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()
     return run
 
 
 def describe(config: DistillConfig) -> str:
-    """What `distill` would do: the resolved config and the networks' size. Touches nothing."""
+    """The work of `distill`: the resolved config and the networks' size. Touches nothing."""
     config, teacher, store = _resolve(config)
     parameters = teacher.network.num_parameters()
     return (
@@ -96,11 +105,10 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
     require_values(config, "teacher", "output")
     teacher = Generator.load(config.teacher, images=config.teacher_images)
     run = RunFolder.open(config.teacher, RUN_KIND).read_config()
-    objective = run.get("objective", {})
-    if objective.get("beta") != 2.0 or objective.get("lam") != 0.0:
+    if teacher.reads_xi:
         raise UserError(
-            f"{config.teacher} is no run of plain diffusion (objective beta 2, lam 0), whose mean "
-            "the student is to match; give one that is."
+            f"{config.teacher} is no run of plain diffusion (the objective of its last phase is "
+            "not 'plain'), whose mean the student is to match; give one that is."
         )
     if run["network"].get("classes"):
         raise UserError(f"{config.teacher} takes labels; give a teacher without classes.")
@@ -111,13 +119,13 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
             f"{config.store or run['store']}: their shape, statistics or autoencoder differ; give "
             "the teacher's store."
         )
+    network = build(NetworkConfig, {**run["network"], "dropout": 0.0}, config.teacher, "network.")
     resolved = replace(
         config,
         store=config.store or run["store"],
         teacher_images=teacher.images,
-        network=build(
-            NetworkConfig, {**run["network"], "dropout": 0.0}, config.teacher, "network."
-        ),
+        schedule=run["schedule"],
+        network=network,
     )
     return resolved, teacher, store
 
@@ -133,7 +141,7 @@ class StudentTask:
         accelerator: Accelerator,
     ) -> None:
         self.config, self.store, self.accelerator = config, store, accelerator
-        self.schedule = FlowSchedule()
+        self.schedule = make_schedule(config.schedule)
         self.teacher = teacher.to(accelerator.device)
         self.student = self._trainable(config.ema)
         self.auxiliary = self._trainable(None)
@@ -142,10 +150,13 @@ class StudentTask:
 
     def _trainable(self, ema: EMAConfig | None) -> TrainableModule:
         """Student and auxiliary both start as the teacher."""
-        network = make_network(self.config.network, self.store.shape[0])
+        config, loop = self.config, self.config.loop
+        network = make_network(config.network, self.store.shape[0], config.schedule)
         network.load_state_dict(self.teacher.state_dict())
+        for parameter in network.draw_parameters():
+            parameter.requires_grad_(False)
         return TrainableModule(
-            network, self.config.optimizer, self.config.loop, self.accelerator, ema
+            network, config.optimizer, loop, whole_span(loop), self.accelerator, ema
         )
 
     @property
@@ -169,33 +180,34 @@ class StudentTask:
 
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
         x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
-        draws = BatchDraws(self.config.seed, "distill", images, len(x0), self.accelerator)
-        t, s = distillation_times(draws.uniform(), draws.uniform(), self.config.steps)
-        z_t = corrupt(x0, t, draws.normal(*x0.shape[1:]), self.schedule)
-        noise, xi, xi_s = (draws.normal(*x0.shape[1:]) for _ in range(3))
+        random = BatchDraws(self.config.seed, "distill", images, len(x0), self.accelerator)
+        t, s = distillation_times(random.uniform(), random.uniform(), self.config.steps)
+        z_t = corrupt(x0, t, random.normal(*x0.shape[1:]), self.schedule)
+        noise = random.normal(*x0.shape[1:])
 
-        # What the student makes of z_t now, and what the teacher makes of that.
+        # A step of the student as it is now, and the teacher's mean where the step arrives.
         with torch.no_grad(), self.accelerator.autocast():
-            drawn = self.student.network(z_t, t, xi)
+            drawn = self.student.network(z_t, t, None)
             z_s = renoise(z_t, drawn, t, s, noise, self.schedule)
-            target = self.teacher(z_s, s, xi_s)
+            target = self.teacher(z_s, s, None)
         for part in self.auxiliary.micro_batches(len(x0)):
             with self.accelerator.autocast():
-                mean = self.auxiliary.wrapped(z_s[part], s[part], xi_s[part])
+                mean = self.auxiliary.wrapped(z_s[part], s[part], None)
             loss = auxiliary_loss(mean, drawn[part], target[part])
             self.auxiliary.backward(loss.mean())
             accumulator.add("loss", loss)
         accumulator.add("auxiliary_gradient_norm", self.auxiliary.step(images))
 
         with torch.no_grad(), self.accelerator.autocast():
-            mean = self.auxiliary.network(z_s, s, xi_s)
+            mean = self.auxiliary.network(z_s, s, None)
         for part in self.student.micro_batches(len(x0)):
             with self.accelerator.autocast():
-                again = self.student.wrapped(z_t[part], t[part], xi[part])
+                again = self.student.wrapped(z_t[part], t[part], None)
             self.student.backward(student_loss(again, mean[part], target[part]).mean())
         accumulator.add("moment_gap", moment_gap(mean, target))
         accumulator.add("gradient_norm", self.student.step(images))
 
     def preview(self, path: Path) -> None:
         """A grid of the student's own steps."""
-        self._preview.write(self.averages.first, path, self.config.steps, churn=1.0)
+        student = denoiser_of(self.averages.first, reads_xi=False)
+        self._preview.write(student, path, self.schedule, self.config.steps, churn=1.0)

@@ -1,7 +1,8 @@
 """Multistep distillation by moment matching: its times and its two losses, nothing else.
 
-A student draws x~ = g(z_t), which is noised to z_s ~ q(z_s | z_t, x~) with s < t. Its law is right
-when E[x~ | z_s] is the teacher's E[x | z_s] at every s; an auxiliary network learns the former.
+A student draws x~ = g(z_t), which is noised to z_s ~ q(z_s | z_t, x~) with s < t. Its
+distribution is right when E[x~ | z_s] is the teacher's E[x | z_s] at every s; an auxiliary network
+learns the former.
 
 Source: Salimans et al., "Multistep Distillation of Diffusion Models via Moment Matching",
 arXiv 2406.04103, algorithm 2. Losses are per sample, [B]; the weight w(s) is 1.
@@ -12,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.schedules import Schedule
 
 
 def distillation_times(uniform: Tensor, gap: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -24,7 +25,7 @@ def distillation_times(uniform: Tensor, gap: Tensor, steps: int) -> tuple[Tensor
 
 
 def renoise(
-    z_t: Tensor, drawn: Tensor, t: Tensor, s: Tensor, noise: Tensor, schedule: FlowSchedule
+    z_t: Tensor, drawn: Tensor, t: Tensor, s: Tensor, noise: Tensor, schedule: Schedule
 ) -> Tensor:
     """z_s ~ q(z_s | z_t, x~): the stochastic step that the student is also sampled with."""
     return bridge_step(z_t, drawn, t, s, noise, schedule, churn=1.0)

@@ -1,4 +1,4 @@
-"""The picture that a training writes now and then: what its network can draw in a few steps."""
+"""Previews of a training: grids of samples in a few evaluations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.diffusion.sampling import Denoiser, sample, time_grid
+from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
@@ -27,20 +28,27 @@ IMAGES, COLUMNS = 32, 8
 class Preview:
     """Draws and decodes grids from noise that is the same every time.
 
-    The autoencoder is looked for at once: a training that has no other use for it goes on without
-    pictures, and says so before it starts, not at its end.
+    The autoencoder is opened at once: without it a training, which has no other use for it, goes on
+    without pictures, and the warning comes before its start, not at its end.
     """
 
     def __init__(self, store: LatentStore, seed: int, accelerator: Accelerator) -> None:
         self.store, self.seed, self.accelerator = store, seed, accelerator
         self._autoencoder = self._find_autoencoder() if accelerator.is_main_process else None
 
-    def write(self, denoiser: Denoiser, path: Path, steps: int = 4, churn: float = 0.0) -> None:
+    def write(
+        self,
+        denoiser: Denoiser,
+        path: Path,
+        schedule: Schedule,
+        steps: int = 4,
+        churn: float = 0.0,
+    ) -> None:
         """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw."""
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
-        x0 = sample(denoiser, x, time_grid(steps), churn, generator=generator)
+        x0 = sample(denoiser, x, time_grid(steps), churn, schedule, generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:

@@ -1,4 +1,4 @@
-"""The discriminator: it starts when it should, teaches what it should, and survives kill -9."""
+"""The discriminator: its delayed start, its two losses, and bit-equal resume after kill -9."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from autoencoder.training import (
     train_autoencoder,
 )
 from autoencoder.training.discriminator import (
-    Adversary,
+    Discriminator,
     adaptive_weight,
     build_discriminator,
     smallest_size,
 )
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import SinglePhaseConfig
 
 SHAPE = NetworkConfig(widths=(8, 8), blocks=1, latent_channels=3, norm_groups=4, attention=False)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
@@ -44,16 +44,16 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_discriminator import KILLED_AT, config, source
 from autoencoder.training import train_autoencoder
-from autoencoder.training.discriminator import Adversary
+from autoencoder.training.discriminator import Discriminator
 
-learn = Adversary.learn
+step = Discriminator.step
 
-def learn_or_die(self, target, reconstruction, images, accumulator):
+def step_or_die(self, target, reconstruction, images, accumulator):
     if images == KILLED_AT:
         os.kill(os.getpid(), signal.SIGKILL)
-    learn(self, target, reconstruction, images, accumulator)
+    step(self, target, reconstruction, images, accumulator)
 
-Adversary.learn = learn_or_die
+Discriminator.step = step_or_die
 train_autoencoder(config(Path(sys.argv[2])), source())
 """
 
@@ -74,7 +74,7 @@ def config(output: Path, weight: float = 0.5) -> AutoencoderConfig:
         adversarial=AdversarialConfig(
             weight=weight, start_images=STARTS_AT, width=8, optimizer=OPTIMIZER
         ),
-        loop=LoopConfig(images=ENDS_AT, batch_size=4, log_every=4, checkpoint_every=8),
+        loop=SinglePhaseConfig(images=ENDS_AT, batch_size=4, log_every=4, checkpoint_every=8),
     )
 
 
@@ -85,7 +85,7 @@ def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.name: load_file(path) for path in checkpoint.path.glob("*.safetensors")}
 
 
-def test_a_run_that_was_killed_ends_bit_equal_discriminator_and_optimizers_included(
+def test_a_killed_and_resumed_run_is_bit_equal_discriminator_and_optimizers_included(
     tmp_path: Path,
 ) -> None:
     train_autoencoder(config(tmp_path / "straight"), source())
@@ -105,54 +105,65 @@ def test_a_run_that_was_killed_ends_bit_equal_discriminator_and_optimizers_inclu
         assert all(torch.equal(tensors[name], resumed[file][name]) for name in tensors), file
 
 
-def test_nothing_is_asked_of_the_discriminator_before_it_starts(tmp_path: Path) -> None:
+def test_the_discriminator_has_no_effect_before_it_starts(tmp_path: Path) -> None:
     for name, weight in (("with", 0.5), ("without", 0.0)):
         early = replace(config(tmp_path / name, weight), loop=replace(LOOP, images=STARTS_AT))
         train_autoencoder(early, source())
-    assert all(
-        torch.equal(tensor, states(tmp_path / "with")["network.safetensors"][name])
-        for name, tensor in states(tmp_path / "without")["network.safetensors"].items()
-    )
-    train_autoencoder(config(tmp_path / "with"), source())
+    without = states(tmp_path / "without")["network.safetensors"]
+    early_state = states(tmp_path / "with")["network.safetensors"]
+    assert set(without) == set(early_state)
+    assert all(torch.equal(without[name], early_state[name]) for name in without)
+
+    for name, weight in (("with", 0.5), ("without", 0.0)):
+        train_autoencoder(config(tmp_path / name, weight), source())
     metrics = RunFolder(tmp_path / "with").read_metrics()
-    active = [line["images"] for line in metrics if "discriminator_loss" in line]
-    assert active == list(range(STARTS_AT + 4, ENDS_AT + 1, 4))
+    expected = list(range(STARTS_AT + 4, ENDS_AT + 1, 4))
+    for metric in ("discriminator_loss", "generator_loss"):
+        assert [line["images"] for line in metrics if metric in line] == expected
+    without = states(tmp_path / "without")["network.safetensors"]
+    late = states(tmp_path / "with")["network.safetensors"]
+    assert any(not torch.equal(without[name], late[name]) for name in without)
 
 
 LOOP = config(Path()).loop
 
 
 @pytest.fixture
-def adversary() -> Adversary:
-    return Adversary(config(Path()).adversarial, replace(LOOP, batch_size=8), 0, Accelerator())
+def discriminator() -> Discriminator:
+    return Discriminator(config(Path()).adversarial, replace(LOOP, batch_size=8), 0, Accelerator())
 
 
-def test_it_learns_to_tell_images_from_reconstructions(adversary: Adversary) -> None:
+def test_its_loss_falls_on_images_and_blurred_images(discriminator: Discriminator) -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(8, 3, 24, 24, generator=generator)
     blurred = torch.nn.functional.avg_pool2d(images, 3, stride=1, padding=1)
     losses = []
     for step in range(30):
         accumulator = MetricAccumulator()
-        adversary.learn(images, blurred, 8 * step, accumulator)
+        discriminator.step(images, blurred, 8 * step, accumulator)
         losses.append(accumulator.collect(Accelerator())["discriminator_loss"])
     assert losses[-1] < 0.3 < losses[0]
 
 
-def test_its_lesson_moves_pictures_towards_real_and_leaves_itself_alone(
-    adversary: Adversary,
+def test_the_generator_loss_raises_the_logits_and_has_no_gradient_for_the_discriminator(
+    discriminator: Discriminator,
 ) -> None:
+    torch.manual_seed(0)
     layer = torch.nn.Conv2d(3, 3, 1)
     images = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(0))
     made = layer(images)
-    likeness = (made - images).abs().mean()
-    loss = adversary.generator_loss(likeness, made, layer.weight)
-    loss.backward()
-    assert all(parameter.grad is None for parameter in adversary.discriminator.parameters())
-    # The adaptive weight gives its gradient `weight` times the length of the other terms'.
+    reconstruction_loss = (made - images).abs().mean()
+    discriminator.generator_loss(reconstruction_loss, made, layer.weight).backward()
+    assert all(parameter.grad is None for parameter in discriminator.network.parameters())
+    # The adaptive weight makes the norm of the gradient `weight` times that of the other loss.
     expected = torch.autograd.grad((layer(images) - images).abs().mean(), layer.weight)[0].norm()
     assert layer.weight.grad is not None
     assert float(layer.weight.grad.norm() / expected) == pytest.approx(0.5, rel=0.05)
+
+    with torch.no_grad():
+        before = discriminator.network(layer(images)).mean()
+        layer.weight -= 0.01 * layer.weight.grad / layer.weight.grad.norm()
+        assert discriminator.network(layer(images)).mean() > before
 
 
 def test_the_adaptive_weight_is_a_ratio_of_gradients() -> None:
@@ -163,14 +174,17 @@ def test_the_adaptive_weight_is_a_ratio_of_gradients() -> None:
     assert float(adaptive_weight(1e9 * layer.sum(), layer.sum(), layer)) == 1e4
 
 
-def test_pictures_too_small_to_judge_are_refused_and_the_smallest_are_not(tmp_path: Path) -> None:
+def test_the_smallest_image_has_one_logit_and_smaller_ones_are_refused(tmp_path: Path) -> None:
     for layers in (1, 2, 3, 4):
         adversarial = AdversarialConfig(weight=1, layers=layers, width=2)
         size = smallest_size(adversarial)
         with torch.no_grad():
-            judgements = build_discriminator(adversarial, 0)(torch.zeros(2, 3, size, size))
-        assert judgements.shape[2] == 1
+            network = build_discriminator(adversarial, 0)
+            logits = network(torch.zeros(2, 3, size, size))
+            with pytest.raises(RuntimeError):
+                network(torch.zeros(2, 3, size - 2**layers, size - 2**layers))
+        assert logits.shape == (2, 1, 1, 1)
     small = replace(config(tmp_path / "run"), size=16)
-    with pytest.raises(UserError, match="24 pixels at least"):
+    with pytest.raises(UserError, match=r"size is 16.*discriminator.* 24 pixels"):
         train_autoencoder(small, source())
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""Every kind of image file becomes upright 8-bit RGB, or is named with the reason why not."""
+"""Decoding of image files to upright 8-bit RGB, reasons for unreadable ones, preprocessing."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def decoded(data: bytes) -> np.ndarray:
 
 
 def ramp() -> np.ndarray:
-    """Smooth colours, so that lossy formats stay close to them."""
+    """Smooth colours, which lossy formats keep closely."""
     rows, columns = np.mgrid[0 : SIZE[1], 0 : SIZE[0]]
     colours = np.stack([20 * rows, 15 * columns, 255 - 10 * (rows + columns)], -1)
     return colours.clip(0, 255).astype(np.uint8)
 
 
 def png_16_bit(values: np.ndarray) -> bytes:
-    """A 16-bit RGB or grey PNG written by hand, which PIL cannot do for RGB."""
+    """A 16-bit RGB or grey PNG, written by hand since PIL cannot write 16-bit RGB."""
     height, width = values.shape[:2]
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
     colour = 2 if values.ndim == 3 else 0
@@ -88,7 +88,7 @@ def test_palette() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_laid_over_white(mode: str) -> None:
+def test_transparent_images_are_composed_over_white(mode: str) -> None:
     alpha = np.full(SIZE[::-1], 255, dtype=np.uint8)
     alpha[:6], alpha[6:9] = 0, 128
     image = Image.new("L", SIZE, 40).convert(mode)
@@ -164,7 +164,7 @@ def test_orientation_is_applied(orientation: int, kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_torn_exif_block_does_not_cost_the_image() -> None:
+def test_an_image_with_a_torn_exif_block_is_readable() -> None:
     data = saved(Image.fromarray(ramp()), "PNG", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff\x01")
     np.testing.assert_array_equal(decoded(data), ramp())
 
@@ -186,12 +186,12 @@ UNREADABLE = {
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_what_cannot_be_used_says_why(name: str) -> None:
+def test_unusable_files_have_a_reason(name: str) -> None:
     data, reason = UNREADABLE[name]
     with pytest.raises(UnreadableImage, match=reason) as caught:
         decode_image(data, name)
     assert caught.value.key == name
-    assert " at 0x" not in caught.value.reason  # no memory address: manifests stay equal
+    assert " at 0x" not in caught.value.reason  # a memory address would differ between manifests
     again = pickle.loads(pickle.dumps(caught.value))
     assert (again.key, again.reason) == (name, caught.value.reason)
 
@@ -210,7 +210,7 @@ def test_unreadable_images_are_counted_and_listed(workers: int, tmp_path: Path) 
     assert [image.key for image in unreadable] == sorted(UNREADABLE)
 
 
-def test_a_file_that_vanished_is_listed(tmp_path: Path) -> None:
+def test_a_deleted_file_is_unreadable(tmp_path: Path) -> None:
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes(saved(Image.fromarray(ramp()), "PNG"))
     source = open_source(tmp_path)
@@ -239,7 +239,7 @@ def test_shrinking_is_anti_aliased() -> None:
     assert np.abs(small - 127.5).max() <= 12  # one line in two: grey, never black or white
 
 
-def test_the_filter_does_not_look_beyond_the_crop() -> None:
+def test_the_filter_uses_no_pixels_beyond_the_crop() -> None:
     pixels = np.full((64, 128, 3), 255, dtype=np.uint8)
     pixels[:, 32:96] = 40
     assert (Preprocessing(size=8).to_pixels(Image.fromarray(pixels)) == 40).all()
@@ -251,7 +251,7 @@ def test_small_images_are_enlarged() -> None:
     assert large.dtype == np.uint8
 
 
-def test_the_description_is_json_and_complete() -> None:
+def test_the_description_has_every_setting_and_wrong_ones_are_refused() -> None:
     assert Preprocessing(size=256).describe() == {
         "size": 256,
         "crop": "center",

@@ -1,4 +1,4 @@
-"""Images come out the same, in the same order, however they are packed, with their labels."""
+"""Images, order and labels of every kind of source; loading in worker processes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from image_files import (
     NAMES,
     files,
+    image_file,
     keys,
     labels,
-    picture,
     pixels,
     write_folder,
     write_lmdb,
@@ -38,6 +38,7 @@ from latentddm.engine.errors import JobError, UserError
 
 
 def pack(form: str, place: Path) -> Path:
+    """The same images as a source of the given form; the path of it."""
     content = files()
     if form == "folder":
         return write_folder(place / "folder", content)
@@ -57,7 +58,7 @@ def pack(form: str, place: Path) -> Path:
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "lmdb", "saved dataset"])
-def test_every_packing_gives_the_same_images_in_the_same_order(form: str, tmp_path: Path) -> None:
+def test_every_kind_of_source_gives_the_same_images_in_order(form: str, tmp_path: Path) -> None:
     source = open_source(pack(form, tmp_path))
     expected = [np.asarray(Image.open(io.BytesIO(data))) for data in files().values()]
     assert len(source) == len(NAMES)
@@ -66,7 +67,7 @@ def test_every_packing_gives_the_same_images_in_the_same_order(form: str, tmp_pa
         assert loaded.key == source.key(index)
         np.testing.assert_array_equal(np.asarray(loaded.image), wanted)
     if form in ("folder", "zip", "tar"):
-        assert keys(source) == NAMES  # natural order: image2 comes before image10
+        assert keys(source) == NAMES  # natural order: image2 before image10
 
 
 @pytest.mark.parametrize("form", ["folder", "zip", "tar", "lmdb", "saved dataset"])
@@ -81,7 +82,7 @@ def test_a_used_source_works_in_worker_processes_and_after_pickling(
     np.testing.assert_array_equal(in_workers, alone)
 
 
-def test_the_order_of_a_folder_does_not_depend_on_the_file_system(
+def test_the_order_of_a_folder_is_independent_of_the_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = files(["b/1.png", "b/2.png", "a/1.png", "a/10.png", "a/9.png"])
@@ -136,7 +137,7 @@ def test_the_stream_is_the_same_for_any_number_of_workers(tmp_path: Path) -> Non
     assert stream(2) == alone
 
 
-def test_loading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+def test_loading_does_not_change_the_global_random_state(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     source = open_source(write_folder(tmp_path / "images", files()))
     before = torch.get_rng_state()
@@ -144,17 +145,17 @@ def test_loading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_source_that_breaks_stops_the_stream_with_one_sentence(tmp_path: Path) -> None:
+def test_a_truncated_source_stops_the_stream_with_one_sentence(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "images.tar", files())
     for workers in (0, 2):
         source = open_source(path)
         os.truncate(path, 1024)
-        with pytest.raises(JobError, match=r"^\S+images\.tar has become shorter[^\n]*$"):
+        with pytest.raises(JobError, match=r"^\S+images\.tar [^\n]*shorter[^\n]*restore it\.$"):
             list(iterate_pixels(source, range(len(source)), Preprocessing(size=16), workers))
         write_tar(path, files())
 
 
-def test_workers_end_when_the_run_is_killed(tmp_path: Path) -> None:
+def test_workers_end_after_their_parent_is_killed(tmp_path: Path) -> None:
     write_folder(tmp_path / "images", files([f"{number}.png" for number in range(200)]))
     script = (
         "from autoencoder.images import *\n"
@@ -171,7 +172,7 @@ def test_workers_end_when_the_run_is_killed(tmp_path: Path) -> None:
     assert run.stdout is not None
     assert run.stdout.readline() == b"running\n"
     run.kill()
-    run.communicate(timeout=30)  # the output ends when the last process that holds it has ended
+    run.communicate(timeout=30)  # returns once the last process with this output has ended
 
 
 def test_a_limit_takes_the_first_images(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_a_limit_takes_the_first_images(tmp_path: Path) -> None:
 # ---- labels
 
 
-def test_class_folders_give_labels(tmp_path: Path) -> None:
+def test_labels_come_from_class_folders(tmp_path: Path) -> None:
     content = files(["cat/1.png", "dog/1.png", "dog/2.png", "ant/5.png"])
     for source in (
         open_source(write_folder(tmp_path / "images", content)),
@@ -214,28 +215,28 @@ def test_other_folders_give_no_labels(names: list[str]) -> None:
 
 def test_tar_labels_come_from_cls_or_json(tmp_path: Path) -> None:
     content = {
-        "a.png": picture(0),
+        "a.png": image_file(0),
         "a.cls": b"3",
-        "b.png": picture(1),
+        "b.png": image_file(1),
         "b.json": json.dumps({"label": 5, "caption": "a bird"}).encode(),
-        "c.png": picture(2),
+        "c.png": image_file(2),
         "c.json": b'{"caption": "no label"}',
     }
     source = open_source(write_tar(tmp_path / "images.tar", content))
     assert labels(source) == [3, 5, None]
     assert source.load(1).attributes == {"label": 5, "caption": "a bird"}
-    broken = open_source(write_tar(tmp_path / "bad.tar", {"a.png": picture(0), "a.cls": b"cat"}))
+    broken = open_source(write_tar(tmp_path / "bad.tar", {"a.png": image_file(0), "a.cls": b"cat"}))
     with pytest.raises(JobError, match=r"bad\.tar .*cls.* a\.png"):
         broken.load(0)
 
 
-def test_saved_datasets_give_labels_and_splits(tmp_path: Path) -> None:
+def test_saved_datasets_have_labels_and_splits(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(
         {"photo": datasets.Image(), "kind": datasets.ClassLabel(names=["cat", "dog"])}
     )
     rows = {
-        "photo": [{"bytes": picture(i), "path": None} for i in range(3)],
+        "photo": [{"bytes": image_file(i), "path": None} for i in range(3)],
         "kind": [1, 0, -1],
     }
     table = datasets.Dataset.from_dict(rows, features=features)
@@ -246,7 +247,7 @@ def test_saved_datasets_give_labels_and_splits(tmp_path: Path) -> None:
         open_source(tmp_path / "two")
 
 
-def test_portraits_are_drawn_at_the_size_asked_for() -> None:
+def test_portraits_are_drawn_at_the_given_size() -> None:
     source = open_source("portraits:20:3", size=32)
     assert (len(source), source.name) == (20, "portraits:20:3")
     first = source.load(4)
@@ -259,5 +260,5 @@ def test_portraits_are_drawn_at_the_size_asked_for() -> None:
     assert not np.array_equal(np.asarray(first.image), np.asarray(other.image))
     assert len(open_source("portraits")) == 4000
     for wrong in ("portraits:many", "portraits:0", "portraits:1:2:3", "portraits:-4"):
-        with pytest.raises(UserError, match="portraits"):
+        with pytest.raises(UserError, match=f"^{wrong} "):
             open_source(wrong)

@@ -1,4 +1,4 @@
-"""Numbers about latents and pictures are those of numpy and scipy, whatever the batches were."""
+"""Statistics of latents and SSIM against numpy and scipy, for any division into batches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def latents() -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(7, 3, 5, 6, generator=generator, dtype=torch.float64)
     noise[:, 1] = noise[:, 1].exp()  # heavy tails
-    noise[:, 2] = 0.8 * noise[:, 0] + 0.3 * noise[:, 2].cumsum(-1)  # like channel 0, and smooth
+    noise[:, 2] = 0.8 * noise[:, 0] + 0.3 * noise[:, 2].cumsum(-1)  # correlated, and smooth
     return noise * torch.tensor([1.0, 20.0, 0.1])[:, None, None] + 1000
 
 
-def test_they_are_those_of_numpy_and_scipy(latents: torch.Tensor) -> None:
+def test_they_equal_those_of_numpy_and_scipy(latents: torch.Tensor) -> None:
     statistics = LatentStatistics()
     for batch in latents.split(3):
         statistics.add(batch)
@@ -40,7 +40,7 @@ def test_they_are_those_of_numpy_and_scipy(latents: torch.Tensor) -> None:
         np.testing.assert_allclose(summary.below[channel], below, atol=1e-10)
 
 
-def test_a_channel_that_never_varies_and_a_single_position_give_no_nan() -> None:
+def test_a_constant_channel_and_a_single_position_give_no_nan() -> None:
     statistics = LatentStatistics()
     statistics.add(torch.ones(4, 2, 1, 1))
     summary = statistics.summary()
@@ -59,5 +59,5 @@ def test_ssim_is_one_for_equal_and_falls_where_psnr_stays() -> None:
     torch.testing.assert_close(psnr(first, brighter), psnr(first, noisy))
     assert (ssim(first, noisy) < ssim(first, brighter)).all()
     assert (ssim(first, brighter) > 0.95).all()
-    with pytest.raises(UserError, match="11 pixels"):
+    with pytest.raises(UserError, match="11 pixels a side, not 32x8"):
         ssim(first[:, :8], first[:, :8])

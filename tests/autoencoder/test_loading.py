@@ -1,4 +1,4 @@
-"""Worker processes that read images: they outlive the signals that their group is sent."""
+"""Image decoding processes and the signals to their process group."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from autoencoder.loading import LoadedPixels, iterate_pixels
 
 @pytest.mark.skipif(os.name == "nt", reason="workers are forked on Linux")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
-def test_a_signal_to_the_whole_group_leaves_the_workers_to_their_parent(number: int) -> None:
-    """Else a scheduler's SIGTERM ends a training with a traceback before it could save."""
+def test_workers_survive_a_signal_to_the_whole_process_group(number: int) -> None:
+    """Otherwise a scheduler's SIGTERM ends a training before its checkpoint is written."""
     source = open_source("portraits:400", size=32)
     before = set(psutil.Process().children())
     items = iterate_pixels(source, range(400), Preprocessing(size=32), 2)

@@ -1,4 +1,4 @@
-"""Portraits: the same everywhere, readable from their pixels, and honest about what got lost."""
+"""Portraits: deterministic at any size, with attributes that are recoverable from pixels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from autoencoder.portraits import (
     ATTRIBUTES,
     attribute_distance,
     attribute_histogram,
+    classify_attributes,
     draw_portrait,
-    read_attributes,
 )
 from autoencoder.portraits.canvas import Canvas, Frame
-from autoencoder.portraits.face_parameters import Sitter, draw_sitter
+from autoencoder.portraits.face_parameters import FaceParameters, draw_parameters
 from autoencoder.portraits.shapes import Shape, ellipse, rounded_box, stroke
 from latentddm.engine.errors import UserError
 
@@ -33,9 +33,9 @@ def draw_many(count: int, size: int) -> tuple[np.ndarray, list[dict[str, str]]]:
 
 
 def accuracies(pixels: np.ndarray, truth: list[dict[str, str]]) -> dict[str, float]:
-    readings = read_attributes(pixels)
+    found = classify_attributes(pixels)
     return {
-        name: float(np.mean([r[name] == t[name] for r, t in zip(readings, truth, strict=True)]))
+        name: float(np.mean([r[name] == t[name] for r, t in zip(found, truth, strict=True)]))
         for name in ATTRIBUTES
     }
 
@@ -51,8 +51,8 @@ def portraits() -> tuple[np.ndarray, list[dict[str, str]]]:
 
 
 @pytest.fixture(scope="module")
-def sitters() -> list[Sitter]:
-    return [draw_sitter(index, UNSEEN_SEED) for index in range(6000)]
+def parameters() -> list[FaceParameters]:
+    return [draw_parameters(index, UNSEEN_SEED) for index in range(6000)]
 
 
 def test_another_process_draws_the_same_pixels() -> None:
@@ -66,7 +66,7 @@ def test_another_process_draws_the_same_pixels() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )
     here = []
-    for index in (3, 5):  # the other order: a portrait does not depend on its neighbours
+    for index in (3, 5):  # in the other order: portraits are independent of one another
         pixels, attributes = draw_portrait(index, 48, 7)
         digest = hashlib.sha256(pixels.tobytes()).hexdigest()
         here.append(f"{digest} {sorted(attributes.items())}")
@@ -80,7 +80,7 @@ def test_index_and_seed_both_matter() -> None:
 
 
 @pytest.mark.parametrize("size", [96, 256])
-def test_every_size_shows_the_same_picture(size: int) -> None:
+def test_every_size_shows_the_same_portrait(size: int) -> None:
     for index in range(12):
         small, attributes = draw_portrait(index, size // 4)
         large, same = draw_portrait(index, size)
@@ -124,18 +124,18 @@ def test_portraits_use_soft_edges_and_the_whole_canvas(
     assert pixels.std(axis=0).min() > 10
 
 
-def test_every_value_occurs_about_equally_often(sitters: list[Sitter]) -> None:
+def test_every_value_occurs_about_equally_often(parameters: list[FaceParameters]) -> None:
     for name, values in ATTRIBUTES.items():
-        counts = Counter(sitter.attributes[name] for sitter in sitters)
+        counts = Counter(params.attributes[name] for params in parameters)
         assert set(counts) == set(values)
-        expected = len(sitters) / len(values)
+        expected = len(parameters) / len(values)
         statistic = sum((counts[value] - expected) ** 2 / expected for value in values)
         assert statistic < 21  # chi-square with at most 5 degrees of freedom: p = 0.001
 
 
-def test_attributes_are_independent_of_one_another(sitters: list[Sitter]) -> None:
+def test_attributes_are_independent_of_one_another(parameters: list[FaceParameters]) -> None:
     for a, b in combinations(ATTRIBUTES, 2):
-        counts = Counter((s.attributes[a], s.attributes[b]) for s in sitters)
+        counts = Counter((s.attributes[a], s.attributes[b]) for s in parameters)
         table = np.array([[counts[(x, y)] for y in ATTRIBUTES[b]] for x in ATTRIBUTES[a]])
         expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0) / table.sum()
         chi_square = ((table - expected) ** 2 / expected).sum()
@@ -143,19 +143,19 @@ def test_attributes_are_independent_of_one_another(sitters: list[Sitter]) -> Non
         assert cramer < 0.06, (a, b)
 
 
-def test_portraits_are_a_continuum(sitters: list[Sitter]) -> None:
-    assert len({sitter.face_width for sitter in sitters}) == len(sitters)
-    assert len({tuple(sitter.skin) for sitter in sitters}) > 0.99 * len(sitters)
+def test_faces_and_colours_vary_continuously(parameters: list[FaceParameters]) -> None:
+    assert len({params.face_width for params in parameters}) == len(parameters)
+    assert len({tuple(params.skin) for params in parameters}) > 0.99 * len(parameters)
 
 
-def test_attributes_are_read_from_unseen_pixels(
+def test_attributes_of_unseen_portraits_are_classified(
     portraits: tuple[np.ndarray, list[dict[str, str]]],
 ) -> None:
     found = accuracies(*portraits)
     assert min(found.values()) >= 0.99, found
 
 
-def test_reading_survives_blur_and_noise(
+def test_the_classifier_is_robust_to_blur_and_noise(
     portraits: tuple[np.ndarray, list[dict[str, str]]],
 ) -> None:
     pixels, truth = portraits
@@ -169,33 +169,33 @@ def test_reading_survives_blur_and_noise(
     assert min(found.values()) >= 0.95, found
 
 
-def test_larger_pictures_are_read_as_well() -> None:
+def test_larger_images_are_classified() -> None:
     found = accuracies(*draw_many(300, 128))
     assert min(found.values()) >= 0.97, found
 
 
 @pytest.mark.slow
-def test_small_pictures_are_read_as_well() -> None:
+def test_smaller_images_are_classified() -> None:
     found = accuracies(*draw_many(600, 32))
     assert min(found.values()) >= 0.95, found
 
 
-def test_a_reading_does_not_depend_on_the_batch(
+def test_the_classification_is_independent_of_the_batch(
     portraits: tuple[np.ndarray, list[dict[str, str]]],
 ) -> None:
     pixels, _ = portraits
-    together = read_attributes(pixels[:300])
-    assert together[130:140] == read_attributes(pixels[130:140])
-    assert read_attributes(pixels[:0]) == []
+    together = classify_attributes(pixels[:300])
+    assert together[130:140] == classify_attributes(pixels[130:140])
+    assert classify_attributes(pixels[:0]) == []
 
 
-def test_a_lost_attribute_is_named(
+def test_a_missing_value_shows_in_the_distance_of_its_attribute(
     portraits: tuple[np.ndarray, list[dict[str, str]]],
 ) -> None:
     pixels, truth = portraits
     kept = np.array([t["glasses"] != "round" for t in truth])
     distance = attribute_distance(
-        attribute_histogram(read_attributes(pixels[kept])), attribute_histogram(truth)
+        attribute_histogram(classify_attributes(pixels[kept])), attribute_histogram(truth)
     )
     assert max(distance.per_attribute, key=distance.per_attribute.__getitem__) == "glasses"
     assert distance.per_attribute["glasses"] == pytest.approx(1 / 3, abs=0.05)
@@ -215,19 +215,19 @@ def test_distance_is_total_variation() -> None:
     assert attribute_distance(histogram, histogram).mean == 0
 
 
-def test_bad_requests_get_one_sentence() -> None:
-    with pytest.raises(UserError, match="cannot be 15 pixels wide; ask for a size of 16"):
+def test_wrong_arguments_are_refused_with_the_remedy() -> None:
+    with pytest.raises(UserError, match=r"15 pixels .* size of 16"):
         draw_portrait(0, 15)
     assert draw_portrait(0, 16)[0].shape == (16, 16, 3)
-    for wrong in (
-        np.zeros((2, 64, 64, 3), np.float32),
-        np.zeros((64, 64, 3), np.uint8),
-        np.zeros((2, 64, 32, 3), np.uint8),
-        np.zeros((2, 8, 8, 3), np.uint8),
+    for wrong, named in (
+        (np.zeros((2, 64, 64, 3), np.float32), r"not float32 \[2, 64, 64, 3\]"),
+        (np.zeros((64, 64, 3), np.uint8), r"not uint8 \[64, 64, 3\]"),
+        (np.zeros((2, 64, 32, 3), np.uint8), r"not uint8 \[2, 64, 32, 3\]"),
+        (np.zeros((2, 8, 8, 3), np.uint8), "at least 16 pixels, not 8"),
     ):
-        with pytest.raises(UserError, match="Attributes"):
-            read_attributes(wrong)
-    with pytest.raises(UserError, match="no readings"):
+        with pytest.raises(UserError, match=named):
+            classify_attributes(wrong)
+    with pytest.raises(UserError, match="at least one portrait"):
         attribute_histogram([])
-    with pytest.raises(UserError, match="skin is 'blue'"):
+    with pytest.raises(UserError, match=r"skin is 'blue'.*porcelain"):
         attribute_histogram([{name: v[0] for name, v in ATTRIBUTES.items()} | {"skin": "blue"}])

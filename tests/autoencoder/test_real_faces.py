@@ -1,4 +1,4 @@
-"""What must hold on real pictures with a real autoencoder; slow, and only where both lie."""
+"""Reconstruction and tiled decoding with a real autoencoder on real faces; slow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ COUNT = 64
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        not (TAEF2.exists() and FACES.exists()), reason="the faces or TAEF2 are not here"
+        not (TAEF2.exists() and FACES.exists()),
+        reason="faces or weights of TAEF2 are missing",
     ),
 ]
 
@@ -45,7 +46,7 @@ def faces() -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(image) for image in enlarged]))
 
 
-def test_taef2_keeps_33_db_and_the_store_loses_less_than_a_tenth(
+def test_taef2_reaches_33_db_and_a_store_costs_less_than_a_tenth(
     taef2: Autoencoder, faces: torch.Tensor, tmp_path: Path
 ) -> None:
     direct = torch.cat([taef2.reconstruct(batch) for batch in faces.split(8)])
@@ -71,7 +72,9 @@ def test_taef2_keeps_33_db_and_the_store_loses_less_than_a_tenth(
     assert abs(reached - streamed) < 0.1
 
 
-def test_tiles_of_a_large_picture_show_no_seam(taef2: Autoencoder, faces: torch.Tensor) -> None:
+def test_tiled_decoding_of_a_large_image_has_no_seams(
+    taef2: Autoencoder, faces: torch.Tensor
+) -> None:
     # 1024 px: sixteen faces side by side.
     mosaic = faces[:16].reshape(4, 4, 256, 256, 3).transpose(1, 2).reshape(1, 1024, 1024, 3)
     latents = taef2.encode(mosaic)
@@ -85,5 +88,6 @@ def test_tiles_of_a_large_picture_show_no_seam(taef2: Autoencoder, faces: torch.
     along = border[:, None] | border[None, :]
     inside, elsewhere = difference[along], difference[~along]
     print(f"mean {difference.float().mean():.2e}, largest {inside.max()} and {elsewhere.max()}")
-    assert difference.float().mean() < 1
-    assert inside.max() <= 2 * max(1, int(elsewhere.max()))  # one step is the smallest there is
+    assert difference.float().mean() < 0.05
+    assert difference.max() <= 1
+    assert inside.float().mean() <= elsewhere.float().mean() + 0.05

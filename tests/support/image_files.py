@@ -1,4 +1,4 @@
-"""Small pictures in every packing that sources read."""
+"""Small image files in every kind of source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from autoencoder.images import ImageSource, Preprocessing, read_pixels
 NAMES = [f"image{number}.png" for number in (1, 2, 3, 10, 11, 20)]
 
 
-def picture(seed: int, size: tuple[int, int] = (24, 20)) -> bytes:
+def image_file(seed: int, size: tuple[int, int] = (24, 20)) -> bytes:
+    """A PNG file of noise, `size` (width, height) pixels."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -25,7 +26,7 @@ def picture(seed: int, size: tuple[int, int] = (24, 20)) -> bytes:
 
 
 def files(names: Sequence[str] = tuple(NAMES)) -> dict[str, bytes]:
-    return {name: picture(seed) for seed, name in enumerate(names)}
+    return {name: image_file(seed) for seed, name in enumerate(names)}
 
 
 def write_folder(root: Path, content: Mapping[str, bytes]) -> Path:

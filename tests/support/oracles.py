@@ -7,7 +7,7 @@ that compares the two can fail.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,14 +15,33 @@ import torch
 from scipy.special import gamma, hyp1f1
 from torch import Tensor
 
+Levels = Callable[[Tensor], tuple[Tensor, Tensor]]  # t -> alpha, sigma
+
+
+def flow_levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = 1 - t, sigma = t."""
+    return 1 - t, t
+
+
+def cosine_levels(t: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2)."""
+    return torch.cos(math.pi / 2 * t), torch.sin(math.pi / 2 * t)
+
+
+LEVELS: dict[str, Levels] = {"flow": flow_levels, "cosine": cosine_levels}
+
 
 @dataclass(frozen=True)
 class Mixture:
-    """sum_k weights[k] N(means[k], variances[k] I). weights, variances: [K]; means: [K, D]."""
+    """sum_k weights[k] N(means[k], variances[k] I). weights, variances: [K]; means: [K, D].
+
+    levels: of the process x_t = alpha x_0 + sigma eps, whose posterior is asked for.
+    """
 
     weights: Tensor
     means: Tensor
     variances: Tensor
+    levels: Levels = flow_levels
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Independent samples, [count, D]."""
@@ -31,11 +50,11 @@ class Mixture:
         return self.means[component] + self.variances[component, None].sqrt() * noise
 
     def posterior(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """p(x_0 | x_t) for x_t = (1 - t) x_0 + t eps, by Gaussian conditioning of each component.
+        """p(x_0 | x_t) for x_t = alpha x_0 + sigma eps, by Gaussian conditioning of each component.
 
         x_t: [B, D]; t: [B]. Returns weights [B, K], means [B, K, D] and variances [B, K].
         """
-        alpha, sigma = (1 - t)[:, None], t[:, None]
+        alpha, sigma = (level[:, None] for level in self.levels(t))
         total = alpha**2 * self.variances + sigma**2  # [B, K], of x_t in each component
         gain = alpha * self.variances / total
         away = x_t[:, None] - alpha[..., None] * self.means  # [B, K, D]
@@ -47,7 +66,7 @@ class Mixture:
         return log_weights.softmax(1), means, self.variances * (1 - alpha * gain)
 
     def mean_denoiser(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        """E[x_0 | x_t]: what plain diffusion learns."""
+        """E[x_0 | x_t], the minimiser of the loss of plain diffusion."""
         weights, means, _ = self.posterior(x_t, t)
         return (weights[..., None] * means).sum(1)
 
@@ -66,11 +85,17 @@ class PosteriorDenoiser:
         return mean + variances.gather(1, component).sqrt() * xi
 
 
-def paper_target() -> Mixture:
+def paper_target(levels: Levels = flow_levels) -> Mixture:
     """The two-dimensional target of the paper: half N((3, 3), .25 I), half N((-3, -3), .25 I)."""
     centre = torch.full((1, 2), 3.0, dtype=torch.float64)
     half = torch.full((2,), 0.5, dtype=torch.float64)
-    return Mixture(half, torch.cat([centre, -centre]), half / 2)
+    return Mixture(half, torch.cat([centre, -centre]), half / 2, levels)
+
+
+def gaussian(variance: float, dimension: int, levels: Levels = flow_levels) -> Mixture:
+    """N(0, variance I)."""
+    one = torch.ones(1, dtype=torch.float64)
+    return Mixture(one, torch.zeros(1, dimension, dtype=torch.float64), variance * one, levels)
 
 
 def gaussian_moment(shift: float, variance: float, dimension: int, beta: float) -> float:
@@ -148,8 +173,8 @@ def _rbf_embedding(points: Tensor, target: Mixture, variance: Tensor | float = 0
     return (target.weights * peak * (-squared / (2 * width)).exp()).sum(1)
 
 
-def mean_sampler_discrepancy(times: Sequence[float]) -> float:
-    """Squared MMD (RBF, h = 1) of Euler steps with the exact mean, for the paper's target.
+def mean_sampler_discrepancy(times: Sequence[float], levels: Levels = flow_levels) -> float:
+    """Squared MMD (RBF, h = 1) of DDIM steps with the exact mean, for the paper's target.
 
     Along (1, 1) and across it the target, the noise and the mean are independent, so the kernel's
     expectations are products of one-dimensional ones, taken by quadrature over the start.
@@ -158,20 +183,26 @@ def mean_sampler_discrepancy(times: Sequence[float]) -> float:
     mass = torch.softmax(-(start**2) / 2, 0)
     half = torch.full((2,), 0.5, dtype=torch.float64)
     modes = torch.tensor([[18**0.5], [-(18**0.5)]], dtype=torch.float64)
-    along = Mixture(half, modes, half / 2)
-    across = Mixture(half, 0 * modes, half / 2)
+    along = Mixture(half, modes, half / 2, levels)
+    across = Mixture(half, 0 * modes, half / 2, levels)
     own = cross = truth = 1.0
     for axis in (along, across):
-        end = _euler(axis, start, times)
+        end = _ddim(axis, start, times)
         own *= float(mass @ (-0.5 * (end[:, None] - end).square()).exp() @ mass)
         cross *= float(mass @ _rbf_embedding(end[:, None], axis))
         truth *= _rbf_mean(axis, axis)
     return own - 2 * cross + truth
 
 
-def _euler(axis: Mixture, x: Tensor, times: Sequence[float]) -> Tensor:
-    """Euler steps along dx/dt = (x - E[x_0 | x_t]) / t; the last mean is the sample."""
+def _ddim(axis: Mixture, x: Tensor, times: Sequence[float]) -> Tensor:
+    """x_s = alpha_s m + sigma_s (x - alpha_t m) / sigma_t, m = E[x_0 | x_t]; the last m is the end.
+
+    For the flow these are Euler steps along dx/dt = (x - m) / t.
+    """
     for t, s in pairwise(times):
         mean = axis.mean_denoiser(x[:, None], torch.full_like(x, t), x)[:, 0]
-        x = x + (s - t) * (x - mean) / t
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            axis.levels(torch.tensor(time, dtype=torch.float64)) for time in (t, s)
+        )
+        x = alpha_s * mean + sigma_s * (x - alpha_t * mean) / sigma_t
     return mean

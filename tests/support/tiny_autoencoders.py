@@ -1,4 +1,4 @@
-"""One tiny network of each known class with random weights, and pixels to feed it."""
+"""One tiny network of each supported class with random weights; random pixels and latents."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FACTORS = {"kl": 2, "flux": 2, "vq": 2, "tiny": 2, "dc": 4}
 
 
 def save_network(kind: str, folder: Path, **options: object) -> Path:
-    """A folder of diffusers with the tiny network of that kind; always the same weights."""
+    """A folder of diffusers with the tiny network of that kind and deterministic weights."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
         MAKERS[kind]().save_pretrained(folder, **options)
@@ -56,7 +56,7 @@ def save_network(kind: str, folder: Path, **options: object) -> Path:
 
 
 def random_pixels(count: int, size: int) -> torch.Tensor:
-    """Noise, uint8 [count,size,size,3]."""
+    """Uniform noise, uint8 [count,size,size,3]."""
     generator = torch_generator(0, "test pixels")
     return torch.randint(0, 256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
 

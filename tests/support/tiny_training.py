@@ -1,15 +1,12 @@
-"""A training of milliseconds on the engine's loop, in this process or in many others.
+"""A training of milliseconds on the engine's loop, in this process or in several others.
 
-The data are a function of each image's position, so that a test can say what a run must have seen.
+The data are a function of each image's position, so that a test can compare the images that two
+runs have seen.
 """
 
 from __future__ import annotations
 
-import logging
 import math
-import multiprocessing
-import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,20 +15,26 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from processes import Processes
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.distributed import process_batch_size, start_run
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.engine.loop import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig, run_loop
+from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws, torch_generator
+from latentddm.engine.task import (
+    LOOP_KEYS_THAT_MAY_CHANGE,
+    PhaseOfTask,
+    SinglePhaseConfig,
+    Span,
+    whole_span,
+)
 from latentddm.engine.trainable_module import TrainableModule
 
 BATCH, WIDTH = 8, 6
@@ -47,21 +50,22 @@ class TinyConfig:
             learning_rate=1e-2, warmup_images=40, decay="cosine", clip_norm=0.5
         )
     )
-    loop: LoopConfig = field(default_factory=lambda: loop_config(40))
+    loop: SinglePhaseConfig = field(default_factory=lambda: loop_config(40))
+    border: int | None = None  # images at which a second phase begins, if one does
     ema: EMAConfig = field(default_factory=lambda: EMAConfig(snapshots=0))
 
 
 @dataclass(frozen=True)
-class Trouble:
-    """What goes wrong on purpose: at which images, on which rank."""
+class Fault:
+    """A fault on purpose: a NaN at some images and rank, or slow steps."""
 
     nan_at: int = -1
     nan_rank: int = 0
     slow: float = 0.0  # seconds a step
 
 
-class Half(nn.Module):
-    """A unit that sharding gathers on its own."""
+class Layer(nn.Module):
+    """A unit of sharding."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -72,23 +76,33 @@ class Half(nn.Module):
 
 
 class TinyNetwork(nn.Module):
-    _no_split_modules = ("Half",)
+    _no_split_modules = ("Layer",)
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
-        self.enter, self.leave = Half(WIDTH, hidden), nn.Linear(hidden, WIDTH)
+        self.input, self.output = Layer(WIDTH, hidden), nn.Linear(hidden, WIDTH)
         self.register_buffer("scale", torch.full((), 0.5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.leave(self.enter(x))
+        return self.scale * self.output(self.input(x))
 
 
 class TinyTask:
-    def __init__(self, config: TinyConfig, accelerator: Accelerator, trouble: Trouble) -> None:
-        self.config, self.accelerator, self.trouble = config, accelerator, trouble
+    def __init__(
+        self,
+        config: TinyConfig,
+        span: Span,
+        accelerator: Accelerator,
+        fault: Fault,
+        before: Checkpoint | None,
+    ) -> None:
+        self.config, self.accelerator, self.fault = config, accelerator, fault
         torch.manual_seed(config.seed)
+        network = TinyNetwork(config.hidden)
+        if before is not None:
+            before.load_module("ema", network)
         self.trainable = TrainableModule(
-            TinyNetwork(config.hidden), config.optimizer, config.loop, accelerator, config.ema
+            network, config.optimizer, config.loop, span, accelerator, config.ema
         )
         self.averages = self.trainable.averages
 
@@ -118,8 +132,8 @@ class TinyTask:
             error = self.trainable.wrapped(x[part] + noise[part]) - x[part].sin()
             loss = error.square().mean(1)
             if (images, self.accelerator.process_index) == (
-                self.trouble.nan_at,
-                self.trouble.nan_rank,
+                self.fault.nan_at,
+                self.fault.nan_rank,
             ):
                 loss = loss * math.nan
             self.trainable.backward(loss.mean())
@@ -127,72 +141,44 @@ class TinyTask:
         accumulator.add("gradient_norm", self.trainable.step(images))
         accumulator.add("position", positions)
         accumulator.add("position_squared", positions.square())
-        time.sleep(self.trouble.slow)
+        time.sleep(self.fault.slow)
 
     def preview(self, path: Path) -> None:
         with torch.no_grad():
             self.averages.first(torch.zeros(1, WIDTH))
 
 
-def loop_config(steps: int, **changes: object) -> LoopConfig:
+def loop_config(steps: int, **changes: object) -> SinglePhaseConfig:
     every = {"log_every": BATCH, "preview_every": 20 * BATCH, "checkpoint_every": 4 * BATCH}
-    return LoopConfig(**{"images": steps * BATCH, "batch_size": BATCH, **every, **changes})  # type: ignore[arg-type]
+    return SinglePhaseConfig(**{"images": steps * BATCH, "batch_size": BATCH, **every, **changes})  # type: ignore[arg-type]
 
 
-def train_tiny(config: TinyConfig, trouble: Trouble | None = None) -> RunFolder:
+def train_tiny(config: TinyConfig, fault: Fault | None = None) -> RunFolder:
     run, accelerator = start_run(
         config.output, "tiny", config, may_change=LOOP_KEYS_THAT_MAY_CHANGE
     )
-    task = TinyTask(config, accelerator, trouble or Trouble())
-    run_loop(task, run, config.loop, accelerator)
+    whole = whole_span(config.loop)
+    border = whole.end if config.border is None else config.border
+
+    def phase(span: Span) -> PhaseOfTask:
+        def make(before: Checkpoint | None) -> TinyTask:
+            return TinyTask(config, span, accelerator, fault or Fault(), before)
+
+        return PhaseOfTask(span, make)
+
+    phases = [phase(Span(0, border))]
+    if border < whole.end:
+        phases.append(phase(Span(border, whole.end)))
+    run_loop(phases, run, config.loop, accelerator)
     accelerator.end_training()
     return run
 
 
-class Processes:
-    """The same training in `count` processes that talk over gloo; each has a log file."""
-
-    def __init__(
-        self, count: int, config: TinyConfig, folder: Path, trouble: Trouble | None = None
-    ) -> None:
-        context = multiprocessing.get_context("fork")  # importing torch again takes seconds
-        port = _free_port()
-        self.logs = [folder / f"rank{rank}.log" for rank in range(count)]
-        self.started = [
-            context.Process(
-                target=_train_in_process, args=(rank, count, port, self.logs[rank], config, trouble)
-            )
-            for rank in range(count)
-        ]
-        for process in self.started:
-            process.start()
-
-    def wait(self, seconds: float = 120) -> list[int | None]:
-        """The exit codes; a process that hangs is killed and has none."""
-        end = time.monotonic() + seconds
-        codes = []
-        for process in self.started:
-            process.join(max(0.0, end - time.monotonic()))
-            codes.append(process.exitcode)
-        self.kill()
-        return codes
-
-    def kill(self) -> None:
-        for process in self.started:
-            if process.is_alive():
-                process.kill()
-                process.join()
-
-    def wait_for(self, path: Path, text: str, seconds: float = 120) -> None:
-        """Wait until a file holds a text."""
-        end = time.monotonic() + seconds
-        while not path.is_file() or text not in path.read_text():
-            if time.monotonic() > end or not any(p.is_alive() for p in self.started):
-                raise AssertionError(f"{path} never held {text!r}: {self.said()}")
-            time.sleep(0.01)
-
-    def said(self) -> list[str]:
-        return [log.read_text() if log.exists() else "" for log in self.logs]
+def start_tiny(
+    count: int, config: TinyConfig, folder: Path, fault: Fault | None = None
+) -> Processes:
+    """The same training in `count` processes."""
+    return Processes(count, lambda: train_tiny(config, fault), folder)
 
 
 def final_tensors(run: RunFolder) -> dict[str, Tensor]:
@@ -207,7 +193,7 @@ def final_tensors(run: RunFolder) -> dict[str, Tensor]:
 
 
 def logged(run: RunFolder) -> list[dict[str, float]]:
-    """The metrics but for those that depend on the clock."""
+    """The logged metrics without the speed, which depends on the clock."""
     return [
         {name: value for name, value in line.items() if name != "images_per_second"}
         for line in run.read_metrics()
@@ -216,42 +202,3 @@ def logged(run: RunFolder) -> list[dict[str, float]]:
 
 def _image(position: int) -> Tensor:
     return torch.randn(WIDTH, generator=torch_generator(7, "data", position))
-
-
-def _free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def _train_in_process(
-    rank: int, count: int, port: int, log: Path, config: TinyConfig, trouble: Trouble | None
-) -> None:
-    if count > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(count),
-            "LOCAL_WORLD_SIZE": str(count),
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-        }
-    os.environ["ACCELERATE_USE_CPU"] = "true"
-    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process forked from
-    torch.set_num_threads(1)
-    with open(log, "w", buffering=1) as file:
-        sys.stdout = sys.stderr = file
-        logging.basicConfig(stream=file, format="%(message)s", force=True)
-        logging.getLogger("latentddm").setLevel(logging.INFO)
-        try:
-            train_tiny(config, trouble)
-        except (UserError, JobError) as error:
-            file.write(f"{type(error).__name__}: {error}\n")
-            code = 2 if isinstance(error, UserError) else 1
-        except Interrupted as error:
-            file.write(f"Interrupted: {error}\n")
-            code = 128 + error.signal_number
-        else:
-            code = 0
-        file.flush()
-    os._exit(code)  # gloo's threads may wait for a process that has died

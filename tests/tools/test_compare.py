@@ -23,26 +23,16 @@ def runs(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A store of tiny portraits, a DDM with two checkpoints and a plain diffusion model."""
-    from latentddm.engine.loop import LoopConfig
-    from latentddm.training.generator import TrainConfig, train
-    from latentddm.training.objective import Objective
+    from tiny_runs import PLAIN, TWO_DRAWS, generator_config, phase
+
+    from latentddm.engine.task import LoopConfig
+    from latentddm.training.generator import train
 
     folder = tmp_path_factory.mktemp("compare")
     store = encode_tiny("portraits:24", tiny_autoencoder, folder / "store")
-    network = {"channels": 8, "multipliers": [1], "blocks": 1, "attention_levels": []}
-    for name, objective in (
-        ("ddm", Objective(draws=2)),
-        ("plain", Objective.plain_diffusion()),
-    ):
-        train(
-            TrainConfig(
-                store=str(store),
-                output=str(folder / name),
-                network=network,
-                objective=objective,
-                loop=LoopConfig(images=16, batch_size=8, log_every=8, checkpoint_every=8),
-            )
-        )
+    loop = LoopConfig(batch_size=8, log_every=8, checkpoint_every=8)
+    for name, objective in (("ddm", TWO_DRAWS), ("plain", PLAIN)):
+        train(generator_config(store, folder / name, phase(16, objective), loop=loop))
     return folder
 
 

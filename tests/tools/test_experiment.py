@@ -17,7 +17,7 @@ from latentddm.cli.parser import build_parser
 from latentddm.engine.config import load_config
 from latentddm.training.distillation import DistillConfig
 from latentddm.training.generator import TrainConfig
-from latentddm.training.objective import Objective
+from latentddm.training.objective import PlainObjective
 
 TOOLS = Path(__file__).parents[2] / "tools"
 CONFIGS = {"train-autoencoder": AutoencoderConfig, "train": TrainConfig, "distill": DistillConfig}
@@ -55,14 +55,15 @@ def test_every_command_is_one_that_latentddm_takes(tool: ModuleType, options: Na
         if parsed.name in CONFIGS:
             kind = CONFIGS[parsed.name]
             configs[name] = load_config(kind, find_config(parsed.config), parsed.overrides)
-    start, ddm, plain = (configs[name] for name in ("start of DDM", "DDM", "plain diffusion"))
-    assert ddm.start == start.output
-    assert (start.network, start.objective) == (plain.network, plain.objective)
-    assert plain.objective == Objective.plain_diffusion()  # nothing of the DDM's schedules is left
-    assert ddm.objective.draws == 8
-    assert ddm.network | {"expansion": "none"} == plain.network  # a mean has no use for xi
-    assert start.loop.images + ddm.loop.images == plain.loop.images
-    assert plain.loop.images == tool.IMAGES_SEEN["plain"] // 2
+    ddm, plain = configs["DDM"], configs["plain diffusion"]
+    mean, draws = ddm.phases
+    (only,) = plain.phases
+    assert only.objective == mean.objective == PlainObjective()
+    assert draws.objective.draw_count == 8
+    assert ddm.network == plain.network
+    assert mean.images + draws.images == only.images
+    assert only.images == sum(tool.PHASE_IMAGES) // 2
+    assert mean.optimizer == draws.optimizer == only.optimizer
     assert configs["student of plain diffusion"].teacher == plain.output
 
 

@@ -1,4 +1,4 @@
-"""The linear baseline is the best of its rate, so that beating it means something."""
+"""The linear baseline is the best linear autoencoder of its rate."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from messages import raises_naming
 
 from latentddm.engine.errors import UserError
 
@@ -20,7 +21,7 @@ def baseline(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("pca_baseline")
 
 
-def test_patches_are_cut_and_put_together_again(baseline: ModuleType) -> None:
+def test_pixels_and_patches_are_inverse(baseline: ModuleType) -> None:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 24, 24, 3), dtype=torch.uint8, generator=generator)
     patches = baseline.to_patches(pixels, 8)
@@ -30,7 +31,7 @@ def test_patches_are_cut_and_put_together_again(baseline: ModuleType) -> None:
 
 
 @pytest.mark.parametrize("count", [200, 20])  # more vectors than values, and fewer
-def test_the_error_is_that_of_the_singular_values_left_out(
+def test_the_error_is_the_sum_of_the_dropped_squared_singular_values(
     baseline: ModuleType, count: int
 ) -> None:
     generator = torch.Generator().manual_seed(0)
@@ -43,5 +44,5 @@ def test_the_error_is_that_of_the_singular_values_left_out(
 
 
 def test_too_few_pictures_are_refused(baseline: ModuleType) -> None:
-    with pytest.raises(UserError, match="need as many training vectors"):
+    with raises_naming(UserError, "6 components", "5 of 30", "more images"):
         baseline.LinearCode.fit(torch.zeros(5, 30), 6)

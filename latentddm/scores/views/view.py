@@ -13,8 +13,8 @@ from torch import Tensor
 class Differences:
     """Differences of features, [B, n, C, ...]: of draws and targets first, then of pairs of draws.
 
-    They are kept in parts, [B, n_k, C, ...] each, so that no view pays for one large copy of them
-    unless it asks for it.
+    They are kept in parts, [B, n_k, C, ...] each; one large copy is made only for a view that reads
+    `values`.
     """
 
     def __init__(self, parts: Sequence[Tensor]) -> None:

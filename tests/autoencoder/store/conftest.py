@@ -1,4 +1,4 @@
-"""A toy source and a toy autoencoder: enough to fill stores in milliseconds."""
+"""A toy source and a toy autoencoder, for stores in milliseconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SIZE = 16
 
 @dataclass
 class ToySource:
-    """Smooth random pictures, drawn from their index; some may be unreadable."""
+    """Smooth random images, functions of their index; those in `broken` are unreadable."""
 
     count: int
     labelled: bool = True
@@ -46,7 +46,7 @@ class ToySource:
 
 @dataclass
 class ToyAutoencoder:
-    """Average pooling; its decoder repeats pixels."""
+    """Average pooling; the decoder repeats pixels. encoded: the number of images so far."""
 
     reference: str = "toy/pooling"
     fingerprint: str = "sha256:" + "a" * 64
@@ -90,7 +90,7 @@ def encode_toy(folder: Path, source: ToySource | None = None, **options: Any) ->
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder."""
+    """The bytes of every file below a folder."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments: the finished store is the one that was never interrupted."""
+"""SIGKILL at random moments: the resumed store equals an uninterrupted one, byte for byte."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[3]
 def start(
     folder: Path, *, count: int, pause: float, workers: int = 0, rank: int = 0, world: int = 1
 ) -> subprocess.Popen:
-    """Begin an encoding in another process; returns once its imports are done."""
+    """An encoding in another process, after its imports."""
     program = PROGRAM.format(
         path=[str(ROOT), str(Path(__file__).parent)],
         log=str(folder.with_suffix(".log")),
@@ -58,7 +58,7 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def test_killed_and_finished(tmp_path: Path, toy: SimpleNamespace) -> None:
+def test_a_killed_encoding_is_resumed(tmp_path: Path, toy: SimpleNamespace) -> None:
     toy.encode(tmp_path / "whole", toy.Source(20), **OPTIONS)
     folder = tmp_path / "killed"
     process = start(folder, count=20, pause=0.05)

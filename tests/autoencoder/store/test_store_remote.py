@@ -1,4 +1,4 @@
-"""Stores behind a URL: a bad network is survived or named; credentials and the disk are safe."""
+"""Stores at a URL: retries, errors by name, and no leak of credentials or of paths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("aiohttp")
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder; drops every fifth request and truncates every seventh."""
+    """A server of a folder that drops every fifth request and truncates every seventh."""
 
     numbers = itertools.count(1)
     always_drop = False
@@ -57,7 +57,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_DELAY", 0.01)
 
 
@@ -82,7 +82,7 @@ def served(tmp_path: Path, toy: SimpleNamespace) -> Iterator[SimpleNamespace]:
     server.server_close()
 
 
-def test_a_bad_network_changes_nothing(served: SimpleNamespace) -> None:
+def test_batches_over_a_bad_network_equal_local_ones(served: SimpleNamespace) -> None:
     store = LatentStore(served.url, cache=served.cache)
     local = LatentStore(served.folder)
     pairs = zip(store.stream(10), local.stream(10), strict=False)
@@ -95,21 +95,19 @@ def test_a_bad_network_changes_nothing(served: SimpleNamespace) -> None:
     assert verify_store(served.url, cache=served.cache).ok
 
 
-def test_what_is_cached_is_not_fetched_again(served: SimpleNamespace) -> None:
+def test_cached_shards_are_not_fetched_again(served: SimpleNamespace) -> None:
     next(LatentStore(served.url, cache=served.cache).stream(200))
     served.handler.numbers = counter = itertools.count(1)
     next(LatentStore(served.url, cache=served.cache).stream(200))
     assert next(counter) == 2  # the manifest alone
 
 
-def test_a_dead_server_is_named_after_the_retries(
-    served: SimpleNamespace, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unreachable_file_is_named_after_the_retries(served: SimpleNamespace) -> None:
     store = LatentStore(served.url, cache=served.cache)
     served.handler.always_drop = True
-    with pytest.raises(JobError, match=rf"latents-\d+\.tar could not be read in {remote.ATTEMPTS}"):
+    with pytest.raises(JobError, match=rf"latents-\d+\.tar .*{remote.ATTEMPTS} attempts"):
         next(store.stream(8))
-    with pytest.raises(JobError, match=r"manifest\.json could not be read"):
+    with pytest.raises(JobError, match=r"manifest\.json .*check the network"):
         LatentStore(served.url, cache=served.cache)
 
 
@@ -150,9 +148,16 @@ def test_credentials_are_never_shown(
     with pytest.raises(JobError) as caught:
         LatentStore(secret.replace("/store", "/nothing"), cache=served.cache)
     messages += traceback.format_exception(caught.value)
-    assert "again in" in caplog.text
+    assert "retry in" in caplog.text
     assert served.handler.authorised
     assert "SECRET" not in "\n".join([*messages, caplog.text])
+
+
+def test_a_repair_of_a_remote_store_is_refused_without_credentials(toy: SimpleNamespace) -> None:
+    secret = "https://someone:SECRET@host/store?token=SECRET"
+    with pytest.raises(UserError, match=r"https://host/store .*local copy") as caught:
+        verify_store(secret, source=toy.Source(3), autoencoder=toy.Autoencoder())
+    assert "SECRET" not in str(caught.value)
 
 
 def test_hostile_names_never_leave_the_cache(served: SimpleNamespace) -> None:
@@ -167,8 +172,8 @@ def test_hostile_names_never_leave_the_cache(served: SimpleNamespace) -> None:
     assert not served.cache.exists()
 
 
-def test_an_unknown_protocol_is_a_wrong_request() -> None:
-    with pytest.raises(UserError, match="protocol"):
+def test_an_unknown_protocol_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"carrier-pigeon.*https://"):
         LatentStore("carrier-pigeon://coop/store")
 
 

@@ -1,11 +1,12 @@
-"""What every verb says of itself is on record: a change to it is meant, and seen in review.
+"""The help of every verb is recorded in cli_help.txt, so that a change to it is seen in review.
 
-Run this file to write the record again: python tests/latentddm/test_cli_help.py
+Run this file to write the record again: python tests/latentddm/cli/test_cli_help.py
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import subprocess
@@ -15,14 +16,18 @@ from unittest import mock
 
 import pytest
 
+from latentddm import cli
 from latentddm.cli import main
+from latentddm.cli.arguments import find_config
 from latentddm.cli.parser import build_parser
-from latentddm.cli.registry import GROUPS, VERBS
+from latentddm.cli.registry import GROUPS, load_verbs
 from latentddm.engine.atomic_io import write_text
 
 RECORD = Path(__file__).with_name("cli_help.txt")
 HEADING = "=== latentddm {}--help\n"
 LONGEST = 40  # lines of one verb's help
+HEAVY = ("torch", "diffusers", "accelerate", "numpy", "PIL", "omegaconf")
+VERBS = [verb for verbs in load_verbs().values() for verb in verbs]
 
 
 def current_help() -> dict[str, str]:
@@ -45,13 +50,15 @@ def test_help_is_as_recorded() -> None:
     recorded = RECORD.read_text(encoding="utf-8")
     now = "".join(heading + text + "\n" for heading, text in current_help().items())
     assert recorded.split() == now.split(), (
-        "The help texts have changed; if that is meant, run: "
-        "python tests/latentddm/test_cli_help.py"
+        "The help texts have changed; if that is intended, run: "
+        "python tests/latentddm/cli/test_cli_help.py"
     )
 
 
-def test_every_verb_is_in_one_group_has_examples_and_is_short() -> None:
-    assert len({verb.name for verb in VERBS}) == len(VERBS) == sum(map(len, GROUPS.values()))
+def test_every_verb_has_the_name_of_its_module_examples_and_a_short_help() -> None:
+    modules = [name for names in GROUPS.values() for name in names]
+    assert [verb.name.replace("-", "_") for verb in VERBS] == modules
+    assert len(set(modules)) == len(modules)
     texts = current_help()
     for verb in VERBS:
         text = texts[HEADING.format(f"{verb.name} ")]
@@ -61,16 +68,18 @@ def test_every_verb_is_in_one_group_has_examples_and_is_short() -> None:
         assert all(example in text for example in verb.examples)
 
 
-def test_examples_can_be_parsed() -> None:
-    """An example that the parser refuses would be worse than none."""
+def test_examples_can_be_parsed_and_name_configs_that_exist() -> None:
     for verb in VERBS:
         for example in verb.examples:
             command = example.split(" > ")[0].partition("latentddm ")[2]
-            assert build_parser().parse_args(shlex.split(command)).verb in VERBS
+            parsed = build_parser().parse_args(shlex.split(command))
+            assert parsed.verb in VERBS
+            if hasattr(parsed, "config"):
+                assert find_config(parsed.config).is_file()
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
-def test_completion_knows_every_verb_and_option(
+def test_completion_has_every_verb_and_option(
     shell: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("shtab", reason="pip install shtab")
@@ -81,13 +90,55 @@ def test_completion_knows_every_verb_and_option(
     assert "churn" in script
 
 
-def test_help_imports_nothing_heavy() -> None:
-    """Help and completion must be instant."""
-    program = "import sys; from latentddm.cli.parser import build_parser; build_parser(); " + (
-        "sys.exit(','.join(m for m in ('torch', 'diffusers', 'numpy', 'PIL') if m in sys.modules))"
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["smaple"]])
+def test_help_and_a_wrong_command_are_instant(arguments: list[str]) -> None:
+    """They import nothing heavy."""
+    program = f"""
+import sys
+from latentddm.cli import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+print("heavy:", [name for name in {HEAVY} if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stderr.strip() == "", done.stderr
+    assert done.stdout.splitlines()[-1] == "heavy: []"
+
+
+COUNT = """
+import argparse
+from latentddm.cli.verb import Outcome, Verb
+from latentddm.engine.errors import UserError
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*")
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    if not arguments.words:
+        raise UserError("words is empty; give one at least.")
+    return Outcome(f"{len(arguments.words)} words", {"words": len(arguments.words)})
+
+VERB = Verb("count-words", "Count words.", _add_arguments, _run, ("latentddm count-words a b",))
+"""
+
+
+def test_one_more_verb_is_one_file_and_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "count_words.py").write_text(COUNT)
+    monkeypatch.setattr(cli, "__path__", [*cli.__path__, str(tmp_path)])  # a file in cli/
+    monkeypatch.setitem(GROUPS, "train", ["count_words", *GROUPS["train"]])  # the line
+    assert main(["count-words", "a", "b"]) == 0
+    assert capsys.readouterr().out == "2 words\n"
+    assert main(["count-words", "a", "b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"words": 2}
+    assert main(["count-words"]) == 2
+    assert capsys.readouterr().err == "latentddm: words is empty; give one at least.\n"
+    listed = build_parser().format_help().partition("train:\n")[2].splitlines()[0]
+    assert listed.split() == ["count-words", "Count", "words."]
 
 
 if __name__ == "__main__":

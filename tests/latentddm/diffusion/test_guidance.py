@@ -1,70 +1,76 @@
-"""Labels: dropped in training, asked for in sampling, refused where there are none."""
+"""Guidance extrapolates exactly, and labels guide a network that has learnt them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from oracles import LEVELS, Levels, Mixture
+from torch import Tensor, nn
 
 from latentddm.diffusion.guidance import GuidedDenoiser, drop_labels
-from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
-from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.diffusion.process import corrupt, to_x0
+from latentddm.diffusion.sampling import sample, time_grid
+from latentddm.diffusion.schedules import SCHEDULES, FlowSchedule, Schedule, make_schedule
+from latentddm.scores import energy_score
 
-NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-
-
-@pytest.fixture(scope="module")
-def labelled_store(
-    encode_tiny: Callable[[str, Path, Path], Path],
-    tiny_autoencoder: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Path:
-    from autoencoder.image_io import save_image
-
-    folder = tmp_path_factory.mktemp("labelled")
-    noise = np.random.default_rng(0).integers(0, 100, (16, 32, 32, 3), dtype=np.uint8)
-    for index in range(16):
-        name = folder / "images" / ("dark", "light")[index % 2] / f"{index}.png"
-        name.parent.mkdir(parents=True, exist_ok=True)
-        save_image(name, noise[index] + 100 * (index % 2))
-    return encode_tiny(str(folder / "images"), tiny_autoencoder, folder / "store")
+CENTRES, VARIANCE = torch.tensor([[-2.0], [2.0]], dtype=torch.float64), 0.25
+NONE = 2  # the label of no class
+ALL = [pytest.param(make_schedule(name), LEVELS[name], id=name) for name in SCHEDULES]
 
 
-def config(store: Path, output: Path, classes: int) -> TrainConfig:
-    return TrainConfig(
-        store=str(store),
-        output=str(output),
-        network={**NETWORK, "classes": classes},
-        objective=Objective(draws=2),
-        loop=LoopConfig(images=16, batch_size=8),
-    )
+def handmade(x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor) -> Tensor:
+    """Depends on all of its inputs, on the labels in no linear way."""
+    x0 = x_t * t[:, None] + 10.0 * labels[:, None] ** 2
+    return x0 if xi is None else x0 + (1 + labels[:, None]) * xi
 
 
-def test_guidance_is_the_extrapolation_with_one_xi_for_both_branches() -> None:
-    seen: list[Tensor] = []
+class ExactClasses:
+    """Draws from p(x_0 | x_t, label) of two Gaussian classes; NONE: of both with equal chance."""
 
-    def denoiser(x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor) -> Tensor:
+    def __init__(self, levels: Levels) -> None:
+        equal = torch.full((2,), 0.5, dtype=torch.float64)
+        self.both = Mixture(equal, CENTRES, VARIANCE * torch.ones(2).double(), levels)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __call__(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor) -> Tensor:
+        weights, means, variances = self.both.posterior(x_t, t)
+        chosen = torch.multinomial(weights, 1, generator=self.generator)[:, 0]
+        component = torch.where(labels == NONE, chosen, labels)[:, None]
+        mean = means.gather(1, component[..., None])[:, 0]
+        return mean + variances.gather(1, component).sqrt() * xi
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0, 2.5])
+def test_guidance_is_the_extrapolation_from_no_label_with_one_xi_for_both(guidance: float) -> None:
+    seen: list[Tensor | None] = []
+
+    def recording(x_t: Tensor, t: Tensor, xi: Tensor | None, labels: Tensor) -> Tensor:
         seen.append(xi)
-        return x_t * t[:, None] + xi + 10.0 * labels[:, None]
+        return handmade(x_t, t, xi, labels)
 
-    x_t, t, xi = torch.randn(3, 5), torch.rand(3), torch.randn(3, 5)
-    none, label = denoiser(x_t, t, xi, torch.full((3,), 4)), denoiser(x_t, t, xi, torch.ones(3))
-    seen.clear()
-    guided = GuidedDenoiser(denoiser, label=1, classes=4, guidance=2.5)(x_t, t, xi)
-    torch.testing.assert_close(guided, none + 2.5 * (label - none))
-    assert len(seen) == 1  # both branches in one call
-    assert torch.equal(seen[0], torch.cat([xi, xi]))
-    for guidance, expected in ((1.0, label), (0.0, none)):
-        denoise = GuidedDenoiser(denoiser, label=1, classes=4, guidance=guidance)
-        torch.testing.assert_close(denoise(x_t, t, xi), expected)
+    generator = torch.Generator().manual_seed(0)
+    x_t, xi = torch.randn(2, 3, 5, generator=generator)
+    t = torch.rand(3, generator=generator)
+    label = torch.tensor([0, 3, 1])
+    guided = GuidedDenoiser(recording, label, classes=4, guidance=guidance)
+    for noise in (xi, None):  # None: the mean
+        none = handmade(x_t, t, noise, torch.full((3,), 4))
+        with_label = handmade(x_t, t, noise, label)
+        found = guided(x_t, t, noise)
+        torch.testing.assert_close(found, none + guidance * (with_label - none))
+        assert len(seen) == 1  # both branches in one call
+        both = seen.pop()
+        if noise is None:
+            assert both is None
+        else:
+            assert both is not None
+            assert torch.equal(both, xi if guidance == 1 else torch.cat([xi, xi]))
+
+
+@pytest.mark.parametrize(("label", "named"), [(4, "4"), (-1, "-1"), (torch.tensor([0, 7]), "7")])
+def test_a_label_that_is_no_class_is_refused(label: int | Tensor, named: str) -> None:
+    with pytest.raises(ValueError, match=rf"label .*0 \.\.\. 3.*{named}"):
+        GuidedDenoiser(handmade, label, classes=4)
 
 
 def test_dropped_and_missing_labels_become_none_and_the_rest_stay() -> None:
@@ -72,44 +78,87 @@ def test_dropped_and_missing_labels_become_none_and_the_rest_stay() -> None:
     assert drop_labels(labels, uniform, 0.1, classes=3).tolist() == [3, 1, 3, 2]
 
 
-def test_a_label_changes_what_is_drawn_and_no_label_is_another_thing_still(
-    labelled_store: Path, tmp_path: Path
+@pytest.mark.parametrize(("schedule", "levels"), ALL)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_exact_draws_given_a_label_end_in_its_class_and_without_in_both(
+    steps: int, schedule: Schedule, levels: Levels
 ) -> None:
-    run = train(config(labelled_store, tmp_path / "run", classes=2))
-    generator = Generator.load(run.path)
-    torch.nn.init.normal_(generator.network.time_embedding.label.weight)  # so short a training
-    settings = SamplingConfig(steps=2)
-    drawn = [
-        generator.draw(2, replace(settings, label=label, guidance=guidance))
-        for label, guidance in ((None, 1.0), (0, 1.0), (1, 1.0), (1, 3.0))
-    ]
-    for index, first in enumerate(drawn):
-        for second in drawn[index + 1 :]:
-            assert (first - second).abs().max() > 1e-5
-    with pytest.raises(UserError, match=r"label must lie in 0 ... 1, not 2"):
-        generator.draw(1, replace(settings, label=2))
-    with pytest.raises(UserError, match="guidance needs a label"):
-        generator.draw(1, replace(settings, guidance=2.0))
+    count, exact = 10_000, ExactClasses(levels)
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(count, 1, generator=generator, dtype=torch.float64)
+    error = (VARIANCE / count) ** 0.5
+    for label in (0, 1):
+        of_class, of_both = (
+            sample(
+                GuidedDenoiser(exact, label, NONE, guidance),
+                x,
+                time_grid(steps),
+                schedule=schedule,
+                generator=generator,
+            )
+            for guidance in (1.0, 0.0)
+        )
+        assert abs(float(of_class.mean() - CENTRES[label])) < 4 * error
+        assert abs(float(of_class.var()) / VARIANCE - 1) < 4 * (2 / count) ** 0.5
+        assert abs(float((of_both > 0).double().mean()) - 0.5) < 4 * 0.5 / count**0.5
 
 
-def test_a_store_without_labels_is_named(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"store .* holds no labels"):
-        train(config(tiny_store, tmp_path / "run", classes=2))
+class TinyNetwork(nn.Module):
+    """x_0 = G(t, x_t, xi, label) on a line, by way of v."""
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        self.label = nn.Embedding(NONE + 1, width)
+        self.input = nn.Linear(3, width)
+        self.hidden = nn.Linear(width, width)
+        self.output = nn.Linear(width, 1)
+
+    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor) -> Tensor:
+        """Draws [B, m, 1]; x_t: [B, 1]; t, labels: [B]; xi: [B, m, 1]."""
+        given = torch.stack([x_t, t[:, None]], dim=2).expand(-1, xi.shape[1], -1)
+        hidden = self.input(torch.cat([given, xi], dim=2)) + self.label(labels)[:, None]
+        hidden = hidden.relu()
+        v = self.output(hidden + self.hidden(hidden).relu())
+        return to_x0(v, x_t[:, None], t, "v", FlowSchedule())
+
+    def denoise(self, x_t: Tensor, t: Tensor, xi: Tensor, labels: Tensor) -> Tensor:
+        """One draw for each x_t, [B, 1]."""
+        return self(x_t, t, xi[:, None], labels)[:, 0]
 
 
-def test_a_label_beyond_the_classes_is_named(labelled_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"label 1, but network.classes is 1"):
-        train(config(labelled_store, tmp_path / "run", classes=1))
+@pytest.fixture(scope="module")
+def trained() -> TinyNetwork:
+    """Trained with the energy score on two classes, a fifth of the labels dropped."""
+    torch.manual_seed(0)
+    network, generator = TinyNetwork(), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    for _ in range(400):
+        labels = torch.randint(2, (256,), generator=generator)
+        noise = torch.randn(2, 256, 1, generator=generator)
+        x0 = CENTRES[labels].float() + VARIANCE**0.5 * noise[0]
+        t = torch.rand(256, generator=generator)
+        uniform = torch.rand(256, generator=generator)
+        shown = drop_labels(labels, uniform, 0.2, classes=NONE)
+        x_t = corrupt(x0, t, noise[1], FlowSchedule())
+        xi = torch.randn(256, 4, 1, generator=generator)
+        energy_score(network(x_t, t, xi, shown), x0).mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return network
 
 
-def test_a_run_without_classes_refuses_a_label(tiny_store: Path, tmp_path: Path) -> None:
-    run = train(config(tiny_store, tmp_path / "run", classes=0))
-    with pytest.raises(UserError, match="trained without labels"):
-        Generator.load(run.path).draw(1, SamplingConfig(label=0))
+def test_labels_that_a_network_has_learnt_choose_the_class(trained: TinyNetwork) -> None:
+    x = torch.randn(2000, 1, generator=torch.Generator().manual_seed(2))
 
+    def drawn(label: int, guidance: float) -> Tensor:
+        denoiser = GuidedDenoiser(trained.denoise, label, NONE, guidance)
+        return sample(denoiser, x, time_grid(4), generator=torch.Generator().manual_seed(3))
 
-def test_targets_of_other_labels_are_refused(labelled_store: Path, tmp_path: Path) -> None:
-    wanted = config(labelled_store, tmp_path / "run", classes=2)
-    wanted = replace(wanted, objective=replace(wanted.objective, targets=4))
-    with pytest.raises(UserError, match=r"objective.targets takes .* whatever its label"):
-        train(wanted)
+    for label, side in ((0, -1), (1, 1)):
+        of_class = side * drawn(label, 1.0)
+        assert float((of_class > 0).double().mean()) > 0.97
+        assert float(of_class.mean()) == pytest.approx(2, abs=0.25)
+        without = drawn(label, 0.0)
+        assert float((without > 0).double().mean()) == pytest.approx(0.5, abs=0.08)
+        exaggerated = side * drawn(label, 2.0)
+        assert float(exaggerated.mean()) > float(of_class.mean()) + 0.2

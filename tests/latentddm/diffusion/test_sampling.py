@@ -1,4 +1,4 @@
-"""The sampler's plumbing: fresh xi, one call a step, grids, generators, and what it refuses."""
+"""The sampler: fresh xi, one call a step, scales of xi, grids, generators, refusals."""
 
 from __future__ import annotations
 
@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step
-from latentddm.diffusion.sampling import LOG_SNR_LIMIT, SamplingStep, sample, time_grid
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.sampling import (
+    LOG_SNR_LIMIT,
+    SamplingStep,
+    least_safety,
+    sample,
+    time_grid,
+)
+from latentddm.diffusion.schedules import SCHEDULES, FlowSchedule, Schedule, make_schedule
 
 FLOW = FlowSchedule()
+ALL = [pytest.param(make_schedule(name), id=name) for name in SCHEDULES]
 
 
 class Recorder:
-    """A denoiser that keeps what it was asked; its answer depends on all three inputs."""
+    """A denoiser that keeps its inputs; its output depends on all three."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -49,14 +56,18 @@ def test_each_step_is_one_call_with_a_fresh_xi(steps: int, churn: float) -> None
     assert len(values.unique()) == len(values)
 
 
-def test_xi_and_the_noise_of_the_bridge_are_independent_standard_normals() -> None:
+@pytest.mark.parametrize("schedule", ALL)
+def test_xi_and_the_noise_of_the_bridge_are_independent_standard_normals(
+    schedule: Schedule,
+) -> None:
     recorder, x = Recorder(), noise(4000)
     seen: list[SamplingStep] = []
-    sample(recorder, x, time_grid(3), 1.0, generator=seeded(1), callback=seen.append)
+    sample(recorder, x, time_grid(3), 1.0, schedule, seeded(1), callback=seen.append)
     draws = [xi.flatten() for _, _, xi in recorder.calls] + [x.flatten()]
     for step in seen[:-1]:  # solve the bridge for the noise it was given
-        kept = bridge_step(step.x_t, step.x0, step.t, step.s, torch.zeros_like(x), FLOW, 1.0)
-        unit = bridge_step(step.x_t, step.x0, step.t, step.s, torch.ones_like(x), FLOW, 1.0)
+        inputs = step.x_t, step.x0, step.t, step.s
+        kept = bridge_step(*inputs, torch.zeros_like(x), schedule, 1.0)
+        unit = bridge_step(*inputs, torch.ones_like(x), schedule, 1.0)
         draws.append(((step.x_s - kept) / (unit - kept)).flatten())
     table = torch.stack(draws)
     count = table.shape[1]
@@ -65,14 +76,17 @@ def test_xi_and_the_noise_of_the_bridge_are_independent_standard_normals() -> No
     assert covariance.abs().max() < 4 * (2 / count) ** 0.5
 
 
+@pytest.mark.parametrize("schedule", ALL)
 @pytest.mark.parametrize("churn", [0.0, 0.7])
-def test_the_trajectory_is_the_bridge_and_ends_in_the_last_x0(churn: float) -> None:
-    """A callback sees every step, changes nothing, and the result is the network's, not x_delta."""
+def test_the_trajectory_is_the_bridge_and_ends_in_the_last_x0(
+    churn: float, schedule: Schedule
+) -> None:
+    """A callback gets every step, changes nothing, and the result is the network's, not x_delta."""
     times = time_grid(5, safety=0.02)
     seen: list[SamplingStep] = []
-    plain = sample(Recorder(), noise(3), times, churn, generator=seeded(3))
+    plain = sample(Recorder(), noise(3), times, churn, schedule, seeded(3))
     recorder = Recorder()
-    watched = sample(recorder, noise(3), times, churn, generator=seeded(3), callback=seen.append)
+    watched = sample(recorder, noise(3), times, churn, schedule, seeded(3), callback=seen.append)
     assert torch.equal(plain, watched)
     assert [step.step for step in seen] == [0, 1, 2, 3, 4]
     assert all(isinstance(step, SamplingStep) for step in seen)
@@ -84,8 +98,50 @@ def test_the_trajectory_is_the_bridge_and_ends_in_the_last_x0(churn: float) -> N
         assert torch.equal(step.x_t, recorder.calls[i][0])
         assert torch.equal(step.x_t, seen[i - 1].x_s if i else noise(3))
         if churn == 0:
-            expected = bridge_step(step.x_t, step.x0, step.t, step.s, torch.zeros_like(plain))
+            inputs = step.x_t, step.x0, step.t, step.s
+            expected = bridge_step(*inputs, torch.zeros_like(plain), schedule)
             assert torch.equal(step.x_s, expected)
+
+
+@pytest.mark.parametrize("churn", [0.0, 0.5])
+def test_a_scale_of_one_changes_no_bit_and_another_scales_each_xi(churn: float) -> None:
+    def calls(xi_scale: float | list[float]) -> tuple[list[Tensor], Tensor]:
+        recorder = Recorder()
+        out = sample(
+            recorder, noise(3), time_grid(3), churn, generator=seeded(3), xi_scale=xi_scale
+        )
+        return [xi for _, _, xi in recorder.calls], out
+
+    def exact() -> Tensor:
+        return sample(Recorder(), noise(3), time_grid(3), churn, generator=seeded(3))
+
+    xi, out = calls(1.0)
+    assert torch.equal(out, exact())
+    for scale in (0.5, [0.25, 0.0, 2.0], [1, 1, 1]):
+        scaled, _ = calls(scale)
+        each = scale if isinstance(scale, list) else [scale] * 3
+        for one, other, factor in zip(xi, scaled, each, strict=True):
+            assert torch.equal(other, factor * one)
+    assert torch.equal(calls([1, 1, 1])[1], out)
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [
+        ([0.5], r"xi_scale .*1 .*3"),
+        ([0.5] * 4, r"xi_scale .*4 .*3"),
+        ([], r"xi_scale .*0 .*3"),
+        ([1, -1, 1], r"xi_scale .*-1"),
+        (-0.1, r"xi_scale .*-0\.1"),
+        (math.nan, "xi_scale .*nan"),
+        (math.inf, "xi_scale .*inf"),
+    ],
+)
+def test_scales_of_xi_that_do_not_fit_are_refused(scale: float | list[float], said: str) -> None:
+    recorder = Recorder()
+    with pytest.raises(ValueError, match=said):
+        sample(recorder, noise(2), time_grid(3), xi_scale=scale)
+    assert recorder.calls == []
 
 
 def test_the_same_seed_gives_the_same_samples_and_another_seed_others() -> None:
@@ -148,21 +204,38 @@ def test_the_power_grid_has_equal_steps_of_its_root(power: float) -> None:
             torch.testing.assert_close(gaps, torch.ones_like(gaps))
 
 
+@pytest.mark.parametrize("schedule", ALL)
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 1000])
 @pytest.mark.parametrize("safety", [0.0, 1e-6, 1e-3, 0.1])
-def test_the_log_snr_grid_has_equal_steps_of_log_snr(steps: int, safety: float) -> None:
+def test_the_log_snr_grid_has_equal_steps_of_log_snr(
+    steps: int, safety: float, schedule: Schedule
+) -> None:
     """Its ends are those asked for, though log SNR is infinite at 0 and 1."""
-    times = time_grid(steps, "log_snr", safety)
+    times = time_grid(steps, "log_snr", safety, schedule)
     assert times.shape == (steps + 1,)
     assert (float(times[0]), float(times[-1])) == (1 - safety, safety)
     assert (times.diff() < 0).all()
     end = LOG_SNR_LIMIT
     if safety > 0:
-        end = min(end, 2 * math.log((1 - safety) / safety))
+        ratio = {
+            "flow": (1 - safety) / safety,
+            "cosine": 1 / math.tan(math.pi / 2 * safety),
+        }[schedule.name]
+        end = min(end, 2 * math.log(ratio))
     expected = torch.linspace(-end, end, steps + 1, dtype=torch.float64)[1:-1]
     inner = times[1:-1]
-    found = ((1 - inner) ** 2 / inner**2).log()
+    found = (schedule.alpha(inner) ** 2 / schedule.sigma(inner) ** 2).log()
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("schedule", ALL)
+def test_eps_keeps_a_distance_from_pure_noise_and_the_others_none(schedule: Schedule) -> None:
+    """x_0 = (x_t - sigma eps) / alpha multiplies rounding by sigma / alpha: at most 999 there."""
+    safety = least_safety("eps", schedule)
+    t = torch.tensor(1 - safety, dtype=torch.float64)
+    assert float(schedule.sigma(t) / schedule.alpha(t)) == pytest.approx(999, rel=1e-6)
+    assert [least_safety(other, schedule) for other in ("x0", "v", "edm")] == [0, 0, 0]
+    assert time_grid(4, safety=safety, schedule=schedule)[0] == 1 - safety
 
 
 @pytest.mark.parametrize(
@@ -172,8 +245,8 @@ def test_the_log_snr_grid_has_equal_steps_of_log_snr(steps: int, safety: float) 
         ({"steps": 4, "safety": -0.1}, "safety"),
         ({"steps": 4, "safety": 0.5}, "safety"),
         ({"steps": 4, "safety": math.nan}, "safety"),
-        ({"steps": 4, "kind": "cosine"}, "uniform, log_snr, power"),
-        ({"steps": 4, "kind": "power", "power": 0.0}, "power must be positive, not 0"),
+        ({"steps": 4, "kind": "karras"}, "uniform, log_snr, power.*'karras'"),
+        ({"steps": 4, "kind": "power", "power": 0.0}, r"power .*0\.0"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused(arguments: dict, said: str) -> None:
@@ -192,7 +265,7 @@ def test_times_that_do_not_decrease_from_noise_to_data_are_refused(times: list[f
     assert recorder.calls == []
 
 
-def test_times_that_the_type_of_x_cannot_tell_apart_are_refused() -> None:
+def test_times_equal_in_the_type_of_x_are_refused() -> None:
     """In bfloat16 two neighbours of a fine grid are one number, and the bridge divides by zero."""
     x = noise(2).bfloat16()
     with pytest.raises(ValueError, match="bfloat16"):
@@ -206,5 +279,5 @@ def test_a_churn_outside_its_range_is_refused(churn: float) -> None:
 
 
 def test_too_few_generators_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 generators were given for a batch of 3"):
+    with pytest.raises(ValueError, match=r"2 generators.*3"):
         sample(Recorder(), noise(3), time_grid(2), generator=[seeded(0), seeded(1)])

@@ -1,4 +1,4 @@
-"""Files are whole or absent, whatever happens while they are written."""
+"""A file is never half-written, whatever interrupts the writing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 import pytest
+from messages import raises_naming
 
 from latentddm.engine.atomic_io import atomic_path, read_json, write_json, write_text
 from latentddm.engine.errors import JobError, UserError
@@ -17,7 +18,7 @@ def write_half(path: Path, error: Exception) -> None:
         raise error
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     write_text(path, "old")
     with pytest.raises(RuntimeError):
@@ -35,21 +36,21 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert (path / "a").read_text() == "1"
 
 
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     write_json(path, {"kept": 1})
-    with pytest.raises(JobError, match=r"disk is full while writing .*a\.json"):
+    with raises_naming(JobError, "disk is full", str(path), "free space"):
         write_half(path, OSError(errno.ENOSPC, "No space left on device"))
     assert read_json(path) == {"kept": 1}
 
 
-def test_a_torn_or_missing_json_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_json_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    with pytest.raises(UserError, match="does not exist"):
+    with raises_naming(UserError, str(path), "does not exist", "check the path"):
         read_json(path)
     path.write_text('{"a": ')
-    with pytest.raises(UserError, match=r"a\.json is not valid JSON"):
+    with raises_naming(UserError, str(path), "not valid JSON", "restore it"):
         read_json(path)
     path.write_text("[1]")
-    with pytest.raises(UserError, match="not a JSON object"):
+    with raises_naming(UserError, str(path), "list", "restore it"):
         read_json(path)

@@ -1,4 +1,4 @@
-"""The power-function average: its profile is the paper's, and it depends on images alone."""
+"""The power-function average has the paper's profile and is a function of images seen alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def test_the_exponent_gives_the_relative_width(std: float) -> None:
     assert ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5 == pytest.approx(std, rel=1e-9)
 
 
-def test_the_average_of_a_ramp_is_that_of_the_profile() -> None:
-    # The weight of time u under t^gamma, u in [0, 1], has its mean at (gamma + 1) / (gamma + 2).
+def test_the_average_of_a_ramp_is_the_mean_of_the_profile() -> None:
+    # The profile (gamma + 1) u^gamma on [0, 1] has the mean (gamma + 1) / (gamma + 2).
     module = nn.Linear(1, 1, bias=False)
     ema = EMA(module, 0.10)
     total, batch = 20_000, 2

@@ -1,4 +1,4 @@
-"""A number that is not finite stops every process before the weights change."""
+"""A nonfinite loss or gradient stops every process before the weights change."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from messages import assert_names, raises_naming
 from tiny_training import (
     BATCH,
-    Processes,
+    Fault,
     TinyConfig,
     TinyNetwork,
-    Trouble,
     loop_config,
+    start_tiny,
     train_tiny,
 )
 
@@ -22,6 +23,7 @@ from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import JobError
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
+from latentddm.engine.task import whole_span
 from latentddm.engine.trainable_module import TrainableModule
 
 
@@ -31,33 +33,37 @@ def config(tmp_path: Path, **loop: object) -> TinyConfig:
 
 def trainable(optimizer: OptimizerConfig | None = None) -> TrainableModule:
     torch.manual_seed(0)
+    loop = loop_config(20)
     return TrainableModule(
-        TinyNetwork(4), optimizer or OptimizerConfig(), loop_config(20), Accelerator(cpu=True)
+        TinyNetwork(4),
+        optimizer or OptimizerConfig(),
+        loop,
+        whole_span(loop),
+        Accelerator(cpu=True),
     )
 
 
-def test_a_loss_that_is_not_finite_names_step_images_and_rank(tmp_path: Path) -> None:
-    with pytest.raises(
-        JobError, match=r"loss of rank 0 is not finite in step 7, after 48 images; no weights"
-    ):
-        train_tiny(config(tmp_path), Trouble(nan_at=6 * BATCH))
+REMEDY = "optimizer.learning_rate"
+
+
+def test_a_nonfinite_loss_names_step_images_and_rank(tmp_path: Path) -> None:
+    with raises_naming(JobError, "loss of rank 0", "step 7", "48 images", REMEDY):
+        train_tiny(config(tmp_path), Fault(nan_at=6 * BATCH))
     checkpoint = newest_checkpoint(RunFolder(tmp_path / "run").checkpoints)
     assert checkpoint is not None
     assert checkpoint.images == 4 * BATCH
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_a_loss_that_is_not_finite_on_one_of_two_ranks_stops_both(
-    tmp_path: Path, sharded: bool
-) -> None:
-    burning = config(tmp_path, sharded=sharded)
-    processes = Processes(2, burning, tmp_path, Trouble(nan_at=6 * BATCH, nan_rank=1))
-    assert processes.wait(60) == [1, 1], processes.said()
-    for said in processes.said():
-        assert "loss of rank 1 is not finite in step 7, after 48 images" in said.splitlines()[-1]
+def test_a_nonfinite_loss_on_one_of_two_ranks_stops_both(tmp_path: Path, sharded: bool) -> None:
+    fault = Fault(nan_at=6 * BATCH, nan_rank=1)
+    processes = start_tiny(2, config(tmp_path, sharded=sharded), tmp_path, fault)
+    assert processes.wait(60) == [1, 1], processes.outputs()
+    for output in processes.outputs():
+        assert_names(output.splitlines()[-1], "loss of rank 1", "step 7", "48 images", REMEDY)
 
 
-def test_the_weights_and_the_optimizer_are_those_before_the_step() -> None:
+def test_weights_and_optimizer_are_unchanged_by_the_refused_step() -> None:
     trained = trainable()
     x = torch.ones(BATCH, 6)
     trained.backward(trained.wrapped(x).square().mean())
@@ -72,10 +78,10 @@ def test_the_weights_and_the_optimizer_are_those_before_the_step() -> None:
     assert steps == [entry["step"] for entry in trained.optimizer.state.values()]
 
 
-def test_the_optimizer_skips_the_step_by_itself_where_the_host_reads_late(
+def test_the_optimizer_skips_the_step_by_itself_before_the_host_has_the_flags(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # On CUDA the flags arrive one step later; until then the device holds the step back.
+    # On CUDA the flags arrive one step later; until then `found_inf` stops the step.
     trained = trainable(OptimizerConfig(learning_rate=1.0))
     monkeypatch.setattr(trained._guard._reader, "read", lambda values, images: None)
     weights = {name: t.clone() for name, t in trained.network.state_dict().items()}
@@ -85,13 +91,11 @@ def test_the_optimizer_skips_the_step_by_itself_where_the_host_reads_late(
         assert torch.equal(tensor, weights[name])
     trained.backward(trained.wrapped(torch.ones(BATCH, 6)).square().mean())
     trained.step(BATCH)
-    assert not torch.equal(trained.network.enter.linear.weight, weights["enter.linear.weight"])
+    assert not torch.equal(trained.network.input.linear.weight, weights["input.linear.weight"])
 
 
-def test_a_gradient_that_is_not_finite_is_told_from_a_loss() -> None:
+def test_a_nonfinite_gradient_is_distinguished_from_a_loss() -> None:
     trained = trainable()
     trained.backward((0 * trained.wrapped(torch.ones(BATCH, 6))).square().sum().sqrt())
-    with pytest.raises(
-        JobError, match=r"gradient of all ranks together is not finite in step 2, after 8 images"
-    ):
+    with raises_naming(JobError, "gradient of all ranks", "step 2", "8 images", REMEDY):
         trained.step(BATCH)

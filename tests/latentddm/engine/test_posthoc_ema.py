@@ -1,4 +1,4 @@
-"""An average made after training is the average that would have been tracked."""
+"""An average reconstructed after training equals the one that would have been tracked."""
 
 from __future__ import annotations
 
@@ -8,24 +8,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import raises_naming
 from safetensors.torch import load_file
 from tiny_training import TinyConfig, TinyNetwork, loop_config, train_tiny
 
 from latentddm.engine.ema import EMA, Averages, EMAConfig, power_exponent
 from latentddm.engine.errors import UserError
-from latentddm.engine.posthoc_ema import Profile, fit_profile, profile_product, reconstruct
-from latentddm.engine.snapshots import (
+from latentddm.engine.posthoc_ema import (
+    Profile,
     Snapshot,
+    fit_profile,
     gather_snapshot,
+    profile_product,
+    reconstruct,
     snapshot_positions,
     surplus_positions,
     write_snapshot,
 )
 
 
-def profile(time: np.ndarray, of: Profile) -> np.ndarray:
-    inside = np.where(time <= of.images, (time / of.images) ** of.gamma, 0.0)
-    return (of.gamma + 1) / of.images * inside
+def density(profile: Profile, time: np.ndarray) -> np.ndarray:
+    inside = np.where(time <= profile.images, (time / profile.images) ** profile.gamma, 0.0)
+    return (profile.gamma + 1) / profile.images * inside
 
 
 def test_the_product_of_two_profiles_is_their_integral() -> None:
@@ -35,7 +39,7 @@ def test_the_product_of_two_profiles_is_their_integral() -> None:
         (Profile(2.0, 6.9), Profile(3.0, 2.5)),
         (Profile(3.0, 6.9), Profile(1.0, 2.5)),
     ):
-        integral = (profile(time, first) * profile(time, second)).sum() * 3 / len(time)
+        integral = (density(first, time) * density(second, time)).sum() * 3 / len(time)
         assert profile_product(first, second) == pytest.approx(integral, rel=1e-4)
         assert profile_product(first, second) == profile_product(second, first)
 
@@ -48,14 +52,16 @@ def test_a_tracked_profile_is_its_own_combination() -> None:
 
 
 @pytest.mark.parametrize("width", [0.06, 0.08, 0.12])
-def test_a_width_made_of_two_tracked_ones_is_the_tracked_one(tmp_path: Path, width: float) -> None:
+def test_a_width_reconstructed_from_two_others_equals_the_tracked_one(
+    tmp_path: Path, width: float
+) -> None:
     steps, batch = 640, 8
     torch.manual_seed(0)
     module = TinyNetwork(16)
     tracked = EMA(module, width)
     averages = Averages(module, EMAConfig(widths=(0.10, 0.05), snapshots=16))
     for step in range(1, steps + 1):
-        for parameter in module.parameters():  # a drift, and the noise of training
+        for parameter in module.parameters():  # drift and noise
             parameter.data.add_(0.01 * (torch.randn_like(parameter) + 0.2))
         averages.update(step * batch, batch)
         tracked.update(step * batch, batch)
@@ -82,7 +88,7 @@ def config(output: Path, widths: tuple[float, ...], snapshots: int) -> TinyConfi
     )
 
 
-def test_a_run_gives_any_width_and_its_file_has_the_keys_of_the_network(tmp_path: Path) -> None:
+def test_a_run_gives_any_width_in_a_file_with_the_keys_of_the_network(tmp_path: Path) -> None:
     run = train_tiny(config(tmp_path / "run", (0.10, 0.05), 16))
     directly = train_tiny(config(tmp_path / "directly", (0.08,), 0))
     path, error = reconstruct(run, 0.08)
@@ -95,25 +101,25 @@ def test_a_run_gives_any_width_and_its_file_has_the_keys_of_the_network(tmp_path
         assert torch.linalg.vector_norm(made[name] - tensor) < 1e-2 * tensor.norm(), name
     output, _ = reconstruct(run, 0.06, tmp_path / "chosen.safetensors")
     assert output.is_file()
-    with pytest.raises(UserError, match="no snapshots"):
+    with raises_naming(UserError, str(directly.path), "ema.snapshots"):
         reconstruct(directly, 0.08)
-    with pytest.raises(UserError, match="must lie in"):
+    with raises_naming(UserError, "0.5", "[0.005, 0.28]"):
         reconstruct(run, 0.5)
 
 
-def test_too_few_snapshots_are_refused_with_the_error(tmp_path: Path) -> None:
+def test_too_few_snapshots_are_refused(tmp_path: Path) -> None:
     run = train_tiny(config(tmp_path / "run", (0.10, 0.05), 2))
-    with pytest.raises(UserError, match=r"2 snapshots .* error of \d+%"):
+    with raises_naming(UserError, "2 snapshots", str(run.path), "width 0.2", "ema.snapshots"):
         reconstruct(run, 0.2)
 
 
-def test_weights_that_float16_cannot_hold_stay_whole(tmp_path: Path) -> None:
+def test_weights_out_of_the_range_of_float16_stay_float32(tmp_path: Path) -> None:
     module = TinyNetwork(4)
-    module.leave.weight.data.fill_(1e6)
+    module.output.weight.data.fill_(1e6)
     averages = Averages(copy.deepcopy(module), EMAConfig(widths=(0.1,)))
     tensors = gather_snapshot(averages)
-    assert tensors["0.1/leave.weight"].dtype == torch.float32
-    assert tensors["0.1/enter.linear.weight"].dtype == torch.float16
+    assert tensors["0.1/output.weight"].dtype == torch.float32
+    assert tensors["0.1/input.linear.weight"].dtype == torch.float16
 
 
 def test_thinning_keeps_the_last_and_even_spacing() -> None:

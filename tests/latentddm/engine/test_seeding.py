@@ -1,4 +1,4 @@
-"""A draw is a function of (seed, purpose, position)."""
+"""Random numbers are functions of (seed, purpose, position)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from latentddm.engine.seeding import derive_seed, numpy_generator, torch_generator
 
 
-def test_equal_purposes_give_equal_draws_and_others_do_not() -> None:
+def test_equal_purposes_give_equal_numbers_and_others_do_not() -> None:
     first = torch.randn(4, generator=torch_generator(1, "train", 64))
     again = torch.randn(4, generator=torch_generator(1, "train", 64))
     assert torch.equal(first, again)
@@ -15,7 +15,7 @@ def test_equal_purposes_give_equal_draws_and_others_do_not() -> None:
     assert len(seeds) == 4
 
 
-def test_numbers_and_texts_are_told_apart() -> None:
+def test_a_number_and_a_text_are_different_purposes() -> None:
     assert derive_seed(0, 1) != derive_seed(0, "1")
     assert derive_seed(0, "a", "b") != derive_seed(0, "a/b")
 

@@ -1,4 +1,4 @@
-"""The attributes that a generator of portraits loses are named, with how much."""
+"""The attribute metric names the lost attributes of portraits, each with its distance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT = {name: values[0] for name, values in ATTRIBUTES.items()}
 
 
 def features_of(readings: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    monkeypatch.setattr(attributes, "read_attributes", lambda pixels: readings)
+    monkeypatch.setattr(attributes, "classify_attributes", lambda pixels: readings)
     return AttributeExtractor()(torch.zeros(len(readings), 32, 32, 3, dtype=torch.uint8))
 
 
@@ -27,14 +27,14 @@ def test_total_variation_of_each_attribute_by_hand(monkeypatch: pytest.MonkeyPat
     without = [{**DEFAULT, "glasses": none}] * 4
     a, b = features_of(without, monkeypatch), features_of(with_glasses, monkeypatch)
     estimates = attribute_estimates(a, b)
-    # Shares 1, 0, 0 against 2/6, 1/6, 3/6: two thirds would have to change.
+    # Shares 1, 0, 0 against 2/6, 1/6, 3/6: half the sum of the differences is 2/3.
     assert estimates["attributes/glasses"].value == pytest.approx(2 / 3)
     assert estimates["attributes/hair"].value == 0
     assert estimates["attributes"].value == pytest.approx(2 / 3 / len(ATTRIBUTES))
     assert set(estimates) == {"attributes", *(f"attributes/{name}" for name in ATTRIBUTES)}
 
 
-def test_influence_predicts_what_another_portrait_would_change(
+def test_influence_predicts_the_effect_of_one_more_portrait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     none, round_, _ = ATTRIBUTES["glasses"]
@@ -48,5 +48,5 @@ def test_influence_predicts_what_another_portrait_would_change(
 
 def test_the_metric_works_in_its_own_features_only() -> None:
     images = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
-    with pytest.raises(UserError, match="portrait-attributes"):
+    with pytest.raises(UserError, match=r"attributes .*portrait-attributes-v1.*pyramid-v1"):
         evaluate_images(images, images, ["attributes"])

@@ -1,8 +1,9 @@
-"""Distances: closed forms, brute force, and the values that theory gives."""
+"""Distances against closed forms, brute force and theoretical values."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +18,15 @@ from latentddm.evaluation.distances import (
     frechet_distance,
     frechet_estimate,
     kid,
+    kid_estimate,
     median_distance,
     mmd2,
+    mmd2_estimate,
     moments,
+    sliced_wasserstein,
+    sliced_wasserstein_estimate,
 )
-from latentddm.evaluation.estimate import Estimate, bootstrap_interval
-from latentddm.evaluation.sliced import sliced_wasserstein, sliced_wasserstein_estimate
+from latentddm.evaluation.protocol import Estimate, bootstrap_interval
 
 
 def normal(rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -209,9 +213,16 @@ class TestSliced:
 
 class TestIntervals:
     @pytest.mark.parametrize(
-        "estimator", [frechet_estimate, energy_estimate, sliced_wasserstein_estimate]
+        "estimator",
+        [
+            frechet_estimate,
+            energy_estimate,
+            sliced_wasserstein_estimate,
+            kid_estimate,
+            partial(mmd2_estimate, bandwidth=2.0),
+        ],
     )
-    def test_influences_predict_what_a_row_of_more_weight_does(self, estimator: object) -> None:
+    def test_influences_predict_the_effect_of_doubling_a_row(self, estimator: object) -> None:
         a, b = normal(300, 3, 1) * 1.5 + 1, normal(400, 3, 2)
         base: Estimate = estimator(a, b)  # type: ignore[operator]
         changes, predictions = [], []
@@ -220,11 +231,11 @@ class TestIntervals:
             changes.append(estimator(doubled, b).value - base.value)  # type: ignore[operator]
             predictions.append(float(base.influence[row]) / 301)
         assert np.corrcoef(changes, predictions)[0, 1] > 0.99
-        # What is left is the estimator's own change of bias between 300 and 301 rows.
+        # The rest is the change of the estimator's bias between 300 and 301 rows.
         assert np.std(np.subtract(changes, predictions)) < 0.15 * np.std(changes)
 
     @pytest.mark.parametrize("estimator", [frechet_estimate, energy_estimate])
-    def test_a_95_percent_interval_holds_the_average_value_about_that_often(
+    def test_a_95_percent_interval_contains_the_mean_value_about_that_often(
         self, estimator: object
     ) -> None:
         reference = normal(400, 2, 999)
@@ -243,14 +254,18 @@ class TestIntervals:
         assert bootstrap_interval(estimate, 1) != bootstrap_interval(estimate, 2)
 
 
-@pytest.mark.parametrize("distance", [energy_distance, mmd2, kid])
-def test_one_row_is_refused(distance: object) -> None:
-    with pytest.raises(UserError, match="more images"):
-        distance(torch.zeros(1, 3), torch.zeros(5, 3))  # type: ignore[operator]
+@pytest.mark.parametrize("distance", [frechet_estimate, energy_distance, mmd2, kid])
+def test_one_row_is_refused_on_either_side(distance: object) -> None:
+    one, many = torch.zeros(1, 3), torch.zeros(5, 3)
+    for sets in ((one, many), (many, one)):
+        with pytest.raises(UserError, match=r"N >= 2, not \[1, 3\]"):
+            distance(*sets)  # type: ignore[operator]
+    with pytest.raises(UserError, match=r"N >= 1, not \[0, 3\]"):
+        sliced_wasserstein(many, many[:0])
 
 
 def test_a_kernel_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(UserError, match="rbf"):
+    with pytest.raises(UserError, match=r"'cubic'.*rbf, imq, exponential"):
         mmd2(normal(5, 2), normal(5, 2), kernel="cubic")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="positive"):
+    with pytest.raises(UserError, match=r"bandwidth.*0\.0"):
         mmd2(normal(5, 2), normal(5, 2), bandwidth=0.0)

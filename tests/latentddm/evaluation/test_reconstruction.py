@@ -1,4 +1,4 @@
-"""Judging an autoencoder: right numbers with their protocol, no picture lost in silence."""
+"""Evaluation of an autoencoder: right values with their protocol, no silently lost image."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import torch
 from PIL import Image
 from torch import nn
 
-from autoencoder.metrics import psnr
+from autoencoder.metrics import psnr, ssim
 from autoencoder.models.base import Autoencoder
 from latentddm.engine.errors import UserError
+from latentddm.evaluation import evaluate_images
 from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
-from latentddm.evaluation.reconstruction_report import write_reconstruction_report
+from latentddm.report.reconstruction import write_reconstruction_report
 
 SIZE, FACTOR = 32, 4
 OPTIONS = ReconstructionOptions(metrics=("psnr", "ssim", "frechet"), size=SIZE, batch_size=4)
 
 
 class _Pooling(nn.Module):
-    """Mean colours of blocks as latents; gives them back as blocks."""
+    """Encoder to the mean colours of blocks; the decoder repeats them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,11 +43,8 @@ class PoolingAutoencoder(Autoencoder):
             factor=FACTOR,
         )
 
-    def _decode_context(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents
-
-    def _decode_detail(self, features: torch.Tensor) -> torch.Tensor:
-        return features.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents.repeat_interleave(FACTOR, 2).repeat_interleave(FACTOR, 3)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_numbers_are_means_over_all_images_and_say_how_they_were_made(folder: Path) -> None:
+def test_values_are_means_over_all_images_with_their_protocol(folder: Path) -> None:
     measured = evaluate_autoencoder(PoolingAutoencoder(), str(folder), OPTIONS)
     pixels = torch.from_numpy(
         np.stack([np.asarray(Image.open(folder / f"{index}.png")) for index in range(10)])
@@ -69,13 +67,16 @@ def test_the_numbers_are_means_over_all_images_and_say_how_they_were_made(folder
     assert result.value == pytest.approx(float(expected.mean()))
     assert result.low < result.value < result.high
     assert (result.protocol.n, result.protocol.size) == (10, SIZE)
+    decoded = PoolingAutoencoder().reconstruct(pixels)
+    assert measured.results["ssim"].value == pytest.approx(float(ssim(pixels, decoded).mean()))
+    distance = evaluate_images(decoded, pixels, ["frechet"])["frechet"]
+    assert measured.results["frechet"] - distance == pytest.approx(0, abs=1e-3 * distance.value)
     assert list(measured.results) == ["psnr", "ssim", "frechet"]
-    assert measured.results["frechet"].value > 0
 
     latents = PoolingAutoencoder().encode(pixels)
     np.testing.assert_allclose(measured.latents.mean, latents.mean((0, 2, 3)), rtol=1e-4)
     assert np.array_equal(measured.originals, pixels[:8].numpy())
-    # Other batches do not change what is measured, nor what it was measured on.
+    # Neither the value nor the hash of the images depends on the batch size.
     other = ReconstructionOptions(metrics=("psnr",), size=SIZE, batch_size=3)
     again = evaluate_autoencoder(PoolingAutoencoder(), str(folder), other).results["psnr"]
     assert again.value == pytest.approx(result.value)
@@ -92,42 +93,44 @@ def test_unreadable_images_are_counted_and_named(folder: Path, tmp_path: Path) -
     assert "torn.png" in measured.unreadable[0]
 
 
-def test_the_folder_holds_numbers_words_and_pictures_and_nothing_else_is_touched(
+def test_the_folder_holds_json_markdown_and_images_and_no_other_folder_is_touched(
     folder: Path, tmp_path: Path
 ) -> None:
     measured = evaluate_autoencoder(PoolingAutoencoder(), str(folder), OPTIONS)
     for _ in range(2):  # a second evaluation takes the place of the first
-        write_reconstruction_report(tmp_path / "judged", measured)
-    values = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+        write_reconstruction_report(tmp_path / "quality", measured)
+    values = json.loads((tmp_path / "quality" / "evaluation.json").read_text())
     assert values["results"]["psnr"]["value"] == measured.results["psnr"].value
-    words = (tmp_path / "judged" / "evaluation.md").read_text()
+    words = (tmp_path / "quality" / "evaluation.md").read_text()
     assert f"| psnr | {measured.results['psnr'].value:.4g} |" in words
-    picture = np.asarray(Image.open(tmp_path / "judged" / "reconstructions.png")).astype(int)
+    grid = np.asarray(Image.open(tmp_path / "quality" / "reconstructions.png")).astype(int)
     original, decoded, error = (
-        picture[row * (SIZE + 2) : row * (SIZE + 2) + SIZE, :SIZE] for row in range(3)
+        grid[row * (SIZE + 2) : row * (SIZE + 2) + SIZE, :SIZE] for row in range(3)
     )
     assert np.array_equal(original, measured.originals[0])
     assert np.array_equal(error, np.minimum(4 * np.abs(original - decoded), 255))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match="already holds something else"):
+    with pytest.raises(UserError, match="mine"):
         write_reconstruction_report(tmp_path / "mine", measured)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "named"),
     [
-        ({"metrics": ("psnr", "beauty")}, "no metric 'beauty'"),
-        ({"size": 30}, "choose a multiple of 4"),
-        ({"size": 64}, "less than the 64"),
-        ({"num": 1}, "at least two images"),
+        ({"metrics": ("psnr", "beauty")}, r"'beauty'.*psnr, ssim, lpips, rfid, frechet"),
+        ({"size": 30}, r"30 .*multiple of 4"),
+        ({"size": 64}, r"\.png .*32 x 32 .*64"),
+        ({"num": 1}, r"num is 1"),
+        ({"batch_size": 0}, r"batch size .*0"),
     ],
 )
-def test_a_wrong_request_is_one_sentence(folder: Path, options: dict, message: str) -> None:
+def test_a_wrong_request_is_one_sentence(folder: Path, options: dict, named: str) -> None:
     def ask() -> None:
         chosen = ReconstructionOptions(**{"metrics": ("psnr",), "size": SIZE, **options})
         evaluate_autoencoder(PoolingAutoencoder(), str(folder), chosen)
 
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=named) as caught:
         ask()
     assert "\n" not in str(caught.value)

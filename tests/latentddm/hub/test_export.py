@@ -16,11 +16,11 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from hub_server import HubServer
 from PIL import Image
+from tiny_runs import generator_config
 
 from autoencoder.latent_files import LatentFile
 from autoencoder.models import load_autoencoder
 from latentddm.cli import main
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.run import RunFolder
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 from latentddm.hub.model_card import Card, write_card
@@ -29,8 +29,7 @@ from latentddm.inference.generator import RUN_KIND
 from latentddm.networks.dit import DiTConfig
 from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.generator import train
 
 NETWORKS: dict[str, NetworkConfig] = {
     "unet": UNetConfig(channels=16, multipliers=(1,), blocks=1, attention_levels=()),
@@ -42,12 +41,8 @@ NETWORKS: dict[str, NetworkConfig] = {
 def run(
     request: pytest.FixtureRequest, tiny_store: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    config = TrainConfig(
-        store=str(tiny_store),
-        output=str(tmp_path_factory.mktemp("runs") / "run"),
-        network=request.param,
-        objective=Objective(draws=2),
-        loop=LoopConfig(images=16, batch_size=8),
+    config = generator_config(
+        tiny_store, tmp_path_factory.mktemp("runs") / "run", network=request.param
     )
     return train(config).path
 

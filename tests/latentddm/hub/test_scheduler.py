@@ -13,7 +13,7 @@ from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step
 from latentddm.diffusion.sampling import sample, time_grid
-from latentddm.diffusion.schedules import FlowSchedule
+from latentddm.diffusion.schedules import SCHEDULES, make_schedule
 from latentddm.hub.scheduler import DistributionalScheduler
 
 OTHER_CONFIGS = [
@@ -24,12 +24,14 @@ OTHER_CONFIGS = [
     {"grid": "log_snr"},
     {"safety": 0.01},
     {"grid": "log_snr", "safety": 0.02, "churn": 0.3},
+    {"schedule": "cosine"},
+    {"schedule": "cosine", "grid": "log_snr", "safety": 0.02, "churn": 0.3},
 ]
 SHAPE = (4, 3, 8, 8)
 
 
 def draw(x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-    """A denoiser whose draws depend on all that it is given."""
+    """A denoiser whose draws depend on all of its inputs."""
     return 0.5 * x_t + 0.1 * xi - t.reshape(-1, 1, 1, 1)
 
 
@@ -46,13 +48,14 @@ def run(scheduler: DistributionalScheduler, steps: int, generator: torch.Generat
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS)
-def test_its_loop_gives_what_sample_gives_to_the_bit(config: dict) -> None:
+def test_its_loop_draws_the_samples_of_sample(config: dict) -> None:
     scheduler = DistributionalScheduler(**config)
     got = run(scheduler, 5, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(SHAPE, generator=generator)
-    times = time_grid(5, config.get("grid", "uniform"), config.get("safety", 0.0))
-    expected = sample(draw, noise, times, config.get("churn", 0.0), generator=generator)
+    schedule = make_schedule(config.get("schedule", "flow"))
+    times = time_grid(5, config.get("grid", "uniform"), config.get("safety", 0.0), schedule)
+    expected = sample(draw, noise, times, config.get("churn", 0.0), schedule, generator)
     # Timesteps are 1,000 t in float32 here, so t comes back rounded; nothing else differs.
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
 
@@ -108,7 +111,7 @@ def test_a_step_keeps_shape_and_dtype_and_stays_finite(dtype: torch.dtype, churn
         assert torch.isfinite(x_t).all()
 
 
-def test_a_tuple_and_an_output_say_the_same() -> None:
+def test_a_tuple_and_an_output_hold_the_same() -> None:
     scheduler = DistributionalScheduler()
     scheduler.set_timesteps(4)
     x_t, x0 = torch.randn(SHAPE), torch.randn(SHAPE)
@@ -120,22 +123,28 @@ def test_a_tuple_and_an_output_say_the_same() -> None:
     assert torch.equal(drawn, x0)
 
 
-def test_a_step_is_the_bridge_of_the_paper() -> None:
-    scheduler = DistributionalScheduler(churn=0.7)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_step_is_the_bridge_of_the_paper(schedule: str) -> None:
+    scheduler = DistributionalScheduler(churn=0.7, schedule=schedule)
     scheduler.set_timesteps(4)
     x_t, x0 = torch.randn(SHAPE), torch.randn(SHAPE)
     scheduler.step(x0, scheduler.timesteps[0], x_t)
     arrived = scheduler.step(x0, scheduler.timesteps[1], x_t, torch.Generator().manual_seed(3))
     noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3))
-    expected = bridge_step(x_t, x0, 0.75, 0.5, noise, FlowSchedule(), 0.7)
+    expected = bridge_step(x_t, x0, 0.75, 0.5, noise, make_schedule(schedule), 0.7)
     torch.testing.assert_close(arrived.prev_sample, expected)
 
 
-def test_noise_is_added_as_in_training_and_per_sample() -> None:
-    scheduler = DistributionalScheduler()
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("flow", [1.0, 1.5, 2.0, 3.0]), ("cosine", [1.0, 2.07193, 2.82843, 3.0])],
+)
+def test_noise_is_added_as_in_training_and_per_sample(schedule: str, expected: list[float]) -> None:
+    """alpha + 3 sigma at t = 0, 1/4, 1/2, 1, by hand."""
+    scheduler = DistributionalScheduler(schedule=schedule)
     x0, noise = torch.ones(SHAPE), torch.full(SHAPE, 3.0)
     noisy = scheduler.add_noise(x0, noise, torch.tensor([0, 250, 500, 1000]))
-    torch.testing.assert_close(noisy.mean(dim=(1, 2, 3)), torch.tensor([1.0, 1.5, 2.0, 3.0]))
+    torch.testing.assert_close(noisy.mean(dim=(1, 2, 3)), torch.tensor(expected))
     assert scheduler.add_noise(x0.half(), noise.half(), torch.tensor([500])).dtype == torch.float16
 
 
@@ -169,7 +178,8 @@ def test_the_interface_is_that_of_diffusers() -> None:
     ("config", "said"),
     [
         ({"churn": 2.0}, "churn"),
-        ({"grid": "cosine"}, "kind"),
+        ({"grid": "karras"}, "uniform, log_snr, power.*'karras'"),
+        ({"schedule": "linear"}, "schedule .*flow, cosine.*'linear'"),
         ({"safety": 0.6}, "safety"),
         ({"prediction_type": "epsilon"}, "prediction_type"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
@@ -187,10 +197,10 @@ def test_steps_out_of_order_are_refused() -> None:
         scheduler.step(x, 1000, x)
     scheduler.set_timesteps(1)
     scheduler.step(x, 1000, x)
-    with pytest.raises(ValueError, match="All steps are done"):
+    with pytest.raises(ValueError, match=r"steps .*set_timesteps"):
         scheduler.step(x, 1000, x)
     scheduler.set_timesteps(2)
-    with pytest.raises(ValueError, match="not one of the timesteps"):
+    with pytest.raises(ValueError, match=r"123.*timesteps"):
         scheduler.step(x, 123, x)
-    with pytest.raises(ValueError, match="either"):
+    with pytest.raises(ValueError, match=r"num_inference_steps .*sigmas"):
         scheduler.set_timesteps()

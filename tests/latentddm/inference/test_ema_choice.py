@@ -49,6 +49,6 @@ def test_another_width_is_made_by_the_verb_and_then_sampled_with(
 
 
 def test_a_choice_that_is_no_average_is_one_sentence(run: RunFolder, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="neither a file nor the width"):
+    with pytest.raises(UserError, match=r"wide .*ema\.widths"):
         weights(run, "wide")
     assert main(["ema", str(run.path), "--width", "0.9"]) == 2

@@ -1,7 +1,8 @@
-"""Sampling a run: image i depends on the seed and on i, and the files say what they are."""
+"""Sampling a run: image i depends on the seed and on i, and the files record the settings."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,30 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tiny_runs import generator_config
 
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.generator import train
 
 
 @pytest.fixture(scope="module")
 def run(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    network = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": []}
-    loop = LoopConfig(images=16, batch_size=8)
-    objective = Objective(draws=2)
-    return train(
-        TrainConfig(
-            store=str(tiny_store),
-            output=str(folder),
-            network=network,
-            objective=objective,
-            loop=loop,
-        )
-    ).path
+    return train(generator_config(tiny_store, folder)).path
 
 
 @pytest.mark.parametrize("churn", [0.0, 1.0])
@@ -51,7 +40,8 @@ def test_sample_with_decode_writes_latents_settings_and_images(run: Path, tmp_pa
     arguments = ["sample", str(run), "--steps", "2", "--num", "3", "--output", str(output)]
     assert main([*arguments, "--decode"]) == 0
     assert (output / "latents.safetensors").is_file()
-    assert '"steps": 2' in (output / "samples.json").read_text()
+    settings = json.loads((output / "samples.json").read_text())
+    assert (settings["steps"], settings["count"], settings["run"]) == (2, 3, str(run))
     pictures = sorted((output / "images").glob("*.png"))
     assert len(pictures) == 3
     assert Image.open(pictures[0]).size == (32, 32)
@@ -61,6 +51,52 @@ def test_sample_with_decode_writes_latents_settings_and_images(run: Path, tmp_pa
     assert [Image.open(path).tobytes() for path in sorted(again.glob("*.png"))] == [
         Image.open(path).tobytes() for path in pictures
     ]
+
+
+def test_the_scale_of_xi_is_one_number_or_one_for_each_evaluation(
+    run: Path, tmp_path: Path
+) -> None:
+    """A scale of 1 changes no bit, 0 makes draws that differ by their start alone."""
+    generator = Generator.load(run)
+    plain = generator.draw(2, SamplingConfig(steps=2))
+    assert torch.equal(generator.draw(2, SamplingConfig(steps=2, xi_scale=(1.0, 1.0))), plain)
+    arguments = ["sample", str(run), "--steps", "2", "--num", "2"]
+    for scale, text in (((0.8, 0.9), "0.8,0.9"), (0.5, "0.5")):
+        output = tmp_path / text
+        assert main([*arguments, "--xi-scale", text, "--output", str(output)]) == 0
+        latents = load_file(output / "latents.safetensors")["latents"]
+        expected = generator.draw(2, SamplingConfig(steps=2, xi_scale=scale))
+        assert torch.equal(latents, expected)
+        assert not torch.equal(latents, plain)
+        recorded = json.loads((output / "samples.json").read_text())["xi_scale"]
+        assert recorded == (list(scale) if isinstance(scale, tuple) else scale)
+
+
+@pytest.mark.parametrize(
+    ("scale", "steps", "solver", "named"),
+    [
+        ("0.8,0.9", 4, "ddim", ["2", "4"]),
+        ("0.8,0.9", 4, "heun", ["2", "3"]),  # which evaluates three times
+        ("-1", 4, "ddim", ["-1"]),
+        ("0.8,x", 4, "ddim", ["0.8,x"]),
+    ],
+)
+def test_a_scale_of_xi_that_does_not_fit_is_one_sentence_with_both_numbers(
+    scale: str,
+    steps: int,
+    solver: str,
+    named: list[str],
+    run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["sample", str(run), "--steps", str(steps), "--solver", solver]
+    arguments += [f"--xi-scale={scale}", "--num", "1", "--output", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "xi" in said
+    assert all(number in said for number in named)
+    assert not (tmp_path / "out" / "latents.safetensors").exists()
 
 
 def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
@@ -84,6 +120,8 @@ def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
     ("change", "said"),
     [
         ({"churn": 2.0}, "churn"),
+        ({"churn": 0.5, "solver": "unipc"}, "churn .*unipc"),
+        ({"xi_scale": (0.5, 0.5)}, r"xi_scale .*2 .*4"),
         ({"steps": 0}, "steps"),
         ({"safety": 0.7}, "safety"),
         ({"power": 0.0}, "power"),
@@ -111,4 +149,4 @@ def test_a_folder_that_is_no_run_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["sample", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
-    assert "is not a run folder" in capsys.readouterr().err
+    assert str(tmp_path) in capsys.readouterr().err

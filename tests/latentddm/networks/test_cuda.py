@@ -9,18 +9,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from tiny_networks import KINDS, SHAPE, VARIANTS, inputs, random_network
+from tiny_runs import PLAIN, generator_config, phase
 
 from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.evaluation.distances import energy_estimate, frechet_estimate, kid_estimate
 from latentddm.inference.generator import Generator
 from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.networks.unet import UNetConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.generator import train
 from latentddm.training.performance import (
     PerformanceConfig,
     apply_performance,
@@ -90,14 +90,16 @@ def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
 
 def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1) -> torch.Tensor:
     """The averaged weights after six steps."""
-    config = TrainConfig(
-        store=str(store),
-        output=str(output),
-        network=UNetConfig(
-            channels=32, multipliers=(1,), blocks=1, attention_levels=(0,), expansion="up0"
-        ),
-        objective=Objective(draws=2),
-        loop=LoopConfig(images=48, batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
+    network = UNetConfig(
+        channels=32, multipliers=(1,), blocks=1, attention_levels=(0,), expansion="up0"
+    )
+    config = generator_config(
+        store,
+        output,
+        phase(24, PLAIN),
+        phase(24),
+        network=network,
+        loop=LoopConfig(batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
         precision="bf16",
         performance=PerformanceConfig(cuda_graphs=cuda_graphs),
     )
@@ -128,8 +130,8 @@ def test_gradients_are_the_same_with_cuda_graphs(config: NetworkConfig, draws: i
         return torch.cat(found).clone()
 
     expected = gradients()
-    loop = LoopConfig(images=8, batch_size=4)
-    trainable = TrainableModule(network, OptimizerConfig(), loop, Accelerator())
+    loop = LoopConfig(batch_size=4)
+    trainable = TrainableModule(network, OptimizerConfig(), loop, Span(0, 8), Accelerator())
     record_cuda_graphs(trainable, draws, SHAPE)
     assert relative(gradients(), expected.cpu()) < 1e-4
     evaluated = network.eval()(*arguments)

@@ -8,33 +8,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import ONE_LEVEL, PLAIN, generator_config, phase
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.distillation import DistillConfig, describe, distill
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
-
-NETWORK = {"channels": 16, "multipliers": [1], "blocks": 1, "attention_levels": [], "dropout": 0.1}
-
-
-def run_of(objective: Objective, store: Path, output: Path) -> Path:
-    loop = LoopConfig(images=16, batch_size=8)
-    return train(
-        TrainConfig(
-            store=str(store), output=str(output), network=NETWORK, objective=objective, loop=loop
-        )
-    ).path
+from latentddm.training.generator import train
 
 
 @pytest.fixture(scope="module")
 def teacher(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("teacher") / "plain"
-    return run_of(Objective.plain_diffusion(), tiny_store, folder)
+    network = replace(ONE_LEVEL, dropout=0.1)
+    return train(generator_config(tiny_store, folder, phase(16, PLAIN), network=network)).path
 
 
 def config(teacher: Path, output: Path, images: int = 32) -> DistillConfig:
@@ -43,7 +33,7 @@ def config(teacher: Path, output: Path, images: int = 32) -> DistillConfig:
         output=str(output),
         steps=2,
         optimizer=OptimizerConfig(learning_rate=1e-3),
-        loop=LoopConfig(
+        loop=SinglePhaseConfig(
             images=images, batch_size=8, log_every=8, preview_every=32, checkpoint_every=16
         ),
         ema=EMAConfig(widths=(0.1,), snapshots=0),
@@ -79,14 +69,15 @@ def test_the_student_is_a_run_like_any_other(teacher: Path, tmp_path: Path) -> N
     student = Generator.load(distill(config(teacher, tmp_path / "student", images=8)).path)
     assert student.space == Generator.load(teacher).space
     assert student.network.config["dropout"] == 0.0
+    assert not student.reads_xi
     drawn = student.draw(3, SamplingConfig(steps=2, churn=1.0))
     assert bool(drawn.isfinite().all())
 
 
 def test_a_teacher_that_draws_is_refused(teacher: Path, tiny_store: Path, tmp_path: Path) -> None:
-    ddm = run_of(Objective(draws=2), tiny_store, tmp_path / "ddm")
+    ddm = train(generator_config(tiny_store, tmp_path / "ddm", phase(8, PLAIN), phase(8)))
     with pytest.raises(UserError, match="no run of plain diffusion"):
-        distill(config(ddm, tmp_path / "student"))
+        distill(config(ddm.path, tmp_path / "student"))
     with pytest.raises(UserError, match="no valid checkpoint at 7 images, but 16"):
         distill(replace(config(teacher, tmp_path / "student"), teacher_images=7))
     assert not (tmp_path / "student").exists()

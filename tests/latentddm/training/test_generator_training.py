@@ -10,42 +10,41 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_runs import PLAIN, TWO_DRAWS, UNET, generator_config, phase
 
 from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import JobError, UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
-from latentddm.inference.generator import Generator, history
-from latentddm.training.generator import TrainConfig, describe, train
-from latentddm.training.objective import Objective
-
-NETWORK = {
-    "channels": 16,
-    "multipliers": [1, 2],
-    "blocks": 1,
-    "attention_levels": [1],
-    "head_channels": 16,
-}
+from latentddm.engine.trainable_module import TrainableModule
+from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import describe, train
 
 
 def config(store: Path, output: Path, images: int = 48) -> TrainConfig:
-    return TrainConfig(
-        store=str(store),
-        output=str(output),
-        network=NETWORK,
-        objective=Objective(draws=2),
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_images=16),
-        loop=LoopConfig(
-            images=images, batch_size=8, log_every=8, preview_every=48, checkpoint_every=16
-        ),
-    )
+    return generator_config(store, output, phase(images), network=UNET)
+
+
+def two_phases(store: Path, output: Path) -> TrainConfig:
+    """24 images of plain diffusion, then 24 of two draws."""
+    return generator_config(store, output, phase(24, PLAIN), phase(24, TWO_DRAWS), network=UNET)
 
 
 def final_files(run: RunFolder) -> dict[str, dict[str, torch.Tensor]]:
     checkpoint = newest_checkpoint(run.checkpoints)
     assert checkpoint is not None
     return {path.name: load_file(path) for path in checkpoint.path.glob("*.safetensors")}
+
+
+def assert_same_files(first: RunFolder, second: RunFolder) -> None:
+    one, other = final_files(first), final_files(second)
+    names = ("network", "ema", "ema_0.05", "optimizer")
+    assert set(one) == set(other) == {f"{name}.safetensors" for name in names}
+    for name, tensors in one.items():
+        assert set(tensors) == set(other[name])
+        assert all(torch.equal(tensors[key], other[name][key]) for key in tensors), name
 
 
 def losses(run: RunFolder) -> list[tuple[float, float]]:
@@ -63,13 +62,7 @@ def test_a_stopped_run_ends_bit_equal_to_one_that_was_never_stopped(
     stopped.log_metrics(40, {"loss": 1.0})
     train(config(tiny_store, tmp_path / "stopped"))
 
-    first, second = final_files(straight), final_files(stopped)
-    assert set(first) == {
-        f"{name}.safetensors" for name in ("network", "ema", "ema_0.05", "optimizer")
-    }
-    for name, tensors in first.items():
-        assert set(tensors) == set(second[name])
-        assert all(torch.equal(tensors[key], second[name][key]) for key in tensors), name
+    assert_same_files(straight, stopped)
     assert losses(straight) == losses(stopped)
 
 
@@ -103,15 +96,81 @@ def test_a_store_that_came_without_its_autoencoder_can_be_trained_on(
     assert not list(run.samples.glob("*.png"))
 
 
-def test_plain_diffusion_is_the_same_code_with_other_numbers(
+def test_plain_diffusion_draws_without_xi(tiny_store: Path, tmp_path: Path) -> None:
+    plain = generator_config(tiny_store, tmp_path / "plain", phase(16, PLAIN))
+    run = train(plain)
+    line = run.read_metrics()[-1]
+    assert line["loss"] > 0
+    assert "interaction" not in line
+    generator = Generator.load(run.path)
+    assert not generator.reads_xi
+    denoiser = generator.denoiser(SamplingConfig())
+    x_t, t = torch.randn(2, *generator.space.shape), torch.tensor([0.5, 0.9])
+    assert torch.equal(denoiser(x_t, t, torch.randn_like(x_t)), denoiser(x_t, t, 0 * x_t))
+
+
+def test_a_ddm_begins_from_the_averages_of_its_plain_phase(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same network, other optimizer; the weights that only xi reads are left as they were made."""
+    made: list[TrainableModule] = []
+    before = TrainableModule.__init__
+
+    def remember(self: TrainableModule, network: torch.nn.Module, *rest: object) -> None:
+        before(self, network, *rest)
+        made.append(self)
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+
+    states: list[dict[str, torch.Tensor]] = []
+    monkeypatch.setattr(TrainableModule, "__init__", remember)
+    wanted = two_phases(tiny_store, tmp_path / "run")
+    run = train(replace(wanted, loop=replace(wanted.loop, keep_checkpoints=9)))
+    plain, ddm = made
+    assert plain.optimizer is not ddm.optimizer
+    averaged = load_file(run.checkpoints / "images-000000000024" / "ema.safetensors")
+    assert all(torch.equal(states[1][key], averaged[key]) for key in averaged)
+    trainable = {id(p) for p in plain.network.parameters() if p.requires_grad}
+    noise = {id(p) for p in plain.network.draw_parameters()}
+    assert noise
+    assert not trainable & noise
+    assert all(parameter.requires_grad for parameter in ddm.network.parameters())
+    lines = run.read_metrics()
+    assert [line["images"] for line in lines] == [8, 16, 24, 32, 40, 48]
+    assert ["interaction" in line for line in lines] == [False] * 3 + [True] * 3
+    assert [Generator.load(run.path, images=n).reads_xi for n in (24, 48)] == [False, True]
+
+
+@pytest.mark.parametrize("stopped_at", [16, 24, 40])
+def test_a_run_that_is_stopped_in_either_phase_or_at_the_border_ends_bit_equal(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
+) -> None:
+    straight = train(two_phases(tiny_store, tmp_path / "straight"))
+    step = TrainableModule.step
+
+    def stop(self: TrainableModule, images: int) -> torch.Tensor:
+        if images == stopped_at:
+            raise KeyboardInterrupt
+        return step(self, images)
+
+    monkeypatch.setattr(TrainableModule, "step", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(two_phases(tiny_store, tmp_path / "stopped"))
+    monkeypatch.undo()
+    stopped = train(two_phases(tiny_store, tmp_path / "stopped"))
+    assert_same_files(straight, stopped)
+    assert losses(straight) == losses(stopped)
+
+
+def test_a_later_phase_can_be_made_longer_and_an_earlier_one_cannot(
     tiny_store: Path, tmp_path: Path
 ) -> None:
-    plain = replace(
-        config(tiny_store, tmp_path / "plain", images=16), objective=Objective.plain_diffusion()
-    )
-    line = train(plain).read_metrics()[-1]
-    assert line["interaction"] == 0
-    assert line["loss"] > 0
+    first = two_phases(tiny_store, tmp_path / "run")
+    train(first)
+    plain, ddm = first.phases
+    train(replace(first, phases=(plain, replace(ddm, images=40))))
+    assert newest_checkpoint(RunFolder(tmp_path / "run").checkpoints).images == 64
+    with pytest.raises(UserError, match=r"phases\.0\.images"):
+        train(replace(first, phases=(replace(plain, images=32), ddm)))
 
 
 def test_another_config_in_the_same_folder_is_refused_by_name(
@@ -131,14 +190,49 @@ def test_a_folder_that_holds_something_else_is_refused(tiny_store: Path, tmp_pat
 
 
 def test_a_step_that_is_not_finite_stops_before_the_weights_change(
-    tiny_store: Path, tmp_path: Path
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    burning = replace(
-        config(tiny_store, tmp_path / "run"),
-        optimizer=OptimizerConfig(learning_rate=1e30, clip_norm=1e30),
+    weights: list[dict[str, torch.Tensor]] = []
+    before_step = TrainableModule.step
+
+    def step(self: TrainableModule, images: int) -> torch.Tensor:
+        state = self.network.state_dict()
+        weights.append({key: value.clone() for key, value in state.items()})
+        try:
+            return before_step(self, images)
+        except JobError:
+            weights.append({key: value.clone() for key, value in state.items()})
+            raise
+
+    monkeypatch.setattr(TrainableModule, "step", step)
+    burning = phase(48, rate=1e30)
+    burning = replace(burning, optimizer=replace(burning.optimizer, clip_norm=1e30))
+    with pytest.raises(JobError, match=r"not finite in step \d+, after \d+ images"):
+        train(generator_config(tiny_store, tmp_path / "run", burning))
+    last, after = weights[-2:]
+    assert all(torch.equal(last[key], after[key]) for key in last)
+    assert any(not torch.equal(weights[0][key], last[key]) for key in last)  # earlier steps did
+
+
+def test_the_learning_rate_warms_up_and_decays_within_each_phase(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    before_step = TrainableModule.step
+
+    def step(self: TrainableModule, images: int) -> torch.Tensor:
+        norm = before_step(self, images)
+        rates.append(self.optimizer.param_groups[0]["lr"])
+        return norm
+
+    monkeypatch.setattr(TrainableModule, "step", step)
+    slow = OptimizerConfig(learning_rate=1e-3, warmup_images=16)
+    phases = (
+        replace(phase(24, PLAIN), optimizer=slow),
+        replace(phase(16), optimizer=replace(slow, warmup_images=0, decay="cosine")),
     )
-    with pytest.raises(JobError, match=r"is not finite in step \d+, after \d+ images"):
-        train(burning)
+    train(generator_config(tiny_store, tmp_path / "run", *phases))
+    assert rates == pytest.approx([1e-3 / 16, 9e-3 / 16, 1e-3, 1e-3, 0.5e-3])
 
 
 @pytest.mark.parametrize("missing", ["store", "output"])
@@ -147,76 +241,67 @@ def test_a_missing_key_is_named(tiny_store: Path, tmp_path: Path, missing: str) 
         train(replace(config(tiny_store, tmp_path / "run"), **{missing: "???"}))
 
 
-def test_an_unknown_network_argument_is_named(tiny_store: Path, tmp_path: Path) -> None:
-    wrong = replace(config(tiny_store, tmp_path / "run"), network={"chanels": 8})
-    with pytest.raises(UserError, match=r"'network.chanels'; did you mean 'channels'"):
-        train(wrong)
-
-
-def mean_run(store: Path, output: Path, **network: object) -> TrainConfig:
-    mean = {**NETWORK, "expansion": "none", **network}
-    return replace(config(store, output), network=mean, objective=Objective.plain_diffusion())
-
-
-@pytest.mark.parametrize("expansion", ["input", "middle", "output"])
-def test_a_training_starts_from_the_mean_of_another(
-    tiny_store: Path, tmp_path: Path, expansion: str
+def test_a_training_starts_from_the_averaged_weights_of_another_run(
+    tiny_store: Path, tmp_path: Path
 ) -> None:
-    mean = train(mean_run(tiny_store, tmp_path / "mean"))
-    started = replace(
-        config(tiny_store, tmp_path / "run", images=24),
-        network={**NETWORK, "expansion": expansion},
-        optimizer=OptimizerConfig(learning_rate=1e-12),
-        start=str(mean.path),
+    other = train(config(tiny_store, tmp_path / "other", images=16))
+    started = generator_config(
+        tiny_store, tmp_path / "run", phase(8, rate=1e-12), network=UNET, start=str(other.path)
     )
-    own, other = (Generator.load(run.path).network for run in (train(started), mean))
-    weights = other.trunk[1].input.convolution.weight
-    part = [*own.trunk, *own.draw_parts][1]
-    torch.testing.assert_close(part.input.convolution.weight, weights, rtol=0, atol=1e-6)
-    first = [*own.trunk, *own.draw_parts][0].convolution.weight[
-        :, : other.config["latent_channels"]
-    ]
-    torch.testing.assert_close(first, other.trunk[0].convolution.weight, rtol=0, atol=1e-6)
+    own = Generator.load(train(started).path).network.state_dict()
+    for key, weights in Generator.load(other.path).network.state_dict().items():
+        torch.testing.assert_close(own[key], weights, rtol=0, atol=1e-9)
 
 
 def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stopped(
     tiny_store: Path, tmp_path: Path
 ) -> None:
-    mean = train(mean_run(tiny_store, tmp_path / "mean"))
-    straight = train(replace(config(tiny_store, tmp_path / "straight"), start=str(mean.path)))
-    stopped = replace(config(tiny_store, tmp_path / "stopped"), start=str(mean.path))
-    train(replace(stopped, loop=replace(stopped.loop, images=24)))
-    shutil.rmtree(mean.path)
-    seen, seconds = history(straight, 48)
-    assert seen == 48 + 48
-    assert seconds > straight.training_seconds()
-    for name, tensors in final_files(train(stopped)).items():
-        for key, tensor in tensors.items():
-            assert torch.equal(tensor, final_files(straight)[name][key]), key
+    other = train(config(tiny_store, tmp_path / "other", images=16))
+
+    def started(name: str, images: int) -> TrainConfig:
+        return replace(config(tiny_store, tmp_path / name, images), start=str(other.path))
+
+    straight = train(started("straight", 48))
+    train(started("stopped", 24))
+    shutil.rmtree(other.path)
+    assert_same_files(straight, train(started("stopped", 48)))
 
 
 def test_a_start_that_does_not_fit_is_one_sentence(tiny_store: Path, tmp_path: Path) -> None:
-    mean = train(mean_run(tiny_store, tmp_path / "mean", channels=32))
-    wrong = replace(config(tiny_store, tmp_path / "run"), start=str(mean.path))
-    with pytest.raises(UserError, match=r"start is .*: its network has channels 32, not 16\."):
+    wide = replace(UNET, channels=32)
+    other = train(generator_config(tiny_store, tmp_path / "other", network=wide))
+    wrong = replace(config(tiny_store, tmp_path / "run"), start=str(other.path))
+    with pytest.raises(UserError, match=r"start is .*network\.channels"):
         train(wrong)
     with pytest.raises(UserError, match="nowhere"):
         train(replace(wrong, start=str(tmp_path / "nowhere")))
+    assert not (tmp_path / "run").exists()
 
 
-def test_draws_of_a_network_without_xi_are_refused(tiny_store: Path, tmp_path: Path) -> None:
-    network = {**NETWORK, "expansion": "none"}
-    wrong = replace(config(tiny_store, tmp_path / "run"), network=network)
-    with pytest.raises(UserError, match=r"expansion is none, so all of the 2 draws .* the same"):
-        train(wrong)
-    mean = replace(wrong, objective=Objective.plain_diffusion())
-    assert train(mean).read_metrics()[-1]["spread"] == 0
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"phases": ()}, ["phases", "empty"]),
+        ({"ema": EMAConfig(widths=())}, ["ema.widths"]),
+        ({"network": replace(UNET, patch_size=3)}, ["8 x 8", "patch_size"]),
+        ({"network": replace(UNET, classes=5)}, ["network.classes", "labels"]),
+    ],
+)
+def test_a_config_that_cannot_be_trained_is_refused_before_anything_is_written(
+    tiny_store: Path, tmp_path: Path, changes: dict[str, object], named: list[str]
+) -> None:
+    with pytest.raises(UserError) as raised:
+        train(replace(config(tiny_store, tmp_path / "run"), **changes))
+    assert all(part in str(raised.value) for part in named), str(raised.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_dry_run_says_the_size_and_touches_nothing(tiny_store: Path, tmp_path: Path) -> None:
-    text = describe(config(tiny_store, tmp_path / "run"))
+    text = describe(two_phases(tiny_store, tmp_path / "run"))
+    assert "phase 1 of 2: plain, 24 images" in text
+    assert "phase 2 of 2: ddm of 2 draws, 24 images" in text
     assert "parameters" in text
     assert "learning_rate: 0.001" in text
     assert "GiB of weights, gradients, optimizer and averages" in text
-    assert "steps/s" in text
+    assert text.count("steps/s") == 2
     assert not (tmp_path / "run").exists()

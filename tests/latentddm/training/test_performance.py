@@ -9,17 +9,18 @@ import pytest
 import torch
 from accelerate import Accelerator
 from tiny_networks import KINDS, UNET, VARIANTS, fresh, gradients, inputs, random_network
+from tiny_runs import generator_config, phase
 from torch import Tensor
 
 from latentddm.engine.errors import UserError
-from latentddm.engine.loop import LoopConfig
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator
 from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
-from latentddm.training.generator import TrainConfig, train
-from latentddm.training.objective import Objective
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
 from latentddm.training.performance import (
     ForwardOfTensors,
     PerformanceConfig,
@@ -42,13 +43,10 @@ every_kind = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS.keys())
 
 
 def config(store: Path, output: Path, images: int = 16, **performance: bool) -> TrainConfig:
-    return TrainConfig(
-        store=str(store),
-        output=str(output),
-        network=NETWORK,
-        objective=Objective(draws=2),
-        loop=LoopConfig(images=images, batch_size=8, checkpoint_every=8),
-        performance=PerformanceConfig(**performance),
+    loop = LoopConfig(batch_size=8, checkpoint_every=8)
+    switches = PerformanceConfig(**performance)
+    return generator_config(
+        store, output, phase(images), network=NETWORK, loop=loop, performance=switches
     )
 
 
@@ -81,8 +79,10 @@ def test_micro_batches_add_up_to_the_gradient_of_the_mean_loss(
 
     def gradient(micro_batches: int) -> Tensor:
         network.zero_grad()
-        loop = LoopConfig(images=8, batch_size=8, micro_batches=micro_batches)
-        trainable = TrainableModule(network, OptimizerConfig(), loop, Accelerator(cpu=True))
+        loop = LoopConfig(batch_size=8, micro_batches=micro_batches)
+        trainable = TrainableModule(
+            network, OptimizerConfig(), loop, Span(0, 8), Accelerator(cpu=True)
+        )
         for part in trainable.micro_batches(8):
             draws = trainable.wrapped(x_t[part], t[part], xi[part])
             trainable.backward((draws - x_t[part, None]).square().mean((1, 2, 3, 4)).mean())

@@ -1,79 +1,124 @@
-"""The generator on many processes and machines, as users start it: real commands, real kills."""
+"""The generator on several processes and machines, as users start it: real commands, real kills."""
 
 from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pausing
 import psutil
 import pytest
 import torch
+from messages import assert_names
+from processes import Processes, free_port
 from safetensors.torch import load_file
 
 from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.config import load_config
 from latentddm.engine.run import RunFolder
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
 
-pytestmark = pytest.mark.slow
+BATCH = 8
+LIMIT = 300  # seconds for each wait
 
-STEPS, BATCH = 40, 8
-CONFIG = f"""
+
+def settings(checkpoint_every: int, phases: str) -> str:
+    return f"""
 network: {{channels: 16, multipliers: [1, 2], blocks: 1, attention_levels: [1], head_channels: 16}}
-objective: {{draws: 2, targets: 3}}
-optimizer: {{learning_rate: 1.0e-3, warmup_images: 16, decay: cosine}}
-loop: {{images: {STEPS * BATCH}, batch_size: {BATCH}, log_every: {BATCH}, checkpoint_every: 64}}
+loop: {{batch_size: {BATCH}, log_every: {BATCH}, checkpoint_every: {checkpoint_every}}}
 ema: {{snapshots: 4}}
+phases: {phases}
 """
 
 
-def command(tmp_path: Path, store: Path, name: str, *launcher: str) -> list[str]:
-    path = tmp_path / "config.yaml"
-    path.write_text(CONFIG)
-    module = ["-m", "latentddm", "train", str(path), f"store={store}", f"output={tmp_path / name}"]
-    if not launcher:
-        return [sys.executable, *module]
-    return [sys.executable, "-m", "accelerate.commands.launch", *launcher, *module]
+SHORT = settings(
+    BATCH, "[{images: 24, objective: plain}, {images: 24, objective: {kind: ddm, draws: 2}}]"
+)
+LONG = settings(
+    8 * BATCH,
+    """
+  - images: 160
+    objective: plain
+    optimizer: {learning_rate: 1.0e-3, warmup_images: 16, decay: cosine}
+  - images: 160
+    objective: {kind: ddm, draws: 2, targets: 3}
+    optimizer: {learning_rate: 1.0e-3, warmup_images: 16, decay: cosine}
+""",
+)
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    with open(log, "wb") as file:
-        return subprocess.Popen(
-            arguments, stdout=file, stderr=file, env=environment, start_new_session=True
-        )
+class Training:
+    """One command of a run, started with a launcher, or with none; `pause`: images of its pause."""
+
+    def __init__(
+        self,
+        config: str,
+        store: Path,
+        output: Path,
+        launcher: list[str] | None = None,
+        *changes: str,
+        pause: int | None = None,
+    ) -> None:
+        self.run = RunFolder(output)
+        path = output.with_suffix(".yaml")
+        path.write_text(config)
+        program = ["-m", "latentddm"]
+        if pause is not None:
+            program = [pausing.__file__, str(pause)]
+        launch = [] if launcher is None else ["-m", "accelerate.commands.launch", *launcher]
+        command = ["train", str(path), f"store={store}", f"output={output}", *changes]
+        self.log = output.with_name(f"{output.name}-{time.monotonic_ns()}.log")
+        with open(self.log, "wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *launch, *program, *command],
+                stdout=file,
+                stderr=file,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+                start_new_session=True,
+            )
+
+    def finish(self) -> RunFolder:
+        """Wait for its end without an error."""
+        try:
+            assert self.process.wait(LIMIT) == 0, self.log.read_text()
+        finally:
+            self.kill()
+        return self.run
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition; a command that ends before it, or never meets it, is an error."""
+        deadline = time.monotonic() + LIMIT
+        try:
+            while not condition():
+                assert self.process.poll() is None, self.log.read_text()
+                assert time.monotonic() < deadline, self.log.read_text()
+                time.sleep(0.01)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill_at(self, images: int) -> None:
+        """Kill -9 at its pause."""
+        self.wait_until(lambda: any(line["images"] == images for line in self.run.read_metrics()))
+        self.kill()
+
+    def kill(self) -> None:
+        """Kill -9 the command and its descendants, such as the workers of a launcher."""
+        if self.process.poll() is None:
+            parent = psutil.Process(self.process.pid)
+            for process in [parent, *parent.children(recursive=True)]:
+                process.kill()
+            self.process.wait()
 
 
-def finish(process: subprocess.Popen[bytes], log: Path) -> None:
-    assert process.wait(600) == 0, log.read_text()
-
-
-def kill_at(process: subprocess.Popen[bytes], run: RunFolder, steps: int, log: Path) -> None:
-    while not any(line["images"] == steps * BATCH for line in run.read_metrics()):
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.01)
-    kill(process)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a command with all that it has started, the workers of a launcher too."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        member.kill()
-    process.wait()
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
-def launch(count: int, machines: int = 1, rank: int = 0, port: int = 0) -> list[str]:
-    # Its launcher for the CPU needs MPI; with ACCELERATE_USE_CPU the one for GPUs starts gloo.
+def launcher(count: int, machines: int = 1, rank: int = 0, port: int = 0) -> list[str]:
+    # accelerate's launcher for CPUs requires MPI; with ACCELERATE_USE_CPU that for GPUs uses gloo.
     return [
         "--multi_gpu",
         f"--num_processes={count}",
@@ -87,83 +132,120 @@ def launch(count: int, machines: int = 1, rank: int = 0, port: int = 0) -> list[
 
 
 def logged(run: RunFolder) -> list[dict[str, float]]:
+    """The metrics without the speed."""
     return [
         {name: value for name, value in line.items() if name != "images_per_second"}
         for line in run.read_metrics()
     ]
 
 
-def assert_same(first: RunFolder, second: RunFolder) -> None:
+def assert_same(first: RunFolder, second: RunFolder, images: int) -> None:
+    """Equal metrics, and checkpoints that are equal to the bit."""
     assert logged(first) == logged(second)
     a, b = newest_checkpoint(first.checkpoints), newest_checkpoint(second.checkpoints)
     assert a is not None
     assert b is not None
-    assert a.images == b.images == STEPS * BATCH
-    for path in a.path.glob("*.safetensors"):
-        saved, other = load_file(path), load_file(b.path / path.name)
+    assert (a.images, a.phase) == (b.images, b.phase) == (images, 1)
+    files = sorted(path.name for path in a.path.glob("*.safetensors"))
+    assert files == [
+        "ema.safetensors",
+        "ema_0.05.safetensors",
+        "network.safetensors",
+        "optimizer.safetensors",
+    ]
+    for name in files:
+        saved, other = load_file(a.path / name), load_file(b.path / name)
         assert set(saved) == set(other)
-        assert all(torch.equal(saved[name], other[name]) for name in saved), path.name
+        assert all(torch.equal(saved[key], other[key]) for key in saved), name
+    snapshots = [sorted(path.name for path in run.averages.iterdir()) for run in (first, second)]
+    assert snapshots[0] == snapshots[1]
 
 
-def test_40_steps_are_17_and_kill_9_and_23_more(tiny_store: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    finish(start(command(tmp_path, tiny_store, "straight"), log), log)
-    killed = command(tmp_path, tiny_store, "killed")
-    kill_at(start(killed, log), RunFolder(tmp_path / "killed"), 17, log)
-    finish(start(killed, log), log)
-    assert_same(RunFolder(tmp_path / "straight"), RunFolder(tmp_path / "killed"))
+def fork(config: str, store: Path, output: Path, pause: int | None = None) -> Processes:
+    """The run in two processes that need not import torch again."""
+    path = output.with_suffix(".yaml")
+    path.write_text(config)
+
+    def work() -> None:
+        if pause is not None:
+            pausing.pause_at(pause)
+        train(load_config(TrainConfig, path, [f"store={store}", f"output={output}"]))
+
+    return Processes(2, work, output.parent)
 
 
-def test_two_machines_are_one_run_and_resume_exactly(tiny_store: Path, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    finish(start(command(tmp_path, tiny_store, "one"), log), log)
-    one = RunFolder(tmp_path / "one")
+def test_two_processes_resume_bit_equal_after_a_kill_in_the_first_phase(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    """The resumed run is started with `accelerate launch`, the other two are forked."""
+    fork(SHORT, tiny_store, tmp_path / "undisturbed").finish()
+    run = RunFolder(tmp_path / "killed")
+    killed = fork(SHORT, tiny_store, run.path, pause=16)
+    killed.wait_for(run.metrics_path, '"images": 16,')
+    killed.kill()
+    left = newest_checkpoint(run.checkpoints)
+    assert left is not None
+    assert (left.images, left.phase) == (8, 0)
+    Training(SHORT, tiny_store, run.path, launcher(2)).finish()
+    assert_same(RunFolder(tmp_path / "undisturbed"), run, images=48)
 
-    def on_two_machines(name: str) -> list[subprocess.Popen[bytes]]:
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [17 * BATCH, 29 * BATCH])
+def test_one_process_resumes_bit_equal_after_a_kill_in_either_phase(
+    tiny_store: Path, tmp_path: Path, images: int
+) -> None:
+    undisturbed = Training(LONG, tiny_store, tmp_path / "undisturbed").finish()
+    Training(LONG, tiny_store, tmp_path / "killed", pause=images).kill_at(images)
+    resumed = Training(LONG, tiny_store, tmp_path / "killed").finish()
+    assert_same(undisturbed, resumed, images=320)
+
+
+@pytest.mark.slow
+def test_two_machines_are_one_run_and_resume_bit_equal_in_the_second_phase(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    one = Training(LONG, tiny_store, tmp_path / "one").finish()
+
+    def on_two_machines(name: str, pause: int | None = None) -> list[Training]:
         port = free_port()
         return [
-            start(
-                command(tmp_path, tiny_store, name, *launch(2, 2, rank, port)),
-                tmp_path / f"{name}{rank}",
-            )
+            Training(LONG, tiny_store, tmp_path / name, launcher(2, 2, rank, port), pause=pause)
             for rank in range(2)
         ]
 
-    for rank, process in enumerate(on_two_machines("two")):
-        finish(process, tmp_path / f"two{rank}")
-    two = RunFolder(tmp_path / "two")
+    two, _ = [training.finish() for training in on_two_machines("two")]
     for a, b in zip(logged(one), logged(two), strict=True):
         assert a["images"] == b["images"]
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-5, abs=1e-5)
 
-    killed = RunFolder(tmp_path / "killed")
-    processes = on_two_machines("killed")
-    kill_at(processes[0], killed, 17, tmp_path / "killed0")
-    kill(processes[1])
-    for rank, process in enumerate(on_two_machines("killed")):
-        finish(process, tmp_path / f"killed{rank}")
-    assert_same(two, killed)
-    assert sorted(path.name for path in two.averages.iterdir()) == sorted(
-        path.name for path in killed.averages.iterdir()
-    )
+    first, second = on_two_machines("killed", pause=29 * BATCH)
+    first.kill_at(29 * BATCH)
+    second.kill()
+    resumed, _ = [training.finish() for training in on_two_machines("killed")]
+    assert_same(two, resumed, images=320)
 
 
-@pytest.mark.parametrize("launcher", [[], ["two"]])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [1, 2])
 def test_sigterm_saves_and_ends_in_one_sentence(
-    tiny_store: Path, tmp_path: Path, launcher: list[str]
+    tiny_store: Path, tmp_path: Path, count: int
 ) -> None:
-    log = tmp_path / "log"
-    arguments = command(tmp_path, tiny_store, "run", *(launch(2) if launcher else []))
-    process = start([*arguments, "loop.images=80000"], log)
-    run = RunFolder(tmp_path / "run")
-    while len(run.read_metrics()) < 5:
-        assert process.poll() is None, log.read_text()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
-    code = process.wait(300)
-    said = log.read_text()
-    assert "SIGTERM: saved after" in said
-    assert newest_checkpoint(run.checkpoints) is not None
-    if not launcher:
+    launch = launcher(count) if count > 1 else None
+    endless = "phases.0.images=80000"
+    training = Training(LONG, tiny_store, tmp_path / "run", launch, endless)
+    training.wait_until(lambda: len(training.run.read_metrics()) >= 5)
+    training.process.send_signal(signal.SIGTERM)
+    try:
+        code = training.process.wait(LIMIT)
+    finally:
+        training.kill()
+    lines = training.log.read_text().splitlines()
+    messages = [line for line in lines if "saved after" in line]  # of each process
+    assert len(messages) == count
+    assert_names(messages[0], "SIGTERM", "run the same command again")
+    assert newest_checkpoint(training.run.checkpoints) is not None
+    if count == 1:
         assert code == 128 + signal.SIGTERM
-        assert "Traceback" not in said
+        assert messages == lines[-1:]
+        assert "Traceback" not in "\n".join(lines)

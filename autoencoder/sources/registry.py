@@ -1,0 +1,86 @@
+"""Image sources by reference: two registries, one line per source.
+
+A reference is either `PREFIX` or `PREFIX:...`, whose source is in PREFIXES, or names local files or
+a URL, whose source is the first of PATHS with a true test of the path. Several files at once (a
+pattern, or a URL with braces) are tar shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from autoencoder.remote import is_remote
+from autoencoder.sources.archive import ZipSource, is_zip
+from autoencoder.sources.folder import FolderSource
+from autoencoder.sources.huggingface import HuggingFaceSource, is_saved_dataset, open_dataset
+from autoencoder.sources.lsun import LsunSource, is_lmdb
+from autoencoder.sources.naming import public_name
+from autoencoder.sources.portraits import parse_portraits
+from autoencoder.sources.protocol import ImageSource
+from autoencoder.sources.remote import fetch_archives
+from autoencoder.sources.tar_shards import (
+    TarSource,
+    expand_pattern,
+    holds_shards,
+    is_tar,
+    open_shards,
+)
+from latentddm.engine.errors import UserError
+
+PREFIXES: dict[str, Callable[[str, int | None], ImageSource]] = {
+    "portraits": parse_portraits,
+    "hf": open_dataset,
+}
+"""Openers by prefix: (reference, size) -> source."""
+
+PATHS: list[tuple[Callable[[Path], bool], Callable[[Path, str], ImageSource]]] = [
+    (is_zip, ZipSource),
+    (is_tar, open_shards),
+    (is_lmdb, LsunSource),
+    (is_saved_dataset, HuggingFaceSource),
+    (holds_shards, open_shards),
+    (Path.is_dir, FolderSource),
+]
+"""Pairs of a test and an opener, (path, name) -> source; the first true test decides."""
+
+_COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
+
+
+def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
+    """The image source of a reference.
+
+    reference: a folder of images, a zip, one tar, a folder of tar shards, a pattern of tar shards
+    (braces or wildcards), an LSUN lmdb folder, `hf:owner/name[:split]`, a folder of save_to_disk,
+    `portraits[:count[:seed]]`, or the URL of a zip, a tar or tar shards (braces). size: pixels a
+    side of sources that draw their images. UserError for a wrong reference, JobError for damage.
+    """
+    text = str(reference)
+    name = public_name(text)
+    prefix = text.partition(":")[0]
+    if prefix in PREFIXES:
+        return PREFIXES[prefix](text, size)
+    paths = _local_paths(text)
+    if len(paths) > 1:
+        return TarSource(paths, name)
+    for matches, opener in PATHS:
+        if matches(paths[0]):
+            return opener(paths[0], name)
+    if paths[0].suffix.lower() in _COMPRESSED:
+        raise UserError(f"{name} is compressed, without random access; unpack it first.")
+    raise UserError(
+        f"{name} is a file of an unknown type; give a folder of images, a zip or tar shards."
+    )
+
+
+def _local_paths(reference: str) -> list[Path]:
+    """The files of a path, of a pattern, or of a URL after their download; at least one."""
+    if is_remote(reference):
+        return fetch_archives(reference)
+    path = Path(reference).expanduser()
+    paths = [path] if path.exists() else expand_pattern(str(path))
+    if not paths:
+        raise UserError(
+            f"{reference} does not exist; give a folder of images, a zip or tar shards."
+        )
+    return paths

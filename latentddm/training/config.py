@@ -1,0 +1,85 @@
+"""Everything that defines a generator's training; configs/*.yaml hold what differs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+
+from autoencoder.store import LatentStore
+from latentddm.diffusion.schedules import SCHEDULES
+from latentddm.engine.config import MISSING, require_values
+from latentddm.engine.ema import EMAConfig
+from latentddm.engine.errors import UserError
+from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
+from latentddm.networks.network import NetworkConfig, make_network
+from latentddm.networks.unet import UNetConfig
+from latentddm.training.performance import PERFORMANCE_KEYS_THAT_MAY_CHANGE, PerformanceConfig
+from latentddm.training.phases import Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that defines a generator's training; configs/*.yaml hold what differs."""
+
+    store: str = MISSING
+    output: str = MISSING
+    seed: int = 0
+    start: str | None = None  # a run whose averaged weights the first phase begins with
+    schedule: str = "flow"  # one of diffusion.schedules.SCHEDULES
+    network: NetworkConfig = field(default_factory=UNetConfig)
+    phases: tuple[Phase, ...] = ()
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    ema: EMAConfig = field(default_factory=EMAConfig)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    performance: PerformanceConfig = field(default_factory=PerformanceConfig)
+    label_dropout: float = 0.1  # share of labels hidden, so that guidance can be used
+
+    def __post_init__(self) -> None:
+        """ValueError for an unknown schedule."""
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule}")
+
+
+def keys_that_may_change(config: TrainConfig) -> tuple[str, ...]:
+    """Dotted keys that may differ on a resumed run; the last phase may be made longer."""
+    last = f"phases.{len(config.phases) - 1}.images"
+    return (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE, last)
+
+
+def check(config: TrainConfig, store: LatentStore) -> None:
+    """UserError for values that do not go with each other or with the store."""
+    require_values(config, "store", "output")
+    if not config.phases:
+        raise UserError(
+            "phases is empty; give one at least, such as phases=[{images: 100000, objective: ddm}]."
+        )
+    if not config.ema.widths:
+        raise UserError("ema.widths is empty, but samples are of an average; give one width.")
+    _check_network(config, store)
+    classes = config.network.classes
+    if classes and not store.manifest.labelled:
+        raise UserError(
+            f"network.classes is {classes}, but the store {config.store} holds no labels; encode "
+            "images that have some, or leave network.classes out."
+        )
+    for number, phase in enumerate(config.phases):
+        if classes and phase.objective.targets > 1:
+            raise UserError(
+                f"phases.{number}.objective.targets takes targets from the whole batch, whatever "
+                "their label; set it to 1 with network.classes."
+            )
+
+
+def _check_network(config: TrainConfig, store: LatentStore) -> None:
+    """UserError for arguments that make no network, or none for the store's latents."""
+    try:
+        with torch.device("meta"):
+            network = make_network(config.network, store.shape[0], config.schedule)
+    except ValueError as error:
+        raise UserError(f"network: {error}.") from None
+    try:
+        network.check_latents(store.shape)
+    except ValueError as error:
+        raise UserError(f"network, for the store {config.store}: {error}.") from None

@@ -1,0 +1,155 @@
+"""One phase of a generator's training, as the loop sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from autoencoder.store import LatentBatch, LatentStore
+from latentddm.diffusion.guidance import drop_labels
+from latentddm.diffusion.process import corrupt, draw_targets
+from latentddm.diffusion.schedules import make_schedule
+from latentddm.engine.distributed import process_batch_size
+from latentddm.engine.errors import UserError
+from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.seeding import BatchDraws, derive_seed
+from latentddm.engine.task import LoopConfig, Span
+from latentddm.engine.trainable_module import TrainableModule
+from latentddm.inference.generator import denoiser_of
+from latentddm.networks.layers import place_rows
+from latentddm.networks.network import NetworkModel
+from latentddm.training.config import TrainConfig
+from latentddm.training.objective import ObjectiveTerms
+from latentddm.training.performance import apply_performance, record_cuda_graphs
+from latentddm.training.phases import Phase
+from latentddm.training.preview import Preview
+
+TIME_BINS = 4  # of t, for the logged interaction and spread
+
+
+class GeneratorTask:
+    """A generator in one phase of its training."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        phase: Phase,
+        span: Span,
+        network: NetworkModel,
+        store: LatentStore,
+        preview: Preview,
+        accelerator: Accelerator,
+    ) -> None:
+        self.config, self.objective, self.store = config, phase.objective, store
+        self.accelerator, self._preview = accelerator, preview
+        self.schedule = make_schedule(config.schedule)
+        if not self.objective.draw_count:  # without gradient, which several processes cannot share
+            for parameter in network.draw_parameters():
+                parameter.requires_grad_(False)
+        apply_performance(network, config.performance, accelerator.device)
+        self.trainable = TrainableModule(
+            network, phase.optimizer, config.loop, span, accelerator, config.ema
+        )
+        self.averages = self.trainable.averages
+        if config.performance.cuda_graphs:
+            record_cuda_graphs(self.trainable, self.objective.draw_count or None, store.shape)
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"network": self.trainable.network, **self.averages.modules}
+
+    @property
+    def optimizers(self) -> Mapping[str, Optimizer]:
+        return {"optimizer": self.trainable.optimizer}
+
+    def batches(self, start: int) -> Iterator[LatentBatch]:
+        loop = self.config.loop
+        return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
+
+    def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
+        objective, schedule = self.objective, self.schedule
+        x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
+        labels = self._labels(batch, images)
+
+        # Every random number is a function of (seed, images seen), on any number of processes.
+        random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
+        t, noise = objective.times(random.normal()), random.normal(*x0.shape[1:])
+        xi = objective.xi(random.normal, x0.shape[1:])  # [B, m, C, H, W], or None for the mean
+        uniform = random.uniform(objective.targets)
+        everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
+
+        for part in self.trainable.micro_batches(len(x0)):
+            self._seed_dropout(images, part, len(x0))
+            # Corrupt the data, draw x_0 m times (or predict its mean), and score the draws.
+            x_t = corrupt(x0[part], t[part], noise[part], schedule)
+            with self.accelerator.autocast():
+                given = () if labels is None else (labels[part],)
+                drawn = self.trainable.wrapped(
+                    x_t, t[part], None if xi is None else xi[part], *given
+                )
+            targets = x0[part]
+            if objective.targets > 1:
+                targets = draw_targets(x_t, t[part], everyone, uniform[part], schedule)
+            terms = objective.terms(drawn, targets, t[part], schedule)
+            self.trainable.backward(terms.loss.mean())
+            _report(accumulator, terms, t[part], draws=objective.draw_count > 0)
+        accumulator.add("gradient_norm", self.trainable.step(images))
+
+    def preview(self, path: Path) -> None:
+        """A grid drawn in a few evaluations."""
+        denoiser = denoiser_of(self.averages.first, reads_xi=self.objective.draw_count > 0)
+        self._preview.write(denoiser, path, self.schedule)
+
+    def _seed_dropout(self, images: int, part: slice, share: int) -> None:
+        """Every part of the global batch, on whatever process, takes its rows of the same masks."""
+        if self.config.network.dropout:
+            torch.manual_seed(derive_seed(self.config.seed, "dropout", images))
+            first = self.accelerator.process_index * share + part.start
+            place_rows(self.trainable.network, first, share * self.accelerator.num_processes)
+
+    def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
+        """The labels [B] given to the network, some dropped; None for one without classes."""
+        classes, labels = self.config.network.classes, batch.labels
+        if not classes or labels is None:
+            return None
+        if int(labels.max()) >= classes:
+            raise UserError(
+                f"The store has the label {int(labels.max())}, but network.classes is {classes}; "
+                "it must be larger than every label."
+            )
+        random = BatchDraws(self.config.seed, "labels", images, len(labels), self.accelerator)
+        labels = labels.to(self.accelerator.device, non_blocking=True)
+        return drop_labels(labels, random.uniform(), self.config.label_dropout, classes)
+
+
+def process_batches(
+    store: LatentStore, seed: int, loop: LoopConfig, accelerator: Accelerator, start: int
+) -> Iterator[LatentBatch]:
+    """This process's share of the batches after the first `start` images, for ever."""
+    return store.stream(
+        process_batch_size(loop.batch_size, accelerator),
+        seed=seed,
+        start=start,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+    )
+
+
+def _report(accumulator: MetricAccumulator, terms: ObjectiveTerms, t: Tensor, draws: bool) -> None:
+    """The loss; of draws the score's terms too, interaction and spread in bins of t as well."""
+    accumulator.add("loss", terms.loss)
+    if not draws:
+        return
+    accumulator.add("confinement", terms.confinement)
+    accumulator.add("interaction", terms.interaction)
+    accumulator.add("spread", terms.spread)
+    for index in range(TIME_BINS):
+        inside = (t * TIME_BINS).long().clamp_max(TIME_BINS - 1) == index
+        bounds = f"t{index / TIME_BINS:.2f}-{(index + 1) / TIME_BINS:.2f}"
+        accumulator.add(f"interaction/{bounds}", terms.interaction, inside)
+        accumulator.add(f"spread/{bounds}", terms.spread, inside)

@@ -1,0 +1,96 @@
+"""The labels of a store reach the network: learnt in training, chosen in sampling, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_runs import ONE_LEVEL, TWO_DRAWS, generator_config, phase
+
+from latentddm.engine.errors import UserError
+from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import train
+
+
+@pytest.fixture(scope="module")
+def labelled_store(
+    encode_tiny: Callable[[str, Path, Path], Path],
+    tiny_autoencoder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """Noise in two classes, of dark (0) and of light images (1)."""
+    from autoencoder.image_io import save_image
+
+    folder = tmp_path_factory.mktemp("labelled")
+    noise = np.random.default_rng(0).integers(0, 100, (16, 32, 32, 3), dtype=np.uint8)
+    for index in range(16):
+        name = folder / "images" / ("dark", "light")[index % 2] / f"{index}.png"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        save_image(name, noise[index] + 100 * (index % 2))
+    return encode_tiny(str(folder / "images"), tiny_autoencoder, folder / "store")
+
+
+def config(store: Path, output: Path, classes: int, images: int = 16) -> TrainConfig:
+    optimizer = OptimizerConfig(learning_rate=3e-3, warmup_images=64)
+    wanted = replace(phase(images), optimizer=optimizer)
+    return generator_config(store, output, wanted, network=replace(ONE_LEVEL, classes=classes))
+
+
+def test_a_label_that_was_learnt_chooses_the_class(labelled_store: Path, tmp_path: Path) -> None:
+    """Draws of a label lie towards the latents of its class; guidance moves them further.
+
+    A training of seconds takes them a fifth of the way; the noise is the same for every label.
+    """
+    from autoencoder.store import LatentStore
+
+    run = train(config(labelled_store, tmp_path / "run", classes=2, images=1200))
+    generator = Generator.load(run.path)
+    store = LatentStore(labelled_store)
+    batch = next(store.stream(16))
+    assert batch.labels is not None
+    latents = store.restore(batch.latents)
+    dark, light = (latents[batch.labels == label].mean(0) for label in (0, 1))
+    axis = (light - dark) / (light - dark).square().sum()
+
+    def place(label: int | None, guidance: float = 1.0) -> float:
+        """Of the mean of draws: 0 at the dark images, 1 at the light ones."""
+        settings = SamplingConfig(steps=2, label=label, guidance=guidance)
+        drawn = generator.draw(32, settings)
+        return float(((drawn.mean(0) - dark) * axis).sum())
+
+    assert place(1) - place(0) > 0.1
+    assert place(0) < place(None) < place(1)
+    assert place(1, guidance=3.0) > place(1) + 0.05
+    settings = SamplingConfig(steps=2)
+    with pytest.raises(UserError, match=r"label .*0 \.\.\. 1.*2"):
+        generator.draw(1, replace(settings, label=2))
+    with pytest.raises(UserError, match=r"guidance .*--label"):
+        generator.draw(1, replace(settings, guidance=2.0))
+
+
+def test_a_store_without_labels_is_named(tiny_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"network\.classes .*store .*labels"):
+        train(config(tiny_store, tmp_path / "run", classes=2))
+
+
+def test_a_label_beyond_the_classes_is_named(labelled_store: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"label 1.*network\.classes is 1"):
+        train(config(labelled_store, tmp_path / "run", classes=1))
+
+
+def test_a_run_without_classes_refuses_a_label(tiny_store: Path, tmp_path: Path) -> None:
+    run = train(config(tiny_store, tmp_path / "run", classes=0))
+    with pytest.raises(UserError, match=r"network\.classes .*--label"):
+        Generator.load(run.path).draw(1, SamplingConfig(label=0))
+
+
+def test_targets_of_other_labels_are_refused(labelled_store: Path, tmp_path: Path) -> None:
+    wanted = config(labelled_store, tmp_path / "run", classes=2)
+    wanted = replace(wanted, phases=(phase(16, replace(TWO_DRAWS, targets=4)),))
+    with pytest.raises(UserError, match=r"phases\.0\.objective\.targets .*network\.classes"):
+        train(wanted)
