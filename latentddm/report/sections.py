@@ -136,12 +136,19 @@ def _time(report: dict[str, Any], album: Album) -> str:
         f"per image and {counted(method['parameters'], 'parameter')}"
         for method in report["methods"]
     )
-    share = report["settings"].get("start_share")
+    share = _plain_share(report["settings"])
     start = f" The first {share:.0%} of the DDM's images were plain diffusion." if share else ""
     return _section(
         "Time of each stage",
         f"{stages(report['stages'], report['seconds'])}<p>{text(runs)}.{start}</p>",
     )
+
+
+def _plain_share(settings: dict[str, Any]) -> float:
+    """The share of the DDM's images that its phases of plain diffusion see."""
+    phases = settings.get("generator", {}).get("phases", [])
+    plain = [phase["images"] for phase in phases if phase["objective"]["kind"] == "plain"]
+    return sum(plain) / sum(phase["images"] for phase in phases) if plain else 0.0
 
 
 def _next(report: dict[str, Any], album: Album) -> str:
