@@ -117,7 +117,7 @@ def _body(card: Card) -> str:
         images_seen=card.images_seen,
         phases=_phases(card.config),
         network=network["kind"],
-        schedule=card.config.get("schedule", "flow"),
+        schedule=card.config["schedule"],
         parameters=card.parameters,
         shape=" x ".join(map(str, card.shape)),
         autoencoder=card.autoencoder,

@@ -103,7 +103,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
         """
         _check_call(batch_size, images_at_once, output_type, callback_on_step_end_tensor_inputs)
-        schedule = make_schedule(self.network.config.get("schedule", "flow"))
+        schedule = make_schedule(self.network.config["schedule"])
         prediction = scheduler_prediction(self.scheduler, schedule)
         generators = one_generator_each(generator, batch_size)
         labels = self._labels(class_labels, batch_size, guidance_scale)

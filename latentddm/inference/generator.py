@@ -102,7 +102,7 @@ class Generator:
     @property
     def schedule(self) -> Schedule:
         """The noise schedule that the network was trained with."""
-        return make_schedule(self.network.config.get("schedule", "flow"))
+        return make_schedule(self.network.config["schedule"])
 
     @property
     def least_safety(self) -> float:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from learning_rates import record_learning_rates
 from messages import assert_names, raises_naming
 from processes import Processes
 from tiny_training import (
@@ -31,7 +32,6 @@ from latentddm.engine.distributed import exclusive
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, UserError
 from latentddm.engine.run import RunFolder
-from latentddm.engine.trainable_module import TrainableModule
 
 STEPS = 40
 
@@ -290,15 +290,7 @@ def _interrupted_in_the_second_phase(
 def test_a_second_phase_has_a_learning_rate_and_averages_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates: list[float] = []
-    before_step = TrainableModule.step
-
-    def step(self: TrainableModule, images: int) -> torch.Tensor:
-        norm = before_step(self, images)
-        rates.append(self.optimizer.param_groups[0]["lr"])
-        return norm
-
-    monkeypatch.setattr(TrainableModule, "step", step)
+    rates = record_learning_rates(monkeypatch)
     run = train_tiny(replace(two_phases(tmp_path, "run"), ema=EMAConfig(snapshots=2)))
     rate, warm_up, steps = 1e-2, 40, STEPS - BORDER // BATCH
     assert rates[0] == rates[BORDER // BATCH] == pytest.approx(rate / warm_up)  # warmed up twice

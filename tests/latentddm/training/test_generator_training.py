@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from learning_rates import record_learning_rates
 from safetensors.torch import load_file
 from tiny_runs import PLAIN, TWO_DRAWS, UNET, generator_config, phase
 
@@ -217,15 +218,7 @@ def test_a_step_that_is_not_finite_stops_before_the_weights_change(
 def test_the_learning_rate_warms_up_and_decays_within_each_phase(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rates: list[float] = []
-    before_step = TrainableModule.step
-
-    def step(self: TrainableModule, images: int) -> torch.Tensor:
-        norm = before_step(self, images)
-        rates.append(self.optimizer.param_groups[0]["lr"])
-        return norm
-
-    monkeypatch.setattr(TrainableModule, "step", step)
+    rates = record_learning_rates(monkeypatch)
     slow = OptimizerConfig(learning_rate=1e-3, warmup_images=16)
     phases = (
         replace(phase(24, PLAIN), optimizer=slow),
