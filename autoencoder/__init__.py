@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from latentddm.engine.cuda_runtime import preload_cuda_12
+
 _PUBLIC = {
     "LatentStore": "autoencoder.store",
     "encode_store": "autoencoder.store",
     "load_autoencoder": "autoencoder.models",
 }
 __all__ = [*_PUBLIC]
+
+preload_cuda_12()  # before any module here imports diffusers
 
 
 def __getattr__(name: str) -> Any:

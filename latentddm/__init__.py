@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from latentddm.engine.cuda_runtime import preload_cuda_12
+
 __version__ = "0.1.0"
+
+preload_cuda_12()  # here, since every way to diffusers, which imports xformers, leads through here
 
 _PUBLIC = {
     "FlowSchedule": "latentddm.diffusion.schedules",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
+
+# Before torch is loaded: threads that wait must sleep, or two workers slow each other down.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def tiny_autoencoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers import AutoencoderKL  # here, so that the tests of the maths start at once
+    import torch  # here, so that the tests of the maths start at once
+    from diffusers import AutoencoderKL
 
     torch.manual_seed(0)
     network = AutoencoderKL(

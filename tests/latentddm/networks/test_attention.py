@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -34,6 +37,17 @@ def test_sdpa_equals_the_plain_softmax_forward_and_backward(heads: int) -> None:
     torch.testing.assert_close(ours, reference, rtol=1e-12, atol=1e-12)
     for gradient, right in zip(gradients, expected, strict=True):
         torch.testing.assert_close(gradient, right, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.skipif(not find_spec("xformers"), reason="xformers is not installed")
+def test_xformers_is_imported_without_a_word_and_with_its_extension() -> None:
+    code = (
+        "import autoencoder.models, latentddm.networks.network, xformers._cpp_lib as library\n"
+        "assert not library._cpp_library_load_exception, library._cpp_library_load_exception"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "xformers" not in (run.stdout + run.stderr).lower()
 
 
 @pytest.mark.gpu
