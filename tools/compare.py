@@ -4,11 +4,12 @@
         --reference portraits:4000 --reconstructed --samples 600 --output comparison
 
 Every method is tried with every setting (churn and safety of DDIM, grid and safety of the other
-solvers) at every number of evaluations, and its best setting counts; several runs of a method
-(RUN,RUN,...: trainings of other seeds) are averaged. Written are table.md,
-results.json (all settings, with their protocols), curves.png, trend.png where a run is given at
-several checkpoints (RUN@all), and grids/. Run the same command again to go on after a stop: a
-finished cell is not done again. `accelerate launch tools/compare.py ...` uses all processes.
+solvers, the scale of xi where a network reads it, that of the noise at t = 1) at every number of
+evaluations, and its best setting counts; several runs of a method (RUN,RUN,...: trainings of other
+seeds) are averaged. Written are table.md, results.json (all settings, with their protocols),
+curves.png, trend.png where a run is given at several checkpoints (RUN@all), and grids/. Run the
+same command again to go on after a stop: a finished cell is not done again. `accelerate launch
+tools/compare.py ...` uses all processes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 from accelerate.utils import InitProcessGroupKwargs
 from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
-from compare_plan import Cell, Sweep, parse_methods, plan_cells, training_record
+from compare_plan import Cell, Scales, Sweep, parse_methods, plan_cells, training_record
 from compare_reference import LATENTS, Judgement
 from compare_results import best_findings, read_findings, table
 from preparation import exit_code, list_of
@@ -45,6 +46,8 @@ def run(options: argparse.Namespace) -> None:
         safety=options.safety,
         grids=options.grids,
         powers=options.powers,
+        xi_scales=options.xi_scales,
+        noise_scales=options.noise_scales,
         seeds=tuple(range(options.seeds)),
     )
     judgement = _judgement(options, methods[0].runs[0].run)
@@ -125,6 +128,12 @@ def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
     return asked or known[0]
 
 
+def _scales(text: str) -> Scales:
+    """A number, or one for each evaluation with colons between them, the last going on."""
+    numbers = tuple(float(number) for number in text.split(":"))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -150,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
     add("--grids", type=words, default=sweep.grids, help="of times, not ddim's (default: all)")
     add("--powers", type=numbers, default=sweep.powers, help="of the power grid (default 0.5)")
+    scales = list_of(_scales)
+    add("--xi-scales", type=scales, default=sweep.xi_scales, metavar="N[:N...],...", help="of xi")
+    add("--noise-scales", type=numbers, default=sweep.noise_scales, help="at t = 1 (default 1)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
     add("--batch-size", type=int, default=64)
     return parser

@@ -18,9 +18,10 @@ from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
 from latentddm.engine.config import to_plain
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
-from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at
+from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at, reads_xi
 
 ALL = "all"
+Scales = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Trained:
 
     run: str
     weights: str
+    reads_xi: bool
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Sweep:
     safety: tuple[float, ...] = (0.0, 0.02, 0.05)
     grids: tuple[GridKind, ...] = get_args(GridKind)
     powers: tuple[float, ...] = (POWER,)
+    xi_scales: tuple[Scales, ...] = (1.0,)  # of methods that read xi
+    noise_scales: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
 
     def __post_init__(self) -> None:
@@ -73,6 +77,8 @@ class Sweep:
             raise UserError("--safety must lie in [0, 0.5).")
         if min(self.powers) <= 0:
             raise UserError("--powers must be positive.")
+        if min(self.noise_scales) <= 0:
+            raise UserError("--noise-scales must be positive.")
         for grid in self.grids:
             if grid not in get_args(GridKind):
                 known = ", ".join(get_args(GridKind))
@@ -91,7 +97,8 @@ class Cell:
     def setting(self) -> tuple[Any, ...]:
         """All that is swept over but the seeds, and the number of evaluations."""
         sampling = self.sampling
-        return sampling.churn, sampling.safety, sampling.grid, sampling.power
+        times = sampling.safety, sampling.grid, sampling.power
+        return sampling.churn, *times, sampling.xi_scale, sampling.noise_scale
 
     def describe(self, protocol: dict[str, Any]) -> dict[str, Any]:
         """All that the numbers depend on, as plain JSON values."""
@@ -141,9 +148,12 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
         raise UserError(f"@{images}: write the number of images seen, or all.")
     found: dict[int, list[Trained]] = {}
     for run in runs:
-        for checkpoint in _checkpoints_of(RunFolder.open(run, RUN_KIND), images):
+        folder = RunFolder.open(run, RUN_KIND)
+        config = folder.read_config()
+        for checkpoint in _checkpoints_of(folder, images):
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
-            found.setdefault(checkpoint.images, []).append(Trained(run, described["sha256"]))
+            one = Trained(run, described["sha256"], reads_xi(config, checkpoint.phase))
+            found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
         if len(trained) < len(runs):
             missing = next(run for run in runs if run not in [each.run for each in trained])
@@ -176,11 +186,15 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
         if steps == 1:
             churns, grids, powers = churns[:1], grids[:1], (POWER,)
         times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
-        settings = product(churns, times, sweep.safety, sweep.seeds, method.runs)
-        for churn, (grid, power), safety, seed, trained in settings:
+        xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
+        scales = product(xi_scales, sweep.noise_scales)
+        settings = product(churns, times, sweep.safety, scales, sweep.seeds, method.runs)
+        for churn, (grid, power), safety, (xi_scale, noise_scale), seed, trained in settings:
             sampling = SamplingConfig(
                 steps=evaluations,
                 churn=churn,
+                xi_scale=xi_scale,
+                noise_scale=noise_scale,
                 safety=safety,
                 seed=seed,
                 solver=method.solver,

@@ -69,6 +69,8 @@ def _finding(
             "safety": cell.sampling.safety,
             "grid": cell.sampling.grid or "uniform",
             "power": cell.sampling.power,
+            "xi_scale": cell.sampling.xi_scale,
+            "noise_scale": cell.sampling.noise_scale,
             "network_evaluations": actual_evaluations(cell),
         },
         values={name: fmean(m[name].value for m in measured) for name in names},
@@ -99,7 +101,7 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
     methods = list(dict.fromkeys(finding.method for finding in best))
     at = {(finding.method, finding.evaluations): finding for finding in best}
     lines = [
-        f"{metric}: the best setting of each method (churn, safety, grid), less is better.\n",
+        f"{metric}: the best setting of each method (churn, safety, grid, scales).\n",
         "| method | images seen | training | " + " | ".join(map(str, across)) + " |",
         "|---" * (len(across) + 3) + "|",
     ]
@@ -118,6 +120,10 @@ def _cell(finding: Finding, metric: str) -> str:
     parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
     grid = f"u^{setting['power']:g}" if setting["grid"] == "power" else setting["grid"]
     parts += [grid] if grid != "uniform" else []
+    scale = setting["xi_scale"]
+    scale = f"{scale:g}" if isinstance(scale, float) else ":".join(map("{:g}".format, scale))
+    parts += [f"xi {scale}"] if scale != "1" else []
+    parts += [f"noise {setting['noise_scale']:g}"] if setting["noise_scale"] != 1 else []
     spread = finding.spread[metric]
     value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")
     return f"{value} ({', '.join(parts)})" if parts else value

@@ -56,7 +56,7 @@ PUBLISHED = {
 }
 
 QUICK = (
-    Training(points=250_000, warmup_points=25_000),
+    Training(points=100_000, warmup_points=10_000),
     Sizes(evaluations=(1, 2, 5, 10, 50, 100), samples=1024, repetitions=1, conditions=32, draws=64),
 )
 

@@ -25,7 +25,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_numbers,
         default=1.0,
         metavar="N,N...",
-        help="factor of xi: one number, or one for each evaluation (default 1)",
+        help="factor of xi: one number, or one for each evaluation, the last going on (default 1)",
+    )
+    parser.add_argument(
+        "--noise-scale", type=float, default=1.0, metavar="N", help="factor of the noise at t = 1"
     )
     parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
     parser.add_argument(
@@ -60,6 +63,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         steps=arguments.steps,
         churn=arguments.churn,
         xi_scale=arguments.xi_scale,
+        noise_scale=arguments.noise_scale,
         label=arguments.label,
         guidance=arguments.guidance,
         solver=arguments.solver,
@@ -86,7 +90,6 @@ VERB = Verb(
     run=_run,
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
-        "latentddm sample run --steps 8 --churn 0.5 --seed 1 --output samples",
         "latentddm sample run --steps 2 --xi-scale 0.8,0.9 --output samples --decode",
         "latentddm sample run --steps 4 --solver dpmsolver++ --grid power --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",

@@ -151,6 +151,13 @@ def xi_scales(xi_scale: float | Sequence[float], calls: int) -> Sequence[float]:
     return scales
 
 
+def continued(scale: float | Sequence[float], calls: int) -> float | Sequence[float]:
+    """Scales for every number of calls: the last of fewer than `calls` goes on."""
+    if isinstance(scale, int | float) or not scale:
+        return scale
+    return [*scale, *[scale[-1]] * (calls - len(scale))]
+
+
 def normal_like(x: Tensor, generator: torch.Generator | Sequence[torch.Generator] | None) -> Tensor:
     """Standard normal noise of x's shape, drawn on the generator's device."""
     if generator is None:

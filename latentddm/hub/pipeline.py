@@ -20,7 +20,7 @@ from autoencoder.models import wrap_network
 from autoencoder.store import Standardisation
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.process import from_x0
-from latentddm.diffusion.sampling import normal_like, xi_scales
+from latentddm.diffusion.sampling import continued, normal_like, xi_scales
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.seeding import torch_generator
 from latentddm.hub.scheduler import DistributionalScheduler
@@ -96,8 +96,9 @@ class LatentDDMPipeline(DiffusionPipeline):
         alone, and is bit-equal in every batch: the network always runs on exactly `images_at_once`
         images, the last of them repeated where some are missing. class_labels: one label, or one
         for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
-        xi_scale: standard deviation of xi, one number or one for each evaluation; 1 is exact, below
-        1 the draws lie closer to their mean. latents: the noise to begin with, [B, C, H, W].
+        xi_scale: standard deviation of xi, one number or one for each evaluation (the last goes
+        on); 1 is exact, below 1 the draws lie closer to their mean. latents: the noise to begin
+        with, [B, C, H, W].
         output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: float32, raw.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
@@ -170,7 +171,8 @@ class LatentDDMPipeline(DiffusionPipeline):
 
     def _scales(self, xi_scale: float | Sequence[float]) -> Sequence[float]:
         """The scale of xi at each evaluation; ValueError where they do not fit or do nothing."""
-        scales = xi_scales(xi_scale, len(self.scheduler.timesteps))
+        calls = len(self.scheduler.timesteps)
+        scales = xi_scales(continued(xi_scale, calls), calls)
         if not self.config["reads_xi"] and any(scale != 1 for scale in scales):
             raise ValueError("xi_scale needs a network that reads xi; leave it out.")
         return scales

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,14 @@ from torch import Tensor, nn
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
 from latentddm.diffusion.guidance import GuidedDenoiser
-from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, least_safety, xi_scales
+from latentddm.diffusion.sampling import (
+    POWER,
+    Denoiser,
+    GridKind,
+    continued,
+    least_safety,
+    xi_scales,
+)
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
 from latentddm.engine.atomic_io import write_json
@@ -38,7 +46,8 @@ class SamplingConfig:
 
     steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
     churn: float = 0.0  # of ddim
-    xi_scale: float | tuple[float, ...] = 1.0  # of xi, for all evaluations or for each; 1 is exact
+    xi_scale: float | tuple[float, ...] = 1.0  # of xi, by evaluation (the last goes on); 1 is exact
+    noise_scale: float = 1.0  # of the noise at t = 1; 1 is exact
     safety: float = 0.0  # distance of the times from t = 0 and 1
     label: int | None = None  # class of a network with classes; None: any
     guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
@@ -115,11 +124,14 @@ class Generator:
             raise UserError(f"churn must lie in [0, 1], not {config.churn}.")
         if config.churn and config.solver != "ddim":
             raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
+        if not 0 < config.noise_scale < math.inf:
+            raise UserError(f"noise_scale must be positive, not {config.noise_scale}.")
         solver, safety = config.solver, max(config.safety, self.least_safety)
         try:
             steps = steps_within(solver, config.steps)
             times = solver_grid(solver, steps, config.grid, safety, config.power, self.schedule)
-            xi_scales(config.xi_scale, evaluations_of(solver, steps))
+            calls = evaluations_of(solver, steps)
+            xi_scales(continued(config.xi_scale, calls), calls)
         except ValueError as error:
             raise UserError(str(error)) from None
         return times
@@ -146,13 +158,13 @@ class Generator:
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
         return solve(
             self.denoiser(config),
-            noise.to(self.network.device),
+            config.noise_scale * noise.to(self.network.device),
             times,
             config.solver,
             churn=config.churn,
             generator=generators,
             schedule=self.schedule,
-            xi_scale=config.xi_scale,
+            xi_scale=continued(config.xi_scale, evaluations_of(config.solver, len(times) - 1)),
         )
 
 

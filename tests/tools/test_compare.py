@@ -121,6 +121,25 @@ def test_only_the_grids_asked_for_are_tried(runs: Path, compare: ModuleType) -> 
     assert spread == [(None, 0.5), ("uniform", 0.5), ("power", 0.5), ("power", 0.4)]
 
 
+def test_scales_of_xi_are_tried_where_a_network_reads_it(runs: Path, compare: ModuleType) -> None:
+    plan = importlib.import_module("compare_plan")
+    methods = plan.parse_methods([f"DDM={runs / 'ddm'}", f"plain={runs / 'plain'}"])
+    sweep = plan.Sweep(
+        evaluations=(2,),
+        churn=(0.0,),
+        safety=(0.0,),
+        xi_scales=(1.0, (0.5, 0.8)),
+        noise_scales=(1.0, 0.9),
+    )
+    found = {
+        (cell.method.name, cell.sampling.xi_scale, cell.sampling.noise_scale): cell.setting
+        for cell in plan.plan_cells(methods, sweep, batch_size=4)
+    }
+    scales = [("DDM", 1.0), ("DDM", (0.5, 0.8)), ("plain", 1.0)]
+    assert set(found) == {(*each, noise) for each in scales for noise in (1.0, 0.9)}
+    assert len({setting for key, setting in found.items() if key[0] == "DDM"}) == 4
+
+
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:
     def measure(method: str, output: Path) -> Any:
         request = ["--method", f"x={method}", "--features", "latents", "--samples", "12"]

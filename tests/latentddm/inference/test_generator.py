@@ -14,6 +14,7 @@ from tiny_runs import generator_config
 
 from latentddm.cli import main
 from latentddm.engine.errors import UserError
+from latentddm.engine.seeding import torch_generator
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.generator import train
 
@@ -72,11 +73,31 @@ def test_the_scale_of_xi_is_one_number_or_one_for_each_evaluation(
         assert recorded == (list(scale) if isinstance(scale, tuple) else scale)
 
 
+def test_the_last_scale_goes_on(run: Path) -> None:
+    generator = Generator.load(run)
+    short, whole = (
+        generator.draw(2, SamplingConfig(steps=3, xi_scale=scale))
+        for scale in ((0.8, 0.9), (0.8, 0.9, 0.9))
+    )
+    assert torch.equal(short, whole)
+
+
+def test_the_first_noise_is_scaled(run: Path) -> None:
+    """One evaluation at xi = 0 is a function of that noise alone."""
+    generator = Generator.load(run)
+    config = SamplingConfig(steps=1, xi_scale=0.0, noise_scale=0.5, seed=3)
+    noise = torch.randn(generator.space.shape, generator=torch_generator(3, "sample", 0))
+    xi = torch.zeros_like(noise)[None]
+    with torch.no_grad():
+        x0 = generator.network(0.5 * noise[None], torch.ones(1), xi)
+    assert torch.equal(generator.draw(1, config), generator.space.restore(x0))
+
+
 @pytest.mark.parametrize(
     ("scale", "steps", "solver", "named"),
     [
-        ("0.8,0.9", 4, "ddim", ["2", "4"]),
-        ("0.8,0.9", 4, "heun", ["2", "3"]),  # which evaluates three times
+        ("0.8,0.9,1", 2, "ddim", ["3", "2"]),
+        ("0.8,0.9,1,1", 4, "heun", ["4", "3"]),  # which evaluates three times
         ("-1", 4, "ddim", ["-1"]),
         ("0.8,x", 4, "ddim", ["0.8,x"]),
     ],
@@ -121,7 +142,9 @@ def test_the_command_draws_with_the_solver_and_the_grid_that_it_names(
     [
         ({"churn": 2.0}, "churn"),
         ({"churn": 0.5, "solver": "unipc"}, "churn .*unipc"),
-        ({"xi_scale": (0.5, 0.5)}, r"xi_scale .*2 .*4"),
+        ({"xi_scale": (0.5,) * 5}, r"xi_scale .*5 .*4"),
+        ({"xi_scale": ()}, r"xi_scale .*0 .*4"),
+        ({"noise_scale": 0.0}, r"noise_scale .*0"),
         ({"steps": 0}, "steps"),
         ({"safety": 0.7}, "safety"),
         ({"power": 0.0}, "power"),

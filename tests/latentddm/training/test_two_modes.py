@@ -59,7 +59,7 @@ def modes_in_model_space(store: Path) -> Tensor:
     return found[counts.argsort(descending=True)]
 
 
-@pytest.mark.parametrize("schedule", ["flow", "cosine"])
+@pytest.mark.parametrize("schedule", ["flow", pytest.param("cosine", marks=pytest.mark.slow)])
 def test_the_draws_of_a_trained_run_have_the_exact_posteriors_modes_and_weights(
     store: Path, tmp_path: Path, schedule: str
 ) -> None:
