@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
+    started = time.monotonic()
     from latentddm.demo import DemoConfig, run_demo
     from latentddm.demo.sizing import PLANNED_KEYS
     from latentddm.engine.atomic_io import read_json
@@ -59,7 +61,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     config = load_config(DemoConfig, find_config(_preset(overrides)), overrides)
     if config.minutes is not None:
         _refuse_sizes(arguments.overrides, PLANNED_KEYS)
-    page = run_demo(config)
+    page = run_demo(config, startup=time.monotonic() - started)
     report = read_json(Path(page).with_suffix(".json"))
     return Outcome(f"The report is {page}", {"page": str(page), "report": report})
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from latentddm.demo.config import Sizes
 from latentddm.demo.reading import FEWEST_IMAGES
 
-FIXED_SECONDS = 25.0  # start of Python, of the trainings in their own processes, the report
-READING_SHARE, AUTOENCODER_SHARE, SAMPLING_SHARE = 0.15, 0.2, 0.2
+REPORT_SECONDS = 5.0
+READING_SHARE, AUTOENCODER_SHARE, SAMPLING_SHARE = 0.2, 0.2, 0.2
 MOST_SAMPLES, MOST_REFERENCES = 1000, 2000
 FEWEST_BATCHES = 20  # of each phase
 PLAIN_SHARE = 0.75  # of the images that a DDM sees: its phase of plain diffusion
@@ -44,7 +44,8 @@ class Speeds:
     decode: float
     autoencoder: float  # of its training here; 0: pretrained
     together: int
-    spent: float = 0.0  # seconds before the work: the measurement of all this
+    startup: float = 0.0  # seconds until the trainings' own processes are ready
+    spent: float = 0.0  # seconds before the work: start, measurement of all this
     networks: tuple[NetworkSpeed, ...] = ()  # narrowest first
 
 
@@ -68,7 +69,7 @@ def make_budget(minutes: float, available: int, settings: int, speeds: Speeds) -
 
     available: images of the source; settings: numbers of evaluations that samples are drawn at.
     """
-    before = FIXED_SECONDS + speeds.spent
+    before = speeds.spent + speeds.startup + REPORT_SECONDS
     total = max(60 * minutes - before, 0.0)
     trained = 0
     if speeds.autoencoder:

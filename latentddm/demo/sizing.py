@@ -118,10 +118,10 @@ def fitting_network(config: DemoConfig, edge: int) -> NetworkConfig:
 
 
 def describe_sizes(
-    sizes: Sizes, source: str, available: int, size: int, shape: Sequence[int], now: datetime
+    sizes: Sizes, source: str, available: int, size: int, shape: Sequence[int], began: datetime
 ) -> str:
-    """Two lines for people: the work, and the time of its end."""
-    end = now + timedelta(seconds=sizes.seconds)
+    """Two lines for people: the work, and the time of its end. began: its start."""
+    end = began + timedelta(seconds=sizes.seconds)
     channels, height, width = shape
     return (
         f"Training on {sizes.pictures:,} of {available:,} pictures of {source} at {size} px, "

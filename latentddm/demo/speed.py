@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 TRAININGS = 2  # a DDM, and plain diffusion beside it
 SECONDS = 1.0  # of measured steps, for each phase of each network
-STEP_COST = 3.0  # a training step of an autoencoder, in encodings and decodings of its images
+STEP_COST = 4.0  # a training step of an autoencoder, in encodings and decodings of its images
 
 
 def measure_speeds(config: DemoConfig, autoencoder: Autoencoder, sample: Sample) -> Speeds:

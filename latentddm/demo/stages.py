@@ -35,11 +35,14 @@ from latentddm.report import write_report
 from latentddm.training.config import TrainConfig
 
 
-def run_demo(config: DemoConfig) -> Path:
-    """Run the demo, or finish one that was stopped; returns the path of report.html."""
+def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
+    """Run the demo, or finish one that was stopped; returns the path of report.html.
+
+    startup: seconds that the imports took, and will take for the processes of the trainings.
+    """
     source = open_source(config.images, size=config.size)
     clock = StageClock()
-    config = prepared(config, source, clock)
+    config = prepared(config, source, clock, startup)
     folder = RunFolder.create(Path(config.output), "demo", config).path
     config = sized(config)
     pixels, unreadable = _read_images(config, source, clock)
@@ -50,6 +53,7 @@ def run_demo(config: DemoConfig) -> Path:
     about = {
         "name": source.name,
         "images": len(pixels),
+        "available": len(source),
         "size": config.size,
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }

@@ -23,8 +23,11 @@ def header(report: dict[str, Any], album: Album) -> str:
     floor, model = report["floor"]["original_frechet"], report["autoencoder"]
     warning = f'<p class="warning">{text(model["warning"])}</p>' if model["warning"] else ""
     source, machine = report["source"], report["machine"]
+    part = f" of {source['available']:,}" if source["available"] > source["images"] else ""
+    minutes = report["settings"].get("minutes")
     about = (
-        f"{source['name']}, {source['images']:,} images of {source['size']} × {source['size']} px",
+        f"{source['name']}, {source['images']:,}{part} images, {source['size']} × "
+        f"{source['size']} px" + (f", sizes for {minutes:g} minutes" if minutes else ""),
         f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['device']}, "
         f"torch {machine['torch']}",
         f"latentddm {report['version']}",

@@ -37,7 +37,8 @@ def make_speeds(faster: float = 1.0, together: int = 2, **changes: float) -> Spe
         decode=0.035 / faster,
         autoencoder=0.0,
         together=together,
-        spent=10.0,
+        startup=10.0,
+        spent=20.0,
         networks=networks,
     )
     return replace(speeds, **changes)

@@ -133,6 +133,7 @@ def make_report(folder: Path) -> dict[str, Any]:
         "source": {
             "name": "portraits:4000",
             "images": 4013,
+            "available": 4015,
             "size": 64,
             "unreadable": [
                 {"key": "set/a.jpg", "reason": "cut short"},
