@@ -29,6 +29,7 @@ SMALL = [
     "xi_scale=[0.5,0.9]",
     "generator.loop.batch_size=8",
     "generator.network.embedding_width=16",
+    "generator.loop.trackers=[]",
 ]
 
 
