@@ -22,7 +22,7 @@ from torch import Tensor
 from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
-from latentddm.demo.comparison import REFERENCE_IMAGES, Reference
+from latentddm.demo.reference import REFERENCE_IMAGES, Reference
 from latentddm.diffusion.process import draw_targets, posterior_weights
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.diffusion.solvers import SOLVERS, solve, solver_grid

@@ -39,8 +39,8 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
     fails, or the block is left early, the others save and stop. JobError or UserError for one that
     fails or is refused, whose own message is above; Interrupted after a signal, when all saved.
     """
-    threads = (os.cpu_count() or 1) // len(runs)
-    if default_device().type != "cpu" or threads == 0:
+    threads = threads_of_each(len(runs))
+    if threads == 0:
         yield _one_after_the_other(runs)
         return
     before = torch.get_num_threads()
@@ -57,6 +57,11 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
         finally:
             torch.set_num_threads(before)
             _stop(running.values())
+
+
+def threads_of_each(count: int) -> int:
+    """Threads of each of `count` trainings at once; 0: they are trained one after the other."""
+    return (os.cpu_count() or 1) // count if default_device().type == "cpu" else 0
 
 
 def _one_after_the_other(runs: Mapping[str, TrainConfig]) -> Iterator[str]:
