@@ -129,7 +129,7 @@ class Comparison:
         self, method: MethodResults, generator: Generator, steps: int
     ) -> np.ndarray:
         """The entry of one number of evaluations; returns the pictures."""
-        scales = scales_of_steps(self.xi_scale, steps)
+        scales = self.xi_scale[:steps]  # the last goes on
         config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE, xi_scale=scales)
         latents = generator.draw(self.samples, config)
         pixels = self._decode(latents)
@@ -235,8 +235,3 @@ class Comparison:
         self.side_by_side[name] = f"pictures/top-{name}.png"
         grid = image_grid(pixels[:TOP_IMAGES], columns=TOP_COLUMNS)
         save_image(self.folder / self.side_by_side[name], grid)
-
-
-def scales_of_steps(xi_scale: Sequence[float], steps: int) -> tuple[float, ...]:
-    """One scale of xi for each of `steps` evaluations; the last one for all that have none."""
-    return (*xi_scale, *[xi_scale[-1]] * steps)[:steps]

@@ -18,7 +18,6 @@ from tiny_autoencoders import grey_pixels, save_grey
 
 from latentddm.cli import main
 from latentddm.demo import plan, preparation, speed
-from latentddm.demo.comparison import scales_of_steps
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
 
 CHANNELS = 16
@@ -167,16 +166,6 @@ def test_a_mistake_is_one_sentence_before_anything_is_written(
     message = refused(capsys, *images, "--output", str(output), *given, *changes, "workers=0")
     assert_names(message, *named)
     assert not output.exists()
-
-
-@pytest.mark.parametrize(
-    ("scales", "steps", "expected"),
-    [((1.0,), 3, (1.0,) * 3), ((0.8, 0.9), 1, (0.8,)), ((0.8, 0.9), 4, (0.8, 0.9, 0.9, 0.9))],
-)
-def test_the_last_scale_of_xi_holds_for_all_further_evaluations(
-    scales: tuple[float, ...], steps: int, expected: tuple[float, ...]
-) -> None:
-    assert scales_of_steps(scales, steps) == expected
 
 
 @pytest.mark.parametrize(
