@@ -1,16 +1,12 @@
-"""Views of a sample, by name. One more view is a file like these and a line in VIEWS."""
+"""Views of a sample, by kind. One more view is a file like these and a line below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from latentddm.scores.views.position import PositionConfig
+from latentddm.scores.views.view import VIEWS, Differences, View, ViewConfig, ViewInputs
+from latentddm.scores.views.whole import WholeConfig
 
-from latentddm.scores.views.position import Position
-from latentddm.scores.views.view import Differences, View
-from latentddm.scores.views.whole import Whole
+__all__ = ["VIEWS", "Differences", "View", "ViewConfig", "ViewInputs"]
 
-__all__ = ["VIEWS", "Differences", "View"]
-
-VIEWS: dict[str, Callable[[], View]] = {
-    "whole": Whole,
-    "position": Position,
-}
+VIEWS["whole"] = WholeConfig
+VIEWS["position"] = PositionConfig
