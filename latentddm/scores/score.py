@@ -94,6 +94,11 @@ class ScoreConfig(ABC):
     def distance(self, mean_squares: Tensor, t: Tensor) -> Tensor:
         """Distances, elementwise, from mean squared differences [B, n, V] at times t [B]."""
 
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the view, if latents [C, H, W] do not fit."""
+        for view in self._views():
+            view.check_latents(shape)
+
     def make(self, inputs: ViewInputs | None = None) -> Score:
         """The score; its views are made here, those of weight 0 left out.
 

@@ -28,6 +28,7 @@ from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
+from latentddm.training.views import TrainingInputs
 
 TIME_BINS = 4  # of t, for the logged interaction and spread
 
@@ -45,9 +46,11 @@ class GeneratorTask:
         preview: Preview,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.objective, self.store = config, phase.objective, store
+        self.config, self.store = config, store
         self.accelerator, self._preview = accelerator, preview
         self.schedule = make_schedule(config.schedule)
+        inputs = TrainingInputs(store, self.schedule, config.seed)
+        self.objective = phase.objective.prepared(inputs)
         if not self.objective.draw_count:  # without gradient, which several processes cannot share
             for parameter in network.draw_parameters():
                 parameter.requires_grad_(False)

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from latentddm.scores.views.bands import BandsConfig
+from latentddm.scores.views.edges import EdgesConfig
+from latentddm.scores.views.pooled import PooledConfig
 from latentddm.scores.views.position import PositionConfig
+from latentddm.scores.views.principal import PrincipalConfig
 from latentddm.scores.views.view import VIEWS, Differences, View, ViewConfig, ViewInputs
+from latentddm.scores.views.visible import VisibleConfig
 from latentddm.scores.views.whole import WholeConfig
 
 __all__ = ["VIEWS", "Differences", "View", "ViewConfig", "ViewInputs"]
 
 VIEWS["whole"] = WholeConfig
 VIEWS["position"] = PositionConfig
+VIEWS["bands"] = BandsConfig
+VIEWS["pooled"] = PooledConfig
+VIEWS["edges"] = EdgesConfig
+VIEWS["visible"] = VisibleConfig
+VIEWS["principal"] = PrincipalConfig

@@ -112,6 +112,9 @@ class ViewConfig(ABC):
     def make(self, inputs: ViewInputs | None = None) -> View:
         """The view; ValueError without `inputs` if it is made from a training."""
 
+    def check_latents(self, shape: Sequence[int]) -> None:  # noqa: B027  (most views fit all)
+        """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
+
     @property
     def is_on(self) -> bool:
         """Whether its weight is above 0 at any time."""
