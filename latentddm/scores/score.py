@@ -87,7 +87,7 @@ class ScoreConfig(ABC):
                 raise ValueError(f"views: unknown view {name!r}; give one of {', '.join(VIEWS)}")
             if not 0 <= view < float("inf"):
                 raise ValueError(f"views.{name} must be a weight of at least 0, not {view}")
-        if not self._views():
+        if not self._views():  # made here, so that a missing setting is found
             raise ValueError("views must have a weight above 0")
 
     @abstractmethod

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+import latentddm.training.views  # noqa: F401  (registers those that need a network)
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values

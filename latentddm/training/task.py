@@ -49,7 +49,7 @@ class GeneratorTask:
         self.config, self.store = config, store
         self.accelerator, self._preview = accelerator, preview
         self.schedule = make_schedule(config.schedule)
-        inputs = TrainingInputs(store, self.schedule, config.seed)
+        inputs = TrainingInputs(store, self.schedule, config.seed, accelerator)
         self.objective = phase.objective.prepared(inputs)
         if not self.objective.draw_count:  # without gradient, which several processes cannot share
             for parameter in network.draw_parameters():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from accelerate import Accelerator
 from torch import Tensor
 
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.seeding import derive_seed
+from latentddm.scores.views import ViewInputs
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,16 @@ class TrainingInputs:
     store: LatentStore
     schedule: Schedule
     seed: int
+    accelerator: Accelerator
 
     def latents(self, count: int) -> Tensor:
         """The first latents of an order of their own, [count, C, H, W]; see `ViewInputs`."""
         count = min(count, len(self.store))
         return next(self.store.stream(count, seed=derive_seed(self.seed, "views"))).latents
+
+
+def of_training(inputs: ViewInputs | None, kind: str) -> TrainingInputs:
+    """The inputs of a training; ValueError for others, or for none."""
+    if not isinstance(inputs, TrainingInputs):
+        raise ValueError(f"the view '{kind}' is made in a training, not without")
+    return inputs

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
 from test_generator_training import assert_same_files, losses
 from tiny_runs import generator_config, phase
 
@@ -39,14 +40,16 @@ def with_views(views: dict[str, Any], draws: int = 2) -> DistributionalObjective
     return objective
 
 
+def inputs_of(store: Path, seed: int) -> TrainingInputs:
+    return TrainingInputs(LatentStore(store), FlowSchedule(), seed, Accelerator())
+
+
 def test_latents_for_views_are_the_same_at_every_start_and_those_of_the_store(
     tiny_store: Path,
 ) -> None:
-    first, again = (TrainingInputs(LatentStore(tiny_store), FlowSchedule(), 3) for _ in range(2))
+    first, again = (inputs_of(tiny_store, 3) for _ in range(2))
     assert torch.equal(first.latents(16), again.latents(16))
-    assert not torch.equal(
-        first.latents(16), TrainingInputs(again.store, FlowSchedule(), 4).latents(16)
-    )
+    assert not torch.equal(first.latents(16), inputs_of(tiny_store, 4).latents(16))
     everything = first.latents(10_000)
     assert len(everything) == len(first.store)
     stored = first.store.standardise(first.store.raw(0, len(first.store)))
