@@ -191,7 +191,7 @@ class Discriminator(LearntView):
 
 
 def logistic_loss(real: Tensor, drawn: Tensor) -> Tensor:
-    """softplus(-D(real)) + softplus(D(drawn)), [R]; 2 log 2 where the two cannot be told apart."""
+    """softplus(-D(real)) + softplus(D(drawn)), [R]; 2 log 2 where D is 0."""
     return functional.softplus(-real) + functional.softplus(drawn)
 
 
