@@ -64,7 +64,7 @@ def test_the_middle_is_read_and_nothing_behind_it_runs(
         if kind is Block:
             state: Any = State(x_t)
             for part in parts[: index + 1]:
-                state = part(state, embedding, None)
+                state = part(state, embedding, embedding, None)
             expected = state.x.flatten(2)
         else:
             state = network.run_trunk(x_t, embedding).x
