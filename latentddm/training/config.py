@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+import latentddm.training.views  # noqa: F401  (registers those that need a network)
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values
@@ -65,6 +66,10 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             "images that have some, or leave network.classes out."
         )
     for number, phase in enumerate(config.phases):
+        try:
+            phase.objective.check_latents(store.shape)
+        except ValueError as error:
+            raise UserError(f"phases.{number}.objective, for {config.store}: {error}.") from None
         if classes and phase.objective.targets > 1:
             raise UserError(
                 f"phases.{number}.objective.targets takes targets from the whole batch, whatever "

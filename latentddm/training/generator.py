@@ -14,7 +14,7 @@ from torch import Tensor
 
 from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
-from latentddm.engine.config import differences, require_values, to_plain, to_yaml
+from latentddm.engine.config import build, differences, require_values, to_plain, to_yaml
 from latentddm.engine.distributed import on_main, start_processes, start_run
 from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
@@ -23,7 +23,7 @@ from latentddm.engine.run import RunFolder
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import NetworkModel, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 from latentddm.training.config import TrainConfig, check, keys_that_may_change
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.performance import describe_performance
@@ -103,7 +103,7 @@ def _phases(
         if before is not None:  # the averaged weights of the phase before
             before.load_module("ema", network)
         elif start is not None and number == 0:
-            network.load_state_dict(start)
+            network.load_state_dict({**network.state_dict(), **start})
         # Snapshots are of the averages of one phase, the last: those that are sampled.
         last = number == len(spans) - 1
         ema = config.ema if last else replace(config.ema, snapshots=0)
@@ -139,11 +139,15 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
             "store."
         )
     theirs = RunFolder.open(config.start, RUN_KIND).read_config()
+    ours = to_plain(config.network)
+    network = to_plain(build(NetworkConfig, theirs["network"], config.start, "network."))
+    if ours.get("global_noise"):  # weights of xi alone: they may be new
+        network["global_noise"] = True
     changed = [
         key
         for key in differences(
-            {"network": theirs["network"], "schedule": theirs["schedule"]},
-            {"network": to_plain(config.network), "schedule": config.schedule},
+            {"network": network, "schedule": theirs["schedule"]},
+            {"network": ours, "schedule": config.schedule},
         )
         if key != "network.dropout"
     ]

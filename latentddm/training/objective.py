@@ -7,7 +7,7 @@ a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal, NamedTuple
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
+from latentddm.scores.views import ViewInputs
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
@@ -66,6 +67,13 @@ class Objective:
         0 is for an objective of the mean, whose network is evaluated without xi, in sampling too.
         """
         return int(getattr(self, "draws", 0))
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
+
+    def prepared(self, inputs: ViewInputs) -> Objective:
+        """The objective of one training, its parts made from the training's `inputs`."""
+        return self
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor | None:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
@@ -150,8 +158,18 @@ class DistributionalObjective(Objective):
 
     @cached_property
     def _score(self) -> Score:
-        """The score, made once: a view may have a network to load."""
+        """The score, made once; without the inputs of a training if it is not `prepared`."""
         return self.score.make()
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the view, if latents [C, H, W] do not fit."""
+        self.score.check_latents(shape)
+
+    def prepared(self, inputs: ViewInputs) -> DistributionalObjective:
+        """A copy with a score of its own, whose views are made from `inputs`."""
+        copy = replace(self)
+        vars(copy)["_score"] = self.score.make(inputs)  # the cached property
+        return copy
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         """xi of m draws, [B, m, *shape]; the second half is minus the first if antithetic."""

@@ -28,6 +28,7 @@ from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
+from latentddm.training.views import TrainingInputs
 
 TIME_BINS = 4  # of t, for the logged interaction and spread
 
@@ -45,9 +46,11 @@ class GeneratorTask:
         preview: Preview,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.objective, self.store = config, phase.objective, store
+        self.config, self.store = config, store
         self.accelerator, self._preview = accelerator, preview
         self.schedule = make_schedule(config.schedule)
+        inputs = TrainingInputs(store, self.schedule, config.seed, accelerator, config.loop, span)
+        self.objective, self._learnt = phase.objective.prepared(inputs), inputs.learnt
         if not self.objective.draw_count:  # without gradient, which several processes cannot share
             for parameter in network.draw_parameters():
                 parameter.requires_grad_(False)
@@ -61,11 +64,13 @@ class GeneratorTask:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"network": self.trainable.network, **self.averages.modules}
+        learnt = {view.name: view.network for view in self._learnt}
+        return {"network": self.trainable.network, **self.averages.modules, **learnt}
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        return {"optimizer": self.trainable.optimizer}
+        learnt = {f"{view.name}_optimizer": view.optimizer for view in self._learnt}
+        return {"optimizer": self.trainable.optimizer, **learnt}
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
         loop = self.config.loop
@@ -83,6 +88,8 @@ class GeneratorTask:
         uniform = random.uniform(objective.targets)
         everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
+        for view in self._learnt:
+            view.begin(images, len(x0))
         for part in self.trainable.micro_batches(len(x0)):
             self._seed_dropout(images, part, len(x0))
             # Corrupt the data, draw x_0 m times (or predict its mean), and score the draws.
@@ -95,10 +102,14 @@ class GeneratorTask:
             targets = x0[part]
             if objective.targets > 1:
                 targets = draw_targets(x_t, t[part], everyone, uniform[part], schedule)
+            for view in self._learnt:
+                view.place(part, x_t, t[part], drawn.detach(), targets)
             terms = objective.terms(drawn, targets, t[part], schedule)
             self.trainable.backward(terms.loss.mean())
             _report(accumulator, terms, t[part], draws=objective.draw_count > 0)
         accumulator.add("gradient_norm", self.trainable.step(images))
+        for view in self._learnt:
+            view.learn(images, accumulator)
 
     def preview(self, path: Path) -> None:
         """A grid drawn in a few evaluations."""
