@@ -75,10 +75,9 @@ def rank_correlations(
     if len(names) < FEWEST_SETS:
         return None
     a, b = (torch.tensor([values[name] for name in names]) for values in (first, second))
-    return {
-        "spearman": float(spearman_corrcoef(a, b)),
-        "kendall": float(kendall_rank_corrcoef(a, b)),
-    }
+    tau = kendall_rank_corrcoef(a, b)
+    assert isinstance(tau, torch.Tensor)  # a pair only with a test of significance
+    return {"spearman": float(spearman_corrcoef(a, b)), "kendall": float(tau)}
 
 
 def summary(

@@ -145,7 +145,7 @@ def test_what_minutes_cannot_size_is_named_with_the_remedy(override: str, named:
         check_planned(config)
 
 
-def test_people_are_told_what_is_trained_on_what_until_when() -> None:
+def test_the_plan_states_what_is_trained_on_what_until_when() -> None:
     now = datetime(2026, 11, 29, 23, 58)
     sizes = replace(sizes_of(5), seconds=300)
     lines = describe_sizes(sizes, "holiday", 2140, 64, (32, 8, 8), now).splitlines()
