@@ -80,7 +80,7 @@ class ImageSets:
     samples: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """UserError for a set with another's name, or could not be made."""
+        """UserError for a set with another's name, or one that cannot be made."""
         if self.count < 2:
             raise UserError("--count must be at least 2.")
         for name, source in self.samples.items():
