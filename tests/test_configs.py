@@ -31,6 +31,7 @@ GENERATORS = {
     "celebahq256.yaml": (4, 32, 32),
     "celebahq256_f4.yaml": (3, 64, 64),
     "faces128.yaml": (4, 16, 16),
+    "faces64_taef2.yaml": (32, 8, 8),
     "lsun_bedroom256.yaml": (4, 32, 32),
     "portraits_dit.yaml": (6, 4, 4),
     "portraits_generator.yaml": (6, 4, 4),
