@@ -7,17 +7,19 @@ pattern, or a URL with braces) are tar shards.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from autoencoder.remote import is_remote
 from autoencoder.sources.archive import ZipSource, is_zip
 from autoencoder.sources.folder import FolderSource
+from autoencoder.sources.formats import describe_left_out
 from autoencoder.sources.huggingface import HuggingFaceSource, is_saved_dataset, open_dataset
 from autoencoder.sources.lsun import LsunSource, is_lmdb
-from autoencoder.sources.naming import public_name
+from autoencoder.sources.naming import key_of, public_name
 from autoencoder.sources.portraits import parse_portraits
-from autoencoder.sources.protocol import ImageSource
+from autoencoder.sources.protocol import ImageSource, left_out
 from autoencoder.sources.remote import fetch_archives
 from autoencoder.sources.tar_shards import (
     TarSource,
@@ -44,6 +46,7 @@ PATHS: list[tuple[Callable[[Path], bool], Callable[[Path, str], ImageSource]]] =
 ]
 """Pairs of a test and an opener, (path, name) -> source; the first true test decides."""
 
+_log = logging.getLogger("latentddm")
 _COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 
 
@@ -56,7 +59,7 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
     side of sources that draw their images. UserError for a wrong reference, JobError for damage.
     """
     text = str(reference)
-    name = public_name(text)
+    name = key_of(public_name(text))
     prefix = text.partition(":")[0]
     if prefix in PREFIXES:
         return PREFIXES[prefix](text, size)
@@ -65,7 +68,10 @@ def open_source(reference: str | Path, size: int | None = None) -> ImageSource:
         return TarSource(paths, name)
     for matches, opener in PATHS:
         if matches(paths[0]):
-            return opener(paths[0], name)
+            source = opener(paths[0], name)
+            if left_out(source):
+                _log.warning("%s: %s", name, describe_left_out(left_out(source)))
+            return source
     if paths[0].suffix.lower() in _COMPRESSED:
         raise UserError(f"{name} is compressed, without random access; unpack it first.")
     raise UserError(

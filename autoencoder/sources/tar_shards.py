@@ -17,11 +17,16 @@ from braceexpand import braceexpand
 
 from autoencoder.sources.decoding import decode_image
 from autoencoder.sources.folder import list_files
+from autoencoder.sources.formats import (
+    describe_left_out,
+    find_left_out,
+    image_suffixes,
+    is_image,
+)
 from autoencoder.sources.naming import (
-    IMAGE_SUFFIXES,
     describe_files,
     is_hidden,
-    is_image,
+    key_of,
     natural_key,
 )
 from autoencoder.sources.protocol import SourceImage, UnreadableImage
@@ -53,11 +58,16 @@ class TarSource:
         self.shards = list(shards)
         members = [read_members(shard) for shard in self.shards]
         samples = [_samples(*pair) for pair in zip(self.shards, members, strict=True)]
+        names = [member.name for group in members for member in group]
+        self.left_out = find_left_out(names)
         if not any(sample.image is not _ABSENT for group in samples for sample in group):
-            found = describe_files(member.name for group in members for member in group)
+            if self.left_out:
+                raise UserError(
+                    f"{name} holds no image that can be read: {describe_left_out(self.left_out)}"
+                )
             raise UserError(
-                f"{name} holds no image in its tar shards: {found}; "
-                "give shards with jpg, png, webp, bmp, tif or gif members."
+                f"{name} holds no image in its tar shards: {describe_files(names)}; "
+                "give shards with jpg, png, webp, avif, bmp, tif or gif members."
             )
         self._keys = _unique_keys(self.shards, samples)
         # one row per sample: shard, then offset and size of image, cls and json
@@ -193,14 +203,14 @@ def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
         image = _image_of(shard, base, group)
         labels = group.get("cls", _ABSENT), group.get("json", _ABSENT)
         if image is not _ABSENT or labels != (_ABSENT, _ABSENT):
-            found.append(_Sample(image.name or base, image, *labels))
+            found.append(_Sample(key_of(image.name or base), image, *labels))
     return found
 
 
 def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
     images = {extension: group[extension] for extension in group if is_image(f"x.{extension}")}
     # of a.jpg and a.mask.png, a.jpg is the image
-    plain = [images[extension] for extension in images if "." + extension in IMAGE_SUFFIXES]
+    plain = [images[extension] for extension in images if "." + extension in image_suffixes()]
     choice = plain or list(images.values())
     if len(choice) > 1:
         names = ", ".join(member.name for member in choice)
@@ -216,7 +226,7 @@ def _unique_keys(shards: list[Path], samples: list[list[_Sample]]) -> list[str]:
     if len(set(keys)) == len(keys):
         return keys
     keys = [
-        f"{shard.name}/{sample.key}"
+        f"{key_of(shard.name)}/{sample.key}"
         for shard, group in zip(shards, samples, strict=True)
         for sample in group
     ]

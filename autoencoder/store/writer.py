@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoencoder.sources.protocol import left_out
 from autoencoder.store.completion import complete_store, prepare_folder
 from autoencoder.store.encoding import ShardEncoding, default_workers
 from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
@@ -115,6 +116,7 @@ def make_plan(
         wanted = -(-count // _SHARDS_WANTED)
         chunks = -(-wanted // chunk_samples)
         shard_samples = min(_LARGEST_SHARD, max(1, chunks) * chunk_samples)
+    skipped = left_out(source)
     plan = EncodePlan(
         autoencoder={
             "reference": autoencoder.reference,
@@ -126,6 +128,7 @@ def make_plan(
             "name": source.name,
             "count": count,
             "keys": hash_keys(source.key(index) for index in range(count)),
+            **({"left_out": [vars(kind) for kind in skipped]} if skipped else {}),
         },
         layout=ChunkFormat(
             shape=(autoencoder.latent_channels, size // factor, size // factor),

@@ -28,8 +28,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from autoencoder.images import Preprocessing, open_source
+    from autoencoder.images import Preprocessing, left_out, open_source
     from autoencoder.models import load_autoencoder
+    from autoencoder.sources.formats import describe_left_out
     from autoencoder.store import encode_store
     from latentddm.engine.devices import default_device, encoding_dtype
 
@@ -61,10 +62,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             f"{len(manifest.unreadable)} unreadable images are listed in "
             f"{Path(arguments.output) / 'manifest.json'}."
         )
+    skipped = left_out(source)
+    if skipped:
+        lines.append(describe_left_out(skipped))
     counts = {
         "samples": manifest.samples,
         "shards": len(manifest.shards),
         "unreadable": len(manifest.unreadable),
+        "left_out": sum(kind.files for kind in skipped),
     }
     return Outcome("\n".join(lines), values | counts)
 

@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from latentddm.cli.parser import build_parser
 from latentddm.cli.verb import Verb
@@ -94,16 +95,20 @@ def _fail(sentence: str, code: int, parsed: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    """Text on stdout, with escapes for file names that the terminal cannot show."""
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+    print(_shown(text, sys.stdout), flush=True)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """The text with escapes for all, such as the names of files, that `stream` cannot encode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _print_error(sentence: str) -> None:
     """One sentence on stderr after the program's name, which is red on a terminal."""
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     name = f"{RED}latentddm{PLAIN}" if coloured else "latentddm"
-    print(f"{name}: {sentence}", file=sys.stderr)
+    print(_shown(f"{name}: {sentence}", sys.stderr), file=sys.stderr)
 
 
 def _start_logging() -> None:
