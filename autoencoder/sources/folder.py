@@ -13,6 +13,7 @@ from autoencoder.sources.naming import (
     key_of,
     name_of,
     natural_key,
+    suffix,
 )
 from autoencoder.sources.protocol import IndexedSource, UnreadableImage
 from latentddm.engine.errors import UserError
@@ -34,6 +35,8 @@ class FolderSource(IndexedSource):
             raise UserError(
                 f"{name} holds no image that can be read: {describe_left_out(left_out)}"
             )
+        if not keys and any(suffix(found) == ".parquet" for found in names):
+            raise UserError(f"{name} holds .parquet files and no image; give hf:{name}.")
         if not keys:
             raise UserError(
                 f"{name} holds no image: {describe_files(names)}; give a folder of jpg, png, webp, "

@@ -20,6 +20,7 @@ __all__ = [
     "PerProcess",
     "SourceImage",
     "UnreadableImage",
+    "is_sequential",
     "left_out",
 ]
 
@@ -40,7 +41,8 @@ class ImageSource(Protocol):
     """Random access to images, in an order that depends on the content alone.
 
     A source supports pickling and use after a fork. Indices run from 0 to len(source) - 1. A source
-    of files may have an attribute `left_out`, a tuple of LeftOut.
+    of files may have an attribute `left_out`, a tuple of LeftOut; one with `sequential` true is
+    read in order by an encoding, without a shuffle.
     """
 
     @property
@@ -62,6 +64,11 @@ class ImageSource(Protocol):
 def left_out(source: ImageSource) -> tuple[LeftOut, ...]:
     """The files of a source that look like pictures and are not read."""
     return getattr(source, "left_out", ())
+
+
+def is_sequential(source: ImageSource) -> bool:
+    """Whether a source is much faster in order than at random."""
+    return getattr(source, "sequential", False)
 
 
 class IndexedSource(ABC):

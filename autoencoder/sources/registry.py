@@ -15,7 +15,7 @@ from autoencoder.remote import is_remote
 from autoencoder.sources.archive import ZipSource, is_zip
 from autoencoder.sources.folder import FolderSource
 from autoencoder.sources.formats import describe_left_out
-from autoencoder.sources.huggingface import HuggingFaceSource, is_saved_dataset, open_dataset
+from autoencoder.sources.huggingface import is_saved_dataset, open_dataset, open_saved
 from autoencoder.sources.lsun import LsunSource, is_lmdb
 from autoencoder.sources.naming import key_of, public_name
 from autoencoder.sources.portraits import parse_portraits
@@ -40,7 +40,7 @@ PATHS: list[tuple[Callable[[Path], bool], Callable[[Path, str], ImageSource]]] =
     (is_zip, ZipSource),
     (is_tar, open_shards),
     (is_lmdb, LsunSource),
-    (is_saved_dataset, HuggingFaceSource),
+    (is_saved_dataset, open_saved),
     (holds_shards, open_shards),
     (Path.is_dir, FolderSource),
 ]
