@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from braceexpand import braceexpand
 
+from autoencoder.sources.compressed import is_compressed, refuse_compressed
 from autoencoder.sources.decoding import decode_image
 from autoencoder.sources.folder import list_files
 from autoencoder.sources.formats import (
@@ -158,10 +159,11 @@ def open_shards(path: Path, name: str) -> TarSource:
     return TarSource(sorted(path.glob("*.tar"), key=lambda tar: natural_key(tar.name)), name)
 
 
-def expand_pattern(reference: str) -> list[Path] | None:
+def expand_pattern(reference: str, is_shard: Callable[[Path], bool] = is_tar) -> list[Path] | None:
     """The shards of a pattern with braces or wildcards; None for a reference without either.
 
-    Braces keep their order; the matches of a wildcard are in natural order.
+    Braces keep their order; the matches of a wildcard are in natural order. UserError for a match
+    that is not `is_shard`.
     """
     if not any(mark in reference for mark in "{*?["):
         return None
@@ -177,7 +179,9 @@ def expand_pattern(reference: str) -> list[Path] | None:
         if not found and not Path(pattern).exists():
             raise UserError(f"No file matches {pattern}; check the path.")
         paths.extend(Path(name) for name in found or [pattern])
-    others = [path for path in paths if not is_tar(path)]
+    others = [path for path in paths if not is_shard(path)]
+    if others and all(map(is_compressed, paths)):
+        refuse_compressed(others[0], reference)
     if others:
         raise UserError(
             f"{others[0]}, matched by {reference}, is not a tar shard; narrow the pattern."

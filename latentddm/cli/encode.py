@@ -23,6 +23,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="image decoding processes")
     parser.add_argument("--moments", action="store_true", help="store mean and log variance")
     parser.add_argument("--flips", action="store_true", help="store mirrored views as well")
+    parser.add_argument(
+        "--decompress",
+        metavar="DIR",
+        help="first write plain copies of .tar.gz shards to DIR, once",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
     add_process_arguments(parser)
 
@@ -35,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.devices import default_device, encoding_dtype
 
     device = default_device()
-    source = open_source(arguments.images, size=arguments.size)
+    source = open_source(arguments.images, size=arguments.size, decompress=arguments.decompress)
     rank, world_size = rank_and_world_size(arguments)
     manifest = encode_store(
         source,
