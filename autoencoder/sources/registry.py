@@ -22,6 +22,7 @@ from autoencoder.sources.naming import key_of, public_name
 from autoencoder.sources.portraits import parse_portraits
 from autoencoder.sources.protocol import ImageSource, left_out
 from autoencoder.sources.remote import fetch_archives
+from autoencoder.sources.tar_samples import SampleKeys
 from autoencoder.sources.tar_shards import (
     TarSource,
     expand_pattern,
@@ -55,6 +56,7 @@ def open_source(
     reference: str | Path,
     size: int | None = None,
     *,
+    sample_keys: SampleKeys = "webdataset",
     decompress: str | Path | None = None,
 ) -> ImageSource:
     """The image source of a reference.
@@ -62,8 +64,9 @@ def open_source(
     reference: a folder of images, a zip, one tar, a folder of tar shards, a pattern of tar shards
     (braces or wildcards), an LSUN lmdb folder, a folder of save_to_disk,
     `hf:PLACE[:CONFIG][:SPLIT][?OPTIONS]`, `portraits[:count[:seed]]`, or the URL of a zip, a tar or
-    tar shards (braces). size: pixels a side of sources that draw their images. decompress: a folder
-    for plain copies of compressed tar shards. UserError for a wrong reference, JobError for damage.
+    tar shards (braces). size: pixels a side of sources that draw their images. sample_keys: "whole"
+    for samples of tar shards whose names hold dots. decompress: a folder for plain copies of
+    compressed tar shards. UserError for a wrong reference, JobError for damage.
     """
     text = str(reference)
     name = key_of(public_name(text))
@@ -74,7 +77,12 @@ def open_source(
         paths = _local_paths(text)
     else:
         paths = decompress_shards(_local_paths(text, is_compressed), Path(decompress))
-    source = TarSource(paths, name) if len(paths) > 1 else _open_path(paths[0], name)
+    if len(paths) > 1:
+        source: ImageSource = TarSource(paths, name, sample_keys)
+    elif sample_keys != "webdataset" and (is_tar(paths[0]) or holds_shards(paths[0])):
+        source = open_shards(paths[0], name, sample_keys)
+    else:
+        source = _open_path(paths[0], name)
     if left_out(source):
         _log.warning("%s: %s", name, describe_left_out(left_out(source)))
     return source

@@ -8,6 +8,7 @@ from pathlib import Path
 from latentddm.cli.arguments import (
     AUTOENCODER_HELP,
     SOURCE_HELP,
+    add_keys_argument,
     add_process_arguments,
     rank_and_world_size,
 )
@@ -28,6 +29,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="first write plain copies of .tar.gz shards to DIR, once",
     )
+    add_keys_argument(parser)
     parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
     add_process_arguments(parser)
 
@@ -40,7 +42,12 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.devices import default_device, encoding_dtype
 
     device = default_device()
-    source = open_source(arguments.images, size=arguments.size, decompress=arguments.decompress)
+    source = open_source(
+        arguments.images,
+        size=arguments.size,
+        sample_keys=arguments.keys,
+        decompress=arguments.decompress,
+    )
     rank, world_size = rank_and_world_size(arguments)
     manifest = encode_store(
         source,
