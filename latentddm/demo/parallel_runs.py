@@ -25,6 +25,7 @@ from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 
 POLL_SECONDS = 0.2
+STOP_SECONDS = 120  # for saving, after a request to stop; a process that takes longer is killed
 
 
 @contextmanager
@@ -109,9 +110,14 @@ def _has_ended(name: str, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask the processes to save and stop, and wait for it."""
+    """Ask the processes to save and stop, and wait for it; kill those that do not stop."""
     processes = list(processes)
     for process in processes:
         process.terminate()
+    end = time.monotonic() + STOP_SECONDS
     for process in processes:
-        process.wait()
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
