@@ -5,8 +5,9 @@
 
 Real pictures are altered in known ways (the right half of another, a lower right quarter of
 another, a slight blur, less contrast), as they are and as reconstructions of an autoencoder;
-`--samples` adds samples of runs: a folder or archive of images, or a file of latents of the
-autoencoder. Each set's distance to other real pictures is compared with that of unaltered ones.
+`--store` adds denoised latents of a Gaussian model, `--samples` samples of runs: a folder or
+archive of images, or a file of latents of the autoencoder. Each set's distance to other real
+pictures is compared with that of unaltered ones.
 Rule for a default: the excess of halves above 1.2 times, of quarters above 2.5 times that of a blur
 of 0.6 pixels (at 64 pixels a side; FID has 1.9 and 4.9), and FID's order of the samples.
 
@@ -44,6 +45,7 @@ def run(options: argparse.Namespace) -> None:
         seed=options.seed,
         autoencoder=options.autoencoder,
         samples=_named(options.samples),
+        store=options.store,
     )
     judgements = None
     if options.judgements is not None:
@@ -76,6 +78,7 @@ def _write(
         "seed": sets.seed,
         "autoencoder": sets.autoencoder,
         "samples": dict(sets.samples),
+        "store": sets.store,
     }
     write_json(options.output / "results.json", {"protocol": about, "spaces": found})
     text = text_table(found, sets.names) + "\n\n" + order_table(spaces, sets.names) + "\n"
@@ -106,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the choice of the pictures")
     add("--autoencoder", metavar="REF", help="adds its reconstructions, altered too")
     add("--samples", action="append", default=[], metavar="NAME=SRC", help="a set; repeat")
+    add("--store", metavar="STORE", help="its latents: adds draws and means of a Gaussian model")
     add("--judgements", type=Path, metavar="FILE", help='JSON: [{"better": SET, "worse": SET}]')
     known = ", ".join(CANDIDATES)
     add(

@@ -1,9 +1,9 @@
 """Feature spaces that tools/ruler.py tries as rivals of the built-in ones; not part of the product.
 
-alexnet:LAYERS/POOLING    LPIPS's backbone, e.g. alexnet:3,4,5/mean (weights: torch's cache)
+alexnet:LAYERS/POOLING    LPIPS's backbone, e.g. alexnet:3+4+5/mean (weights: torch's cache)
 vgg16:LAYERS/POOLING      the same with VGG16
 random:SEED               convolutions of random weights
-trunk:RUN@TIMES           the middle of a trained network on noised latents: trunk:RUN@.3,.6
+trunk:RUN@TIMES           the middle of a trained network on noised latents: trunk:RUN@.3+.6
 and those of latentddm/evaluation/extractors.py
 """
 
@@ -71,11 +71,11 @@ def _backbone(name: str, backbone: Backbone) -> Opener:
     def open_it(argument: str, size: int, device: Device) -> PooledMaps:
         layers, _, pooling = argument.partition("/")
         try:
-            chosen = [int(layer) - 1 for layer in layers.split(",")]
+            chosen = [int(layer) - 1 for layer in layers.split("+")]
         except ValueError:
             chosen = []
         if not chosen or not all(0 <= layer < 5 for layer in chosen):
-            raise UserError(f"{name}{argument}: give layers (1 to 5) and a pooling, as 4,5/mean.")
+            raise UserError(f"{name}{argument}: give layers (1 to 5) and a pooling, as 4+5/mean.")
         network: Any = load_lpips(device, backbone=backbone)
 
         def maps(pixels: Tensor) -> list[Tensor]:
@@ -121,11 +121,11 @@ def _open_trunk(argument: str, size: int, device: Device) -> PooledMaps:
     """
     run, _, listed = argument.rpartition("@")
     try:
-        times = [float(time) for time in listed.split(",")]
+        times = [float(time) for time in listed.split("+")]
     except ValueError:
         times = []
     if not run or not times or not all(0 <= time <= 1 for time in times):
-        raise UserError(f"trunk:{argument}: give a run and times in [0, 1], as trunk:RUN@0.3,0.6.")
+        raise UserError(f"trunk:{argument}: give a run and times in [0, 1], as trunk:RUN@0.3+0.6.")
     generator = Generator.load(run, device)
     space, network = generator.space, generator.network
     autoencoder = space.load_autoencoder(device)

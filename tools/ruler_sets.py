@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from ruler_gaussian import SETS as GAUSSIAN
+from ruler_gaussian import GaussianSets
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -69,7 +71,8 @@ class ImageSets:
     images: the source of the real pictures, of which the reference, the pictures that are altered
     (`unaltered`) and further ones (`others`) are three disjoint random choices of `count`.
     autoencoder: reference of the one whose reconstructions, altered too, are further sets.
-    samples: folders, archives or latents of samples, by name; `count` at most.
+    samples: folders, archives or latents of samples, by name; `count` at most. store: of latents of
+    the autoencoder, for the sets of ruler_gaussian.
     """
 
     images: str
@@ -78,13 +81,19 @@ class ImageSets:
     seed: int = 0
     autoencoder: str | None = None
     samples: Mapping[str, str] = field(default_factory=dict)
+    store: str | None = None
 
     def __post_init__(self) -> None:
         """UserError for a set with another's name, or one that cannot be made."""
         if self.count < 2:
             raise UserError("--count must be at least 2.")
+        if self.store is not None and self.autoencoder is None:
+            raise UserError("--store needs --autoencoder REF to decode its latents.")
         for name, source in self.samples.items():
-            if name in RESERVED or name.removeprefix(f"{RECONSTRUCTED}-") in ALTERATIONS:
+            if (
+                name in (*RESERVED, *GAUSSIAN)
+                or name.removeprefix(f"{RECONSTRUCTED}-") in ALTERATIONS
+            ):
                 raise UserError(f"--samples {name}: the name is taken by a set of the tool.")
             if source.endswith(LATENT_FILES) and self.autoencoder is None:
                 raise UserError(f"--samples {name}={source} are latents; add --autoencoder REF.")
@@ -95,12 +104,16 @@ class ImageSets:
         made = [UNALTERED, OTHERS, *ALTERATIONS]
         if self.autoencoder is not None:
             made += [RECONSTRUCTED, *(f"{RECONSTRUCTED}-{name}" for name in ALTERATIONS)]
+        if self.store is not None:
+            made += GAUSSIAN
         return made + list(self.samples)
 
     def describe(self, name: str) -> dict[str, Any]:
         """Everything that the pixels of a set depend on, as plain JSON values."""
         about: dict[str, Any] = {"set": name, "size": self.size, "count": self.count}
-        if name in self.samples:
+        if name in GAUSSIAN:
+            about |= {"source": self.store, "seed": self.seed}
+        elif name in self.samples:
             about |= {"source": self.samples[name]}
             if not self.samples[name].endswith(LATENT_FILES):
                 return about
@@ -114,6 +127,8 @@ class ImageSets:
         """The pictures of a set."""
         if name in self.samples:
             return self._samples(self.samples[name])
+        if name in GAUSSIAN:
+            return decode_latents(self._gaussian.latents(name), self._loaded)
         if name.startswith(RECONSTRUCTED):
             alteration = name.removeprefix(RECONSTRUCTED).removeprefix("-")
             pixels = self._reconstructed
@@ -145,6 +160,13 @@ class ImageSets:
     def _loaded(self) -> Autoencoder:
         assert self.autoencoder is not None
         return load_autoencoder(self.autoencoder)
+
+    @cached_property
+    def _gaussian(self) -> GaussianSets:
+        made = GaussianSets(str(self.store), self.count, self.seed)
+        if made.fingerprint != self._loaded.fingerprint:
+            raise UserError(f"{self.store} holds latents of another autoencoder; give its own.")
+        return made
 
     def _samples(self, source: str) -> Tensor:
         if not source.endswith(LATENT_FILES):

@@ -10,9 +10,10 @@ what is wrong is a relation. The 344 numbers of an image, at 64 x 64:
                       the 48 pairs in one row or one column, at the two coarser of 3 scales
 
 A relation is a nonlinear function of two places (self-similarity: Walk et al. 2010 for colours), so
-that a wrong one shifts a mean and not only a covariance. The weights were set so that on
-aligned faces the Fréchet distance has FID's proportions of four faults: the right half of another
-picture, a lower right quarter of another, a slight blur, and incoherent draws
+that a wrong one shifts a mean and not only a covariance. Its energies e are those of the cells over
+their mean in the picture, as log(0.3 + e): contrast does not enter. The weights were set so that on
+aligned faces the Fréchet distance has FID's proportions of some faults: the right half of another
+picture, a lower right quarter of another, a slight blur, incoherent and averaged draws
 (tools/results/ruler). Distances are not FID; detail finer than 64 x 64 does not enter.
 
 Any change of a number here is another feature space and needs another name.
@@ -40,10 +41,14 @@ LIGHTNESS_WEIGHT = 2.0
 COLOUR_WEIGHT = 6.0
 ORIENTATION_WEIGHT = 1.0
 RESIDUAL_WEIGHT = 2.0
-RELATION_WEIGHT = 3.0
+RELATION_WEIGHT = 2.0
+RELATIVE_FLOOR = 0.3
+LEAST_ENERGY = 0.002
+"""Added to the mean energy of a picture: a uniform one has no relations."""
 CONSTANTS = (
     *MAPS_CONSTANTS,
     *(GRID, LIGHTNESS_WEIGHT, COLOUR_WEIGHT, ORIENTATION_WEIGHT, RESIDUAL_WEIGHT, RELATION_WEIGHT),
+    *(RELATIVE_FLOOR, LEAST_ENERGY),
 )
 
 
@@ -72,13 +77,13 @@ class RelationalPyramidExtractor:
         half = F.avg_pool2d(blurred[:, :1], 2)
         quarter = F.avg_pool2d(maps.blurred(half), 2)
         fine, middle, coarse = (
-            compressed(cells(maps.energies(scale), GRID)) for scale in (lightness, half, quarter)
+            cells(maps.energies(scale), GRID) for scale in (lightness, half, quarter)
         )
         parts = [
             LIGHTNESS_WEIGHT * cells(lightness, 8),
             COLOUR_WEIGHT * cells(channels[:, 1:], GRID),
-            ORIENTATION_WEIGHT * fine,
-            ORIENTATION_WEIGHT * middle,
+            ORIENTATION_WEIGHT * compressed(fine),
+            ORIENTATION_WEIGHT * compressed(middle),
             RESIDUAL_WEIGHT * compressed(cells(residual[:, :1], GRID)),
             RESIDUAL_WEIGHT * compressed(cells(residual[:, 1:], 2)),
             RELATION_WEIGHT * self._relations(middle),
@@ -88,7 +93,8 @@ class RelationalPyramidExtractor:
 
     def _relations(self, energies: Tensor) -> Tensor:
         """[N, orientations x cells] -> the Euclidean distances of the pairs of cells, [N, 48]."""
-        profiles = energies.unflatten(1, (ORIENTATIONS, GRID * GRID))
+        relative = energies / (energies.mean(1, keepdim=True) + LEAST_ENERGY)
+        profiles = (RELATIVE_FLOOR + relative).log().unflatten(1, (ORIENTATIONS, GRID * GRID))
         first, second = self._pairs
         return (profiles[:, :, first] - profiles[:, :, second]).norm(dim=1)
 

@@ -7,7 +7,7 @@ import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,6 +62,61 @@ def test_paleness_keeps_grey_and_draws_the_rest_towards_it(
     assert (int(pale[0]), int(pale[255])) == (64, 191)
 
 
+class TestGaussianSets:
+    def sets(
+        self, tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch, spread: float
+    ) -> Any:
+        """Of a store of 4,000 correlated Gaussian latents of 4 numbers."""
+        random = torch.Generator().manual_seed(0)
+        mixing = torch.tensor([[1.0, 0.9, 0, 0], [0, 0.5, 0, 0], [0, 0, 1, 0], [0, 0, -0.8, 0.6]])
+        latents = spread * torch.randn(4000, 4, generator=random) @ mixing + 2
+
+        class Store:
+            shape, fingerprint = (4, 1, 1), "sha256:f"
+
+            def __len__(self) -> int:
+                return len(latents)
+
+            def stream(self, count: int, seed: int) -> Any:
+                yield SimpleNamespace(latents=latents[:count].view(-1, 4, 1, 1))
+
+            def restore(self, z: Tensor) -> Tensor:
+                return z
+
+        module = tool("ruler_gaussian")
+        monkeypatch.setattr(module, "LatentStore", lambda _: Store())
+        return module.GaussianSets("store", 1500, seed=0), latents
+
+    def test_draws_have_the_moments_of_the_store_and_means_less(
+        self, tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sets, latents = self.sets(tool, monkeypatch, spread=1.0)
+        truth = torch.cov(latents.T)
+        for time in ("0.5", "0.75"):
+            drawn = sets.latents(f"gaussian-draws-{time}").flatten(1)
+            torch.testing.assert_close(torch.cov(drawn.T), truth, atol=0.12, rtol=0)
+            torch.testing.assert_close(drawn.mean(0), latents.mean(0), atol=0.12, rtol=0)
+            mean = sets.latents(f"gaussian-mean-{time}").flatten(1)
+            assert float(torch.cov(mean.T).trace()) < 0.75 * float(truth.trace())
+
+    def test_the_mean_is_the_regression_on_the_noised_latent(
+        self, tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # At t = 1/2 of the flow schedule a coordinate of variance l keeps the share l / (l + 1).
+        sets, latents = self.sets(tool, monkeypatch, spread=3.0)
+        kept = sets.latents("gaussian-mean-0.5").flatten(1)
+        values = torch.linalg.eigvalsh(torch.cov(latents.T))
+        expected = (values.square() / (values + 1)).sum()
+        assert float(torch.cov(kept.T).trace()) == pytest.approx(float(expected), rel=0.06)
+
+    def test_a_store_too_small_for_a_covariance_is_refused(
+        self, tool: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.sets(tool, monkeypatch, spread=1.0)
+        with pytest.raises(UserError, match=r"store holds 4000.*4005"):
+            tool("ruler_gaussian").GaussianSets("store", 3997, seed=0)
+
+
 class TestTheTool:
     def run(self, tool: Callable[[str], ModuleType], output: Path, *more: str) -> int:
         common = ["--images", "portraits:40", "--size", "32", "--count", "8"]
@@ -109,6 +164,7 @@ class TestTheTool:
             (["--samples", "halves=x"], "halves"),
             (["--samples", "x"], "NAME=FOLDER"),
             (["--samples", "a=x.safetensors"], "--autoencoder"),
+            (["--store", "x"], "--autoencoder"),
             (["--count", "21", "--features", "pyramid-v1"], "63"),
             (["--features", "alexnet:9/mean"], "1 to 5"),
             (["--features", "trunk:somewhere"], "trunk:RUN@"),
