@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from ruler_sets import OTHERS, UNALTERED
@@ -77,7 +77,7 @@ def rank_correlations(
     a, b = (torch.tensor([values[name] for name in names]) for values in (first, second))
     return {
         "spearman": float(spearman_corrcoef(a, b)),
-        "kendall": float(kendall_rank_corrcoef(a, b)),
+        "kendall": float(cast(torch.Tensor, kendall_rank_corrcoef(a, b))),
     }
 
 
