@@ -18,8 +18,9 @@ after a stop, or with more sets or spaces. Written: table.md, results.json, figu
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from preparation import exit_code, list_of
@@ -51,22 +52,21 @@ def run(options: argparse.Namespace) -> None:
     if options.judgements is not None:
         judgements = Judgements.read(options.judgements, sets.names)
     bench = Bench(options.output)
-    spaces: dict[str, Figures] = {}
-    with Progress(len(options.features) * len(sets.names), "ruler", unit="pieces") as progress:
-        for space in options.features:
-            figures = {}
-            for name in sets.names:
+    spaces: dict[str, dict[str, Any]] = {space: {} for space in options.features}
+    with Progress(len(spaces) * len(sets.names), "ruler", unit="pieces") as progress:
+        for name in sets.names:
+            for space, figures in spaces.items():
                 figures[name] = bench.figures(Piece(sets, space, name))
                 progress.update(1)
-            check(figures)
-            spaces[space] = figures
+    for figures in spaces.values():
+        check(figures)
     _write(options, sets, spaces, judgements)
 
 
 def _write(
     options: argparse.Namespace,
     sets: ImageSets,
-    spaces: dict[str, Figures],
+    spaces: Mapping[str, Figures],
     judgements: Judgements | None,
 ) -> None:
     anchor = INCEPTION if INCEPTION in spaces else None

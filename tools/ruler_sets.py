@@ -82,6 +82,7 @@ class ImageSets:
     autoencoder: str | None = None
     samples: Mapping[str, str] = field(default_factory=dict)
     store: str | None = None
+    _last: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """UserError for a set with another's name, or one that cannot be made."""
@@ -124,7 +125,14 @@ class ImageSets:
         return about | {"autoencoder": self.autoencoder}
 
     def pixels(self, name: str) -> Tensor:
-        """The pictures of a set."""
+        """The pictures of a set; the last one made is kept, for the next feature space."""
+        if name not in self._last:
+            made = self._make(name)
+            self._last.clear()
+            self._last[name] = made
+        return self._last[name]
+
+    def _make(self, name: str) -> Tensor:
         if name in self.samples:
             return self._samples(self.samples[name])
         if name in GAUSSIAN:
