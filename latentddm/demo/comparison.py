@@ -100,8 +100,9 @@ class Comparison:
         originals, others = pixels[order[:count]], pixels[order[count:][: self.samples]]
         latents = self._encode(originals)
         self.pixels = self._decode(latents)
-        self.pictures = Reference.of(RECONSTRUCTIONS, PyramidExtractor(), self.pixels)
-        self.originals = Reference.of(ORIGINALS, PyramidExtractor(), originals)
+        pyramid = PyramidExtractor()
+        self.pictures = Reference.of(RECONSTRUCTIONS, pyramid, self.pixels)
+        self.originals = Reference.of(ORIGINALS, pyramid, originals)
         self.pool = latent_pool(store.shape)
         space = LatentExtractor(store.shape, autoencoder.fingerprint, pool=self.pool)
         self.latents = Reference.of(LATENTS, space, store.standardise(latents))
@@ -182,7 +183,7 @@ class Comparison:
         for name, pixels in (("originals", originals), ("reconstructions", self.pixels)):
             self._save_grid(f"pictures/{name}.png", pixels)
             self._save_top(name, pixels)
-        measured = self.pictures.distances(originals)
+        measured = self.pictures.distances_of(self.originals.features)
         kept = float(psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean())
         return {"psnr": kept, **{name: measured[name].value for name in METRICS}}
 
@@ -211,7 +212,9 @@ class Comparison:
 
     def _distances(self, latents: Tensor, pixels: np.ndarray) -> dict[str, Result]:
         in_latents = self.latents.distances(self.store.standardise(latents))
-        return self.pictures.distances(pixels) | self.originals.distances(pixels) | in_latents
+        features = extract_features(pixels, self.pictures.extractor, name="demo")
+        in_pictures = self.pictures.distances_of(features) | self.originals.distances_of(features)
+        return in_pictures | in_latents
 
     def _attribute_table(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):

@@ -37,7 +37,10 @@ class Reference:
 
     def distances(self, images: Tensor | np.ndarray) -> dict[str, Result]:
         """The METRICS of images, or latents, by their names with the prefix."""
-        features = extract_features(images, self.extractor, name="demo")
+        return self.distances_of(extract_features(images, self.extractor, name="demo"))
+
+    def distances_of(self, features: FeatureSet) -> dict[str, Result]:
+        """`distances` of images whose features in the same space are there already."""
         found = evaluate_features(features, self.features, METRICS)
         return {self.prefix + name: found[name] for name in METRICS}
 

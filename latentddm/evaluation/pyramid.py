@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -79,22 +81,34 @@ class PyramidMaps:
         return (even.square() + odd.square()).sqrt()
 
 
-class PyramidExtractor:
-    """The feature space pyramid-v1 (see the module), a pure function of the pixels."""
+class PyramidFeatures(ABC):
+    """A feature space of the maps, a pure function of the pixels."""
 
-    name = "pyramid-v1"
-    dimension = 248
+    name: ClassVar[str]
+    dimension: ClassVar[int]
+    hash: ClassVar[str]
     resize = f"bilinear with antialiasing to {WORKING_SIZE} px"
-    hash = hash_of_constants(name, *CONSTANTS)
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._maps = PyramidMaps(device)
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, 248] on the CPU."""
+        """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, dimension] on the CPU."""
         # Small chunks fit the processor's cache: twice as fast as one large batch.
         return torch.cat([self._features(chunk) for chunk in pixels.split(CHUNK)])
+
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> Tensor:
+        """The features of one chunk."""
+
+
+class PyramidExtractor(PyramidFeatures):
+    """The feature space pyramid-v1 (see the module)."""
+
+    name = "pyramid-v1"
+    dimension = 248
+    hash = hash_of_constants(name, *CONSTANTS)
 
     def _features(self, pixels: Tensor) -> Tensor:
         maps = self._maps

@@ -26,11 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from latentddm.evaluation.pyramid import (
-    CHUNK,
     MAPS_CONSTANTS,
     ORIENTATIONS,
-    WORKING_SIZE,
-    PyramidMaps,
+    PyramidFeatures,
     cells,
     compressed,
     hash_of_constants,
@@ -52,22 +50,16 @@ CONSTANTS = (
 )
 
 
-class RelationalPyramidExtractor:
-    """The feature space pyramid-v2 (see the module), a pure function of the pixels."""
+class RelationalPyramidExtractor(PyramidFeatures):
+    """The feature space pyramid-v2 (see the module)."""
 
     name = "pyramid-v2"
     dimension = 344
-    resize = f"bilinear with antialiasing to {WORKING_SIZE} px"
     hash = hash_of_constants(name, *CONSTANTS)
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self._maps = PyramidMaps(device)
+        super().__init__(device)
         self._pairs = _pairs_in_line(GRID).to(device)
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, 344] on the CPU."""
-        return torch.cat([self._features(chunk) for chunk in pixels.split(CHUNK)])
 
     def _features(self, pixels: Tensor) -> Tensor:
         maps = self._maps
