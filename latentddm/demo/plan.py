@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from latentddm.demo.config import Sizes
 from latentddm.demo.reading import FEWEST_IMAGES
+from latentddm.demo.reference import REFERENCE_IMAGES
 
 REPORT_SECONDS = 5.0
 READING_SHARE, AUTOENCODER_SHARE, SAMPLING_SHARE = 0.2, 0.2, 0.2
-MOST_SAMPLES, MOST_REFERENCES = 1000, 2000
+MOST_SAMPLES = 1000
 FEWEST_BATCHES = 20  # of each phase
 PLAIN_SHARE = 0.75  # of the images that a DDM sees: its phase of plain diffusion
 WIDTHS: tuple[tuple[int, int], ...] = ((64, 0), (128, 24_000), (192, 400_000), (256, 2_000_000))
@@ -61,7 +62,7 @@ class Budget:
 
     @property
     def reference(self) -> int:
-        return min(2 * self.samples, MOST_REFERENCES, self.pictures // 2)
+        return min(2 * self.samples, REFERENCE_IMAGES, self.pictures // 2)
 
 
 def make_budget(minutes: float, available: int, settings: int, speeds: Speeds) -> Budget:

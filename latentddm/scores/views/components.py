@@ -48,8 +48,8 @@ def rank_octaves(count: int) -> Tensor:
 
 def averaging(bands: Tensor) -> Tensor:
     """A matrix [K, V] of means over the components of each of V bands; bands: [K], 0 to V - 1."""
-    members = torch.nn.functional.one_hot(bands).double()
-    return members / members.sum(0)
+    belongs = torch.nn.functional.one_hot(bands).double()
+    return belongs / belongs.sum(0)
 
 
 def principal_axes(latents: Tensor) -> tuple[Tensor, Tensor]:
