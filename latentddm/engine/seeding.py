@@ -89,7 +89,6 @@ class BatchMasks:
         self._key = philox_key(seed, "dropout")
         self._positions = batch_positions(images, share, accelerator)
 
-    @torch.compiler.disable  # the key and the positions would be constants of the compiled code
     def draw(
         self, part: slice, layer: int, shape: Sequence[int], probability: float
     ) -> torch.Tensor:
