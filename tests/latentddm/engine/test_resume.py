@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from latentddm.engine.distributed import exclusive
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, UserError
 from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import RANDOM_FORMAT
 
 STEPS = 40
 
@@ -189,6 +191,26 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_key_that_differs(tmp_pa
     (tmp_path / "first" / "checkpoints").rename(run.checkpoints)
     with raises_naming(UserError, str(run.checkpoints), "differs in: seed)", "remove it"):
         train_tiny(other)
+
+
+def test_a_run_begun_with_other_random_numbers_is_refused_until_it_is_finished(
+    tmp_path: Path,
+) -> None:
+    """It must not go on in silence on other numbers; a finished one is loaded as ever."""
+    run = train_tiny(config(tmp_path, "run"))
+    for path in run.checkpoints.glob("*/state.json"):
+        state = json.loads(path.read_text())
+        assert state.pop("random_format") == RANDOM_FORMAT
+        path.write_text(json.dumps(state))
+    trained = final_tensors(run)
+    train_tiny(config(tmp_path, "run"))  # finished: nothing is drawn
+    longer = config(tmp_path, "run")
+    longer = replace(longer, loop=replace(longer.loop, images=(STEPS + 2) * BATCH))
+    with raises_naming(
+        UserError, str(run.checkpoints), "version 1", "version 2", "release that began it", "start="
+    ):
+        train_tiny(longer)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in final_tensors(run).items())
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_scratch(
