@@ -78,7 +78,7 @@ class GeneratorTask:
 
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
         objective, schedule = self.objective, self.schedule
-        x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
+        x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
         labels = self._labels(batch, images)
 
         # Every random number is a function of (seed, images seen), on any number of processes.
@@ -147,6 +147,7 @@ def process_batches(
         start=start,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        pinned=accelerator.device.type == "cuda",
     )
 
 
