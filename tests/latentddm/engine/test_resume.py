@@ -88,6 +88,21 @@ def test_two_processes_see_the_images_of_one_and_resume_exactly(tmp_path: Path) 
     assert_same_run(RunFolder(Path(two.output)), run)
 
 
+def test_two_processes_of_which_one_vanishes_both_end_and_resume_exactly(tmp_path: Path) -> None:
+    straight = config(tmp_path, "straight")
+    start_tiny(2, straight, tmp_path).finish()
+    killed = config(tmp_path, "killed")
+    run = RunFolder(Path(killed.output))
+    processes = start_tiny(2, killed, tmp_path, Fault(slow=0.05))
+    processes.wait_for(run.metrics_path, f'"images": {17 * BATCH},')
+    processes.started[1].kill()
+    survivor, vanished = processes.wait(60)
+    assert survivor not in (0, None)  # it does not wait for ever
+    assert vanished == -signal.SIGKILL
+    start_tiny(2, killed, tmp_path).finish()
+    assert_same_run(RunFolder(Path(straight.output)), run)
+
+
 @pytest.mark.slow
 def test_one_process_resumes_from_two_and_from_sharded_weights(tmp_path: Path) -> None:
     one = train_tiny(config(tmp_path, "one"))
