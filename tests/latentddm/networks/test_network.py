@@ -204,7 +204,7 @@ def test_latents_that_do_not_fit_are_refused_naming_the_setting(
     config: NetworkConfig, shape: tuple[int, int, int], named: list[str]
 ) -> None:
     with torch.device("meta"):
-        network = make_network(config, SHAPE[0])
+        network = make_network(config, SHAPE)
     with pytest.raises(ValueError) as caught:
         network.check_latents(shape)
     for part in named:

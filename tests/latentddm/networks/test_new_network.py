@@ -58,7 +58,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained() -> NetworkModel:
     torch.manual_seed(0)
     config: NetworkConfig = build(NetworkConfig, {"kind": "convolutional", "width": 8}, "a.yaml")
-    network = make_network(config, 3, "cosine")
+    network = make_network(config, (3, 4, 4), "cosine")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     x0, t, xi = torch.randn(8, 3, 8, 8), torch.rand(8), torch.randn(8, 4, 3, 8, 8)
     x_t = network.schedule.alpha(t)[:, None, None, None] * x0
