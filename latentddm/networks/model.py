@@ -2,7 +2,7 @@
 
 A new network is one file: a config, and a subclass of `NetworkModel` with four methods. `build`
 makes the layers; `run_trunk` is the part that runs once for each x_t, `run_draws` the rest, which
-runs once for each draw; `draw_parameters` lists the parameters of xi. Then one line in `network`.
+runs once for each draw; `noise_layers` lists the layers that read xi. Then one line in `network`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.checkpoint import checkpoint
 
 from latentddm.diffusion.process import Prediction, to_x0
 from latentddm.diffusion.schedules import make_schedule
-from latentddm.networks.layers import TimeEmbedding
+from latentddm.networks.layers import NoiseGate, TimeEmbedding
 from latentddm.networks.posterior_noise import PosteriorNoise
 
 NoiseKind = Literal["white", "posterior"]
@@ -35,8 +35,8 @@ NETWORKS: dict[str, type[NetworkModel]] = {}
 class NetworkConfig:
     """The settings that all networks have; each kind adds its own.
 
-    prediction, sigma_data: see `diffusion.process.to_x0`. noise: xi as it is, or with the posterior
-    covariance of Gaussian latents in so many leading components; see `PosteriorNoise`.
+    prediction, sigma_data: see `diffusion.process.to_x0`. noise: xi as it is, or the posterior
+    noise of Gaussian latents with so many leading components; see `PosteriorNoise`.
     """
 
     kind: str
@@ -118,12 +118,11 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         self.posterior_noise: PosteriorNoise | None = None
         if config.noise == "posterior":
             if size is None:
-                raise ValueError(
-                    "noise is 'posterior', which needs the height and width of latents"
-                )
-            self.posterior_noise = PosteriorNoise(
-                (latent_channels, size[0], size[1]), config.noise_components
-            )
+                raise ValueError("noise is 'posterior', which needs the height and width of latents")
+            self._begin_without_xi()
+            shape = (latent_channels, size[0], size[1])
+            width = self.time_embedding.output.out_features
+            self.posterior_noise = PosteriorNoise(shape, config.noise_components, width)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give the class an __init__ whose signature has the fields of its config."""
@@ -154,8 +153,13 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         """Outputs [B m, C, H, W] for xi [B m, C, H, W]; without xi [B, C, H, W], as for xi = 0."""
 
     @abstractmethod
+    def noise_layers(self) -> list[nn.Module]:
+        """The layers that read xi alone: without xi their parameters have no gradient."""
+
     def draw_parameters(self) -> list[nn.Parameter]:
         """The parameters that xi alone uses: without xi they have no gradient."""
+        own = [] if self.posterior_noise is None else [self.posterior_noise]
+        return [p for layer in [*self.noise_layers(), *own] for p in layer.parameters()]
 
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
@@ -182,10 +186,24 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         labels: [B], of a network with classes; `classes` itself, or None: no label.
         """
         embedding = self.time_embedding(t, labels)
-        if xi is not None and self.posterior_noise is not None:
-            xi = self.posterior_noise(xi, t, self.schedule)
         state = self.run_trunk(x_t, embedding)
-        if xi is None or xi.ndim == x_t.ndim:
+        if xi is None:
+            return self._to_x0(self.run_draws(state, embedding, None), x_t, t)
+        if self.posterior_noise is None:
+            return self._draw(state, embedding, xi, x_t, t)
+        read, added = self.posterior_noise(xi, t, embedding, self.schedule)
+        return self._draw(state, embedding, read, x_t, t) + added
+
+    def _begin_without_xi(self) -> None:
+        """Zero what xi adds to the layers; the gates are kept, so that there is a gradient."""
+        for layer in self.noise_layers():
+            for module in layer.modules():
+                if not isinstance(module, NoiseGate):
+                    for parameter in module.parameters(recurse=False):
+                        nn.init.zeros_(parameter)
+
+    def _draw(self, state: S, embedding: Tensor, xi: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        if xi.ndim == x_t.ndim:
             return self._to_x0(self.run_draws(state, embedding, xi), x_t, t)
         if self.one_draw_at_a_time and torch.is_grad_enabled():
             outputs = self._draw_one_by_one(state, embedding, xi)

@@ -1,4 +1,4 @@
-"""xi with the covariance that a posterior has: coherent over the whole sample before any layer."""
+"""Noise with the covariance that a posterior has: coherent before any layer has learnt anything."""
 
 from __future__ import annotations
 
@@ -11,31 +11,37 @@ from latentddm.diffusion.schedules import Schedule
 
 
 class PosteriorNoise(nn.Module):
-    """xi ~ N(0, I) to noise with the covariance of p(x_0 | x_t) of Gaussian latents, over its mean.
+    """The posterior noise of Gaussian latents: what xi adds to x_0, and xi as the layers read it.
 
-    Of latents ~ N(mu, U diag(l) U^T) the posterior is normal along the same axes, whatever x_t:
+    Of latents ~ N(mu, U diag(l) U^T) the posterior p(x_0 | x_t) is normal along the same axes,
 
-        v_k(t) = l_k sigma_t^2 / (alpha_t^2 l_k + sigma_t^2),   k = 1 ... D
+        v_k(t) = l_k sigma_t^2 / (alpha_t^2 l_k + sigma_t^2),   k = 1 ... D,
 
-    and xi becomes U diag(sqrt(v_k / mean v)) U^T xi: white near data, the latents' own covariance
-    at pure noise. A linear, invertible map of xi, so nothing is assumed of the draws; but a network
-    fed white noise has to learn from the score which numbers vary together, and in D dimensions
-    that has a weight of 1 / D in it (tools/results/coloured-noise).
+    whatever x_t. So U diag(sqrt v) U^T xi is added to the network's output, and the layers read the
+    same divided by sqrt(mean v): white near data, the latents' own covariance at pure noise.
+    Around a trained mean the draws are coherent before the score has taught anything; it teaches
+    the rest, and the factors of the standard deviations, from t, that begin as 1. From white noise
+    a network has to learn which numbers vary together; in D dimensions that has a weight of 1 / D
+    in the score (tools/results/posterior-noise).
 
-    The leading axes are kept, [D, K]; the others share the mean of their variances. They are a part
-    of the network's state: set once by `fit`, saved and exported with the weights.
+    The leading axes are kept, [D, K]; the others share the mean of their variances. They are set
+    once by `fit`, and saved and exported with the weights.
     """
 
     axes: Tensor
     variances: Tensor
 
-    def __init__(self, shape: tuple[int, int, int], components: int) -> None:
+    def __init__(self, shape: tuple[int, int, int], components: int, width: int) -> None:
+        """shape: [C, H, W] of latents; components: K; width: of the embedding of t."""
         super().__init__()
         self.shape, self.dimension = shape, math.prod(shape)
         kept = min(components, self.dimension)
         # White until `fit`.
         self.register_buffer("axes", torch.zeros(self.dimension, kept))
         self.register_buffer("variances", torch.ones(kept + 1))  # the last: mean of the others
+        self.factors = nn.Linear(width, kept + 1)
+        nn.init.zeros_(self.factors.weight)
+        nn.init.zeros_(self.factors.bias)
 
     @torch.no_grad()
     def fit(self, axes: Tensor, variances: Tensor) -> None:
@@ -46,24 +52,38 @@ class PosteriorNoise(nn.Module):
         others = self.dimension - kept
         self.axes.zero_()
         self.axes[:, :kept] = axes[:, :kept]
+        self.variances.zero_()
         self.variances[:kept] = variances[:kept]
-        self.variances[kept:] = variances[kept:].sum() / others if others else 0.0
+        self.variances[-1] = variances[kept:].sum() / others if others else 0.0
 
-    def forward(self, xi: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-        """[B, ..., C, H, W] of xi of that shape, at t [B]."""
-        gains = self.gains(t, schedule).to(xi)
-        gains = gains.reshape(len(t), *[1] * (xi.ndim - 4), -1)  # [B, ..., K + 1]
-        flat, axes = xi.flatten(-3), self.axes.to(xi)
-        leading, others = gains[..., :-1], gains[..., -1:]
-        coloured = others * flat + ((leading - others) * (flat @ axes)) @ axes.T
-        return coloured.unflatten(-1, self.shape)
+    def forward(
+        self, xi: Tensor, t: Tensor, embedding: Tensor, schedule: Schedule
+    ) -> tuple[Tensor, Tensor]:
+        """What the layers read, and what is added to x_0: both of the shape of xi [B, ..., C, H, W].
 
-    def gains(self, t: Tensor, schedule: Schedule) -> Tensor:
-        """sqrt(v_k / mean v), [B, K + 1], at t [B]; the last is that of all other axes."""
+        t: [B]; embedding: of t, [B, width].
+        """
+        spread = self.posterior_variances(t, schedule).sqrt().to(xi)
+        scale = self._mean(spread.square()).sqrt()
+        components = xi.flatten(-3) @ self.axes.to(xi)
+        read = self._coloured(xi, components, spread / scale)
+        return read, self._coloured(xi, components, (1 + self.factors(embedding)) * spread)
+
+    def posterior_variances(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """v_k(t), [B, K + 1], at t [B]; the last is that of all other axes."""
         alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
-        spread = self.variances * sigma**2
-        posterior = spread / (alpha**2 * self.variances + sigma**2)
-        kept = len(self.variances) - 1
-        counts = torch.ones_like(self.variances)
-        counts[-1] = self.dimension - kept
-        return (posterior / ((posterior @ counts) / self.dimension)[:, None]).sqrt()
+        noise = self.variances * sigma**2
+        return noise / (alpha**2 * self.variances + sigma**2)
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """The mean over all D axes of values [B, K + 1], [B, 1]."""
+        kept = values.shape[1] - 1
+        total = values[:, :kept].sum(1) + (self.dimension - kept) * values[:, kept]
+        return (total / self.dimension)[:, None]
+
+    def _coloured(self, xi: Tensor, components: Tensor, gains: Tensor) -> Tensor:
+        """U diag(gains) U^T xi, for U^T xi [B, ..., K] and gains [B, K + 1]."""
+        gains = gains.to(xi).reshape(len(gains), *[1] * (xi.ndim - 4), -1)
+        leading, others = gains[..., :-1], gains[..., -1:]
+        along = ((leading - others) * components) @ self.axes.to(xi).T
+        return (others * xi.flatten(-3) + along).unflatten(-1, self.shape)

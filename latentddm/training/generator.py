@@ -174,4 +174,11 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
             f"start is {config.start}, whose network is another one (differs in: "
             f"{', '.join(changed)}); use its values."
         )
-    return start.network.state_dict()
+    weights = start.network.state_dict()
+    if start.network.config["noise"] == "white" and config.network.noise == "posterior":
+        # Layers that were to read white noise: those of the posterior's begin at zero.
+        unused = {id(parameter) for parameter in start.network.draw_parameters()}
+        for name, parameter in start.network.named_parameters():
+            if id(parameter) in unused:
+                del weights[name]
+    return weights

@@ -46,8 +46,8 @@ class Convolutional(NetworkModel[ConvolutionalConfig, Tensor]):
         x = state if xi is None else add_rows(state, self.noise(xi))
         return self.last(nn.functional.silu(x * repeat_rows(embedding, len(x))[..., None, None]))
 
-    def draw_parameters(self) -> list[nn.Parameter]:
-        return list(self.noise.parameters())
+    def noise_layers(self) -> list[nn.Module]:
+        return [self.noise]
 
 
 @pytest.fixture(autouse=True)
