@@ -118,7 +118,7 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         self.posterior_noise: PosteriorNoise | None = None
         if config.noise == "posterior":
             if size is None:
-                raise ValueError("noise is 'posterior', which needs the height and width of latents")
+                raise ValueError("noise is 'posterior', which needs the size of the latents")
             self._begin_without_xi()
             shape = (latent_channels, size[0], size[1])
             width = self.time_embedding.output.out_features

@@ -59,7 +59,7 @@ class PosteriorNoise(nn.Module):
     def forward(
         self, xi: Tensor, t: Tensor, embedding: Tensor, schedule: Schedule
     ) -> tuple[Tensor, Tensor]:
-        """What the layers read, and what is added to x_0: both of the shape of xi [B, ..., C, H, W].
+        """What the layers read, and what is added to x_0; both like xi, [B, ..., C, H, W].
 
         t: [B]; embedding: of t, [B, width].
         """
