@@ -70,7 +70,7 @@ def check_losses(config: TrainConfig, shape: tuple[int, int, int]) -> None:
     """The network takes such latents, and each phase has one loss for each sample."""
     schedule = make_schedule(config.schedule)
     with FakeTensorMode():
-        network = make_network(config.network, shape[0], config.schedule)
+        network = make_network(config.network, shape, config.schedule)
         network.check_latents(shape)
         x0, t = torch.empty(BATCH, *shape), torch.empty(BATCH)
         for phase in config.phases:

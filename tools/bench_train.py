@@ -146,7 +146,7 @@ def our_step(
     performance: PerformanceConfig | None = None,
 ) -> Step:
     torch.manual_seed(0)
-    network = make_network(config or size.unet, size.shape[0])
+    network = make_network(config or size.unet, size.shape)
     apply_performance(network, performance or PerformanceConfig(), setting.device)
     return Step(network, m, setting)
 
@@ -154,7 +154,7 @@ def our_step(
 def diffusers_step(size: Size, setting: Setting, compiled: bool = False) -> Step:
     """Plain diffusion with the UNet2DModel whose number of parameters is nearest to ours."""
     with torch.device("meta"):
-        wanted = make_network(size.unet, size.shape[0]).num_parameters()
+        wanted = make_network(size.unet, size.shape).num_parameters()
         counts = {w: unet2d(size, w).num_parameters() for w in range(16, 513, 16)}
     width = min(counts, key=lambda w: abs(counts[w] - wanted))
     torch.manual_seed(0)

@@ -173,7 +173,7 @@ def bench_sampling(size: Size, device: torch.device) -> list[Results]:
     }
     rows = []
     for name, config in networks.items():
-        network = make_network(config, size.shape[0]).to(device).eval()
+        network = make_network(config, size.shape).to(device).eval()
         noise = torch.randn(size.batch, *size.shape, device=device)
 
         def draw(decode: bool, network: NetworkModel = network, noise: Tensor = noise) -> None:

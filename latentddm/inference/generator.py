@@ -85,7 +85,7 @@ class Generator:
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
         settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
-        network = make_network(settings, space.shape[0], config["schedule"])
+        network = make_network(settings, space.shape, config["schedule"])
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
         return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))

@@ -79,9 +79,9 @@ class Input(nn.Module):
             x = add_rows(x, self.noise(functional.pixel_unshuffle(xi, self.patch)))
         return state.follow(x, self.keep)
 
-    def draw_parameters(self) -> list[nn.Parameter]:
-        """The parameters that xi alone uses."""
-        return [] if self.noise is None else list(self.noise.parameters())
+    def noise_layers(self) -> list[nn.Module]:
+        """The layers that read xi alone."""
+        return [] if self.noise is None else [self.noise]
 
 
 class Output(nn.Module):
@@ -152,9 +152,9 @@ class Block(nn.Module):
         x = shortcut + self.output(self.dropout(residual, len(embedding)))
         return state.follow(x if self.attention is None else self.attention(x), self.keep)
 
-    def draw_parameters(self) -> list[nn.Parameter]:
-        """The parameters that xi alone uses."""
-        return [] if self.input_noise is None else list(self.input_noise.parameters())
+    def noise_layers(self) -> list[nn.Module]:
+        """The layers that read xi alone."""
+        return [] if self.input_noise is None else [self.input_noise]
 
 
 class InputBranch(nn.Module):

@@ -115,9 +115,8 @@ class DiT(NetworkModel[DiTConfig, Tokens]):
         x = self.last(x, condition).transpose(1, 2).unflatten(2, state.grid)  # [R, D, h, w]
         return functional.pixel_shuffle(x, self.config["patch_size"])
 
-    def draw_parameters(self) -> list[nn.Parameter]:
-        modules = [module for module in self.modules() if isinstance(module, TokenNoise)]
-        return [parameter for module in modules for parameter in module.parameters()]
+    def noise_layers(self) -> list[nn.Module]:
+        return [module for module in self.modules() if isinstance(module, TokenNoise)]
 
     def check_latents(self, shape: Sequence[int]) -> None:
         super().check_latents(shape)

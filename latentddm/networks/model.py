@@ -2,7 +2,7 @@
 
 A new network is one file: a config, and a subclass of `NetworkModel` with four methods. `build`
 makes the layers; `run_trunk` is the part that runs once for each x_t, `run_draws` the rest, which
-runs once for each draw; `draw_parameters` lists the parameters of xi. Then one line in `network`.
+runs once for each draw; `noise_layers` lists the layers that read xi. Then one line in `network`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, Generic, TypeVar, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -22,7 +22,10 @@ from torch.utils.checkpoint import checkpoint
 
 from latentddm.diffusion.process import Prediction, to_x0
 from latentddm.diffusion.schedules import make_schedule
-from latentddm.networks.layers import TimeEmbedding
+from latentddm.networks.layers import NoiseGate, TimeEmbedding
+from latentddm.networks.posterior_noise import PosteriorNoise
+
+NoiseKind = Literal["white", "posterior"]
 
 NETWORKS: dict[str, type[NetworkModel]] = {}
 """Every network by its kind; `network` fills it."""
@@ -32,7 +35,8 @@ NETWORKS: dict[str, type[NetworkModel]] = {}
 class NetworkConfig:
     """The settings that all networks have; each kind adds its own.
 
-    prediction, sigma_data: see `diffusion.process.to_x0`.
+    prediction, sigma_data: see `diffusion.process.to_x0`. noise: xi as it is, or the posterior
+    noise of Gaussian latents with so many leading components; see `PosteriorNoise`.
     """
 
     kind: str
@@ -40,6 +44,8 @@ class NetworkConfig:
     sigma_data: float = 1.0  # of the prediction "edm": standard deviation of the finest detail
     classes: int = 0  # labels 0 ... classes - 1; 0: no labels
     dropout: float = 0.0
+    noise: NoiseKind = "white"
+    noise_components: int = 512  # of the noise "posterior"
 
     @staticmethod
     def kinds() -> Mapping[str, type[NetworkConfig]]:
@@ -60,6 +66,11 @@ class NetworkConfig:
             raise ValueError(f"classes must be at least 0, not {self.classes}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {self.dropout}")
+        if self.noise not in get_args(NoiseKind):
+            known = ", ".join(get_args(NoiseKind))
+            raise ValueError(f"noise must be one of {known}, not {self.noise!r}")
+        if self.noise_components < 1:
+            raise ValueError(f"noise_components must be at least 1, not {self.noise_components}")
 
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -70,8 +81,9 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
     """A generator of draws x_0 ~ p(x_0 | x_t) from xi ~ N(0, I); without xi a mean denoiser.
 
     A diffusers model: `save_pretrained`, `from_pretrained`, safetensors. Its keyword arguments are
-    `latent_channels`, the name of the `schedule`, and the fields of `Config`; all of them stand in
-    `config`, so that a saved folder is self-contained.
+    `latent_channels`, `latent_size` (height and width, where a part depends on them), the name of
+    the `schedule`, and the fields of `Config`; all of them stand in `config`, so that a saved
+    folder is self-contained.
     """
 
     Config: ClassVar[type[NetworkConfig]] = NetworkConfig
@@ -80,7 +92,13 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
     _supports_gradient_checkpointing = True
     _no_split_modules: ClassVar[tuple[str, ...]] = ()  # gathered one by one if sharded
 
-    def __init__(self, latent_channels: int, schedule: str = "flow", **settings: Any) -> None:
+    def __init__(
+        self,
+        latent_channels: int,
+        latent_size: Sequence[int] | None = None,
+        schedule: str = "flow",
+        **settings: Any,
+    ) -> None:
         super().__init__()
         # A saved config has lists in the place of tuples.
         settings = {
@@ -88,12 +106,23 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
             for key, value in settings.items()
         }
         config = self.Config(**settings)
-        self.register_to_config(latent_channels=latent_channels, schedule=schedule, **vars(config))
+        size = None if latent_size is None else tuple(latent_size)
+        self.register_to_config(
+            latent_channels=latent_channels, latent_size=size, schedule=schedule, **vars(config)
+        )
         self.schedule = make_schedule(schedule)
         self.gradient_checkpointing = False
         self.one_draw_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
         self.build(config, latent_channels)  # type: ignore[arg-type]
+        self.posterior_noise: PosteriorNoise | None = None
+        if config.noise == "posterior":
+            if size is None:
+                raise ValueError("noise is 'posterior', which needs the size of the latents")
+            self._begin_without_xi()
+            shape = (latent_channels, size[0], size[1])
+            width = self.time_embedding.output.out_features
+            self.posterior_noise = PosteriorNoise(shape, config.noise_components, width)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give the class an __init__ whose signature has the fields of its config."""
@@ -124,8 +153,13 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         """Outputs [B m, C, H, W] for xi [B m, C, H, W]; without xi [B, C, H, W], as for xi = 0."""
 
     @abstractmethod
+    def noise_layers(self) -> list[nn.Module]:
+        """The layers that read xi alone: without xi their parameters have no gradient."""
+
     def draw_parameters(self) -> list[nn.Parameter]:
         """The parameters that xi alone uses: without xi they have no gradient."""
+        own = [] if self.posterior_noise is None else [self.posterior_noise]
+        return [p for layer in [*self.noise_layers(), *own] for p in layer.parameters()]
 
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
@@ -134,6 +168,12 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
             raise ValueError(
                 f"latent_channels is {self.config['latent_channels']}, but the latents have "
                 f"{channels} channels"
+            )
+        size = self.config["latent_size"]
+        if self.posterior_noise is not None and tuple(shape[1:]) != tuple(size):
+            raise ValueError(
+                f"noise is 'posterior', of latents of {size[0]} x {size[1]}, but these have "
+                f"{shape[1]} x {shape[2]}"
             )
 
     def forward(
@@ -147,7 +187,23 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         """
         embedding = self.time_embedding(t, labels)
         state = self.run_trunk(x_t, embedding)
-        if xi is None or xi.ndim == x_t.ndim:
+        if xi is None:
+            return self._to_x0(self.run_draws(state, embedding, None), x_t, t)
+        if self.posterior_noise is None:
+            return self._draw(state, embedding, xi, x_t, t)
+        read, added = self.posterior_noise(xi, t, embedding, self.schedule)
+        return self._draw(state, embedding, read, x_t, t) + added
+
+    def _begin_without_xi(self) -> None:
+        """Zero what xi adds to the layers; the gates are kept, so that there is a gradient."""
+        for layer in self.noise_layers():
+            for module in layer.modules():
+                if not isinstance(module, NoiseGate):
+                    for parameter in module.parameters(recurse=False):
+                        nn.init.zeros_(parameter)
+
+    def _draw(self, state: S, embedding: Tensor, xi: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        if xi.ndim == x_t.ndim:
             return self._to_x0(self.run_draws(state, embedding, xi), x_t, t)
         if self.one_draw_at_a_time and torch.is_grad_enabled():
             outputs = self._draw_one_by_one(state, embedding, xi)
@@ -195,6 +251,7 @@ def _signature(config: type[NetworkConfig]) -> inspect.Signature:
     parameters = [
         inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
         inspect.Parameter("latent_channels", keyword, annotation=int),
+        inspect.Parameter("latent_size", keyword, default=None, annotation=Sequence[int]),
         inspect.Parameter("schedule", keyword, default="flow", annotation=str),
     ]
     for each in fields(config):

@@ -67,8 +67,10 @@ def default_config() -> NetworkConfig:
 
 
 def make_network(
-    config: NetworkConfig, latent_channels: int, schedule: str = "flow"
+    config: NetworkConfig, shape: Sequence[int], schedule: str = "flow"
 ) -> NetworkModel:
-    """A network with fresh weights for latents of so many channels and the schedule's name."""
-    network = NETWORKS[config.kind]
-    return network(latent_channels=latent_channels, schedule=schedule, **vars(config))
+    """A network with fresh weights for latents of `shape`, [C, H, W], and the schedule's name."""
+    channels, *size = shape
+    return NETWORKS[config.kind](
+        latent_channels=channels, latent_size=size, schedule=schedule, **vars(config)
+    )

@@ -62,10 +62,10 @@ class UNet(NetworkModel[UNetConfig, State]):
             xi = xi.contiguous(memory_format=self.memory_format)
         return self.last(self.run_parts(self.draw_parts, state, embedding, condition, xi).x)
 
-    def draw_parameters(self) -> list[nn.Parameter]:
+    def noise_layers(self) -> list[nn.Module]:
         parts = [part for part in self.draw_parts if isinstance(part, Input | Block)]
-        of_parts = [parameter for part in parts for parameter in part.draw_parameters()]
-        return of_parts + ([] if self.global_noise is None else [*self.global_noise.parameters()])
+        layers = [layer for part in parts for layer in part.noise_layers()]
+        return layers + ([] if self.global_noise is None else [self.global_noise])
 
     def check_latents(self, shape: Sequence[int]) -> None:
         super().check_latents(shape)

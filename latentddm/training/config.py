@@ -81,7 +81,7 @@ def _check_network(config: TrainConfig, store: LatentStore) -> None:
     """UserError for arguments that make no network, or none for the store's latents."""
     try:
         with torch.device("meta"):
-            network = make_network(config.network, store.shape[0], config.schedule)
+            network = make_network(config.network, store.shape, config.schedule)
     except ValueError as error:
         raise UserError(f"network: {error}.") from None
     try:

@@ -151,7 +151,7 @@ class StudentTask:
     def _trainable(self, ema: EMAConfig | None) -> TrainableModule:
         """Student and auxiliary both start as the teacher."""
         config, loop = self.config, self.config.loop
-        network = make_network(config.network, self.store.shape[0], config.schedule)
+        network = make_network(config.network, self.store.shape, config.schedule)
         network.load_state_dict(self.teacher.state_dict())
         for parameter in network.draw_parameters():
             parameter.requires_grad_(False)

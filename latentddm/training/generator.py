@@ -20,10 +20,12 @@ from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import derive_seed
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, default_config, make_network
+from latentddm.scores.views.components import principal_axes
 from latentddm.training.config import TrainConfig, check, keys_that_may_change
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.performance import describe_performance
@@ -32,6 +34,9 @@ from latentddm.training.preview import Preview
 from latentddm.training.task import GeneratorTask
 
 _log = logging.getLogger("latentddm")
+
+NOISE_SAMPLES = 8192  # latents whose covariance colours xi
+OF_XI_ALONE = {"global_noise", "noise", "noise_components"}  # settings that a start may lack
 
 
 def train(config: TrainConfig) -> RunFolder:
@@ -95,6 +100,7 @@ def _phases(
     accelerator: Accelerator,
 ) -> list[PhaseOfTask]:
     """The phases as the loop sees them; the first one begins with the weights `start`, if any."""
+    first = newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is None
     preview = Preview(store, config.seed, accelerator)
     spans = phase_spans(config.phases, config.loop.batch_size)
 
@@ -102,8 +108,10 @@ def _phases(
         network = _new_network(config, store)
         if before is not None:  # the averaged weights of the phase before
             before.load_module("ema", network)
-        elif start is not None and number == 0:
-            network.load_state_dict({**network.state_dict(), **start})
+        elif number == 0 and first:
+            fit_noise(network, store, config.seed)
+            if start is not None:
+                network.load_state_dict({**network.state_dict(), **start})
         # Snapshots are of the averages of one phase, the last: those that are sampled.
         last = number == len(spans) - 1
         ema = config.ema if last else replace(config.ema, snapshots=0)
@@ -121,7 +129,16 @@ def _phases(
 def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
     """The network with the first weights of the config's seed; every later draw is derived."""
     torch.manual_seed(config.seed)
-    return make_network(config.network, store.shape[0], config.schedule)
+    return make_network(config.network, store.shape, config.schedule)
+
+
+def fit_noise(network: NetworkModel, store: LatentStore, seed: int) -> None:
+    """Give a network whose noise has the latents' covariance their leading components."""
+    if network.posterior_noise is not None:
+        latents = next(
+            store.stream(min(NOISE_SAMPLES, len(store)), seed=derive_seed(seed, "noise"))
+        )
+        network.posterior_noise.fit(*principal_axes(latents.latents))
 
 
 def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tensor] | None:
@@ -141,8 +158,9 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
     theirs = RunFolder.open(config.start, RUN_KIND).read_config()
     ours = to_plain(config.network)
     network = to_plain(build(NetworkConfig, theirs["network"], config.start, "network."))
-    if ours.get("global_noise"):  # weights of xi alone: they may be new
-        network["global_noise"] = True
+    for key in OF_XI_ALONE & set(ours):  # a run of plain diffusion has no need of them
+        if network[key] == getattr(default_config(), key):
+            network[key] = ours[key]
     changed = [
         key
         for key in differences(
@@ -156,4 +174,11 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
             f"start is {config.start}, whose network is another one (differs in: "
             f"{', '.join(changed)}); use its values."
         )
-    return start.network.state_dict()
+    weights = start.network.state_dict()
+    if start.network.config["noise"] == "white" and config.network.noise == "posterior":
+        # Layers that were to read white noise: those of the posterior's begin at zero.
+        unused = {id(parameter) for parameter in start.network.draw_parameters()}
+        for name, parameter in start.network.named_parameters():
+            if id(parameter) in unused:
+                del weights[name]
+    return weights

@@ -40,6 +40,7 @@ VARIANTS: dict[str, NetworkConfig] = {
     "dit": DIT,
     "dit, last block": replace(DIT, draw_blocks=1),
     "dit, global": replace(DIT, draw_blocks=2, global_noise=True),
+    "dit, posterior noise": replace(DIT, noise="posterior", noise_components=5),
     "dit, learnt": replace(DIT, positions="learnt", position_grid=3),
 }
 SHAPE = (3, 8, 12)
@@ -48,7 +49,7 @@ SHAPE = (3, 8, 12)
 def fresh(config: NetworkConfig, schedule: str = "flow", **changes: Any) -> NetworkModel:
     """A network with its initial weights, of seed 0."""
     torch.manual_seed(0)
-    return make_network(replace(config, **changes), SHAPE[0], schedule)
+    return make_network(replace(config, **changes), SHAPE, schedule)
 
 
 def random_network(config: NetworkConfig, schedule: str = "flow", **changes: Any) -> NetworkModel:

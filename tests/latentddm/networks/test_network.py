@@ -90,7 +90,7 @@ def test_without_a_config_file_a_wrong_setting_is_refused_too() -> None:
 @every_kind
 def test_the_arguments_of_a_network_are_in_its_signature(config: NetworkConfig) -> None:
     parameters = inspect.signature(NETWORKS[config.kind]).parameters
-    assert list(parameters)[:3] == ["latent_channels", "schedule", "kind"]
+    assert list(parameters)[:4] == ["latent_channels", "latent_size", "schedule", "kind"]
     defaults = {name: each.default for name, each in list(parameters.items())[3:]}
     assert type(config)(**defaults) == type(config)()
 
@@ -204,7 +204,7 @@ def test_latents_that_do_not_fit_are_refused_naming_the_setting(
     config: NetworkConfig, shape: tuple[int, int, int], named: list[str]
 ) -> None:
     with torch.device("meta"):
-        network = make_network(config, SHAPE[0])
+        network = make_network(config, SHAPE)
     with pytest.raises(ValueError) as caught:
         network.check_latents(shape)
     for part in named:

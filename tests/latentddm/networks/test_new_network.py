@@ -46,8 +46,8 @@ class Convolutional(NetworkModel[ConvolutionalConfig, Tensor]):
         x = state if xi is None else add_rows(state, self.noise(xi))
         return self.last(nn.functional.silu(x * repeat_rows(embedding, len(x))[..., None, None]))
 
-    def draw_parameters(self) -> list[nn.Parameter]:
-        return list(self.noise.parameters())
+    def noise_layers(self) -> list[nn.Module]:
+        return [self.noise]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def trained() -> NetworkModel:
     torch.manual_seed(0)
     config: NetworkConfig = build(NetworkConfig, {"kind": "convolutional", "width": 8}, "a.yaml")
-    network = make_network(config, 3, "cosine")
+    network = make_network(config, (3, 4, 4), "cosine")
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
     x0, t, xi = torch.randn(8, 3, 8, 8), torch.rand(8), torch.randn(8, 4, 3, 8, 8)
     x_t = network.schedule.alpha(t)[:, None, None, None] * x0

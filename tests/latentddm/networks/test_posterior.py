@@ -40,7 +40,7 @@ def test_draws_fall_on_both_modes_as_often_as_the_posterior(
     The network is trained on the energy score and evaluated at a time at which both occur.
     """
     torch.manual_seed(0)
-    process, network = make_schedule(schedule), make_network(config, 2, schedule)
+    process, network = make_schedule(schedule), make_network(config, (2, 4, 4), schedule)
     mode = torch.randn(2, 4, 4)
     mode = mode / mode.square().mean().sqrt()
 

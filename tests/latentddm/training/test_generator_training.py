@@ -13,6 +13,7 @@ from learning_rates import record_learning_rates
 from safetensors.torch import load_file
 from tiny_runs import PLAIN, TWO_DRAWS, UNET, generator_config, phase
 
+from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import JobError, UserError
@@ -20,6 +21,7 @@ from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.scores.views.components import principal_axes
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import describe, train
 
@@ -271,6 +273,35 @@ def test_a_start_may_be_without_the_global_noise_of_the_run(
         torch.testing.assert_close(own[key], weights, rtol=0, atol=1e-9)
     back = generator_config(tiny_store, tmp_path / "back", network=UNET, start=str(wanted.output))
     with pytest.raises(UserError, match=r"start is .*network\.global_noise"):
+        train(back)
+
+
+def test_the_noise_of_a_run_takes_its_axes_from_the_store_once(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    """They are saved with the weights, and a run that starts from one with white noise has them."""
+    white = train(config(tiny_store, tmp_path / "white", images=16))
+    network = replace(UNET, noise="posterior", noise_components=3)
+
+    def coloured(name: str, images: int) -> TrainConfig:
+        wanted = generator_config(tiny_store, tmp_path / name, phase(images), network=network)
+        return replace(wanted, start=str(white.path))
+
+    straight = Generator.load(train(coloured("straight", 48)).path).network
+    train(coloured("stopped", 16))
+    resumed = Generator.load(train(coloured("stopped", 48)).path).network
+    for key, tensor in straight.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], tensor), key
+    store = LatentStore(tiny_store)
+    latents = next(store.stream(len(store))).latents
+    axes, variances = principal_axes(latents)
+    noise = straight.posterior_noise
+    assert noise is not None
+    torch.testing.assert_close(noise.variances[:3].double(), variances[:3], rtol=1e-4, atol=1e-6)
+    along = (noise.axes.double() * axes[:, :3]).sum(0).abs()
+    torch.testing.assert_close(along, torch.ones(3).double(), rtol=1e-4, atol=1e-4)
+    back = replace(config(tiny_store, tmp_path / "back", 16), start=str(tmp_path / "straight"))
+    with pytest.raises(UserError, match=r"start is .*network\.noise"):
         train(back)
 
 
