@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from latentddm.engine import philox as module
 from latentddm.engine.philox import (
@@ -142,6 +144,37 @@ def test_numbers_of_other_positions_places_and_purposes_are_uncorrelated() -> No
         first, second = z[:, shift:], z[:, :-shift]
         assert abs((first * second).mean()) < bound * 1.5
         assert abs((first.square() * second.square()).mean() - 1) < 8 * bound
+
+
+class Launches(TorchDispatchMode):
+    """Counts the operations of torch that compute something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        schema = function._schema
+        moves_only = all(
+            result.alias_info and not result.alias_info.is_write for result in schema.returns
+        )
+        self.count += not moves_only
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("convert", [normal_numbers, uniform_numbers])
+def test_a_device_is_asked_for_the_same_few_operations_whatever_the_batch(
+    convert: Callable[[Tensor], Tensor],
+) -> None:
+    """On a device other than a CPU; here one without memory, which computes shapes alone."""
+    counts = []
+    for images, blocks in ((1, 1), (64, 512), (1024, 4096)):
+        with Launches() as launches:
+            drawn = draw(convert, (1, 2), torch.arange(images, device="meta"), blocks)
+        assert drawn.shape == (images, 4 * blocks)
+        counts.append(launches.count)
+    assert len(set(counts)) == 1
+    assert counts[0] <= 140
 
 
 @pytest.mark.gpu
