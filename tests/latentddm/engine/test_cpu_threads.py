@@ -34,7 +34,7 @@ main(sys.argv[1:])
     [
         ["train", "missing.yaml"],
         ["encode", "--images", "portraits:2", "--autoencoder", "missing", "--output", "store"],
-        ["sample", "missing"],
+        ["sample", "missing", "--output", "samples"],
     ],
     ids=["train", "encode", "sample"],
 )

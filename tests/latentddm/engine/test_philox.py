@@ -168,7 +168,7 @@ def test_a_device_is_asked_for_the_same_few_operations_whatever_the_batch(
 ) -> None:
     """On a device other than a CPU; here one without memory, which computes shapes alone."""
     counts = []
-    for images, blocks in ((1, 1), (64, 512), (1024, 4096)):
+    for images, blocks in ((2, 2), (64, 512), (1024, 4096)):
         with Launches() as launches:
             drawn = draw(convert, (1, 2), torch.arange(images, device="meta"), blocks)
         assert drawn.shape == (images, 4 * blocks)
