@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -36,12 +37,13 @@ def numbers(text: str) -> list[int]:
     return [int(word, 16) for word in text.split()]
 
 
+@pytest.mark.parametrize("array", [torch.tensor, np.array], ids=["torch", "numpy"])
 @pytest.mark.parametrize(("counter", "key", "result"), KNOWN)
 def test_the_words_are_those_that_the_inventors_publish(
-    counter: str, key: str, result: str
+    counter: str, key: str, result: str, array: Callable[[list[int]], Tensor]
 ) -> None:
     first, second = numbers(key)
-    words = philox([torch.tensor([word]) for word in numbers(counter)], (first, second))
+    words = philox([array([word]) for word in numbers(counter)], (first, second))
     assert [int(word) & WORD for word in words] == numbers(result)
 
 
@@ -66,6 +68,16 @@ def test_a_word_is_that_of_its_block_its_position_and_its_stream() -> None:
         for block in range(3):
             expected = one_by_one(first + block, position, stream, key)
             assert [int(word) & WORD for word in words[row, :, block]] == expected
+
+
+def test_tensors_have_the_words_of_arrays() -> None:
+    """A device computes with torch what a CPU computes with numpy."""
+    counter = [torch.arange(50), torch.arange(3)[:, None], torch.arange(3)[:, None] + WORD - 1]
+    counter.append(torch.tensor([[7]]))
+    key = (0xFEDCBA98, 0x76543210)
+    arrays = philox([word.numpy() for word in counter], key)
+    for tensor, array in zip(philox(counter, key), arrays, strict=True):
+        assert torch.equal(tensor & WORD, torch.from_numpy(array) & WORD)
 
 
 @pytest.mark.parametrize("blocks", [1, 3, 13, 100])
