@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
@@ -16,6 +15,7 @@ from autoencoder.store.layout import SampleInfo
 from autoencoder.store.manifest import Unreadable
 from autoencoder.store.plan import EncodePlan
 from autoencoder.store.shard import ShardBuilder
+from latentddm.engine.cpu_threads import available_cores, leave_room_for
 from latentddm.engine.errors import JobError
 from latentddm.engine.progress import Progress
 
@@ -28,8 +28,7 @@ _IMAGES_CHECKED = 8
 
 def default_workers() -> int:
     """Half of the processor cores available to this process, between 1 and 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (cores or 2) // 2))
+    return max(1, min(8, available_cores() // 2))
 
 
 class ShardEncoding:
@@ -69,6 +68,7 @@ class ShardEncoding:
 
         Images are decoded ahead in `workers` processes; `finish` runs behind in a thread.
         """
+        leave_room_for(workers, self.autoencoder.device.type)
         order = np.concatenate([self.indices(number) for number in numbers]).tolist()
         images = iterate_pixels(self.source, order, self.preprocessing, workers)
         finished: Future[None] | None = None

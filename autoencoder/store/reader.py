@@ -138,6 +138,7 @@ class LatentStore:
         rank: int = 0,
         world_size: int = 1,
         window_samples: int | None = None,
+        pinned: bool = False,
     ) -> Iterator[LatentBatch]:
         """Endless batches of `batch_size` samples for this rank.
 
@@ -145,6 +146,7 @@ class LatentStore:
         are functions of (store, seed, window_samples) alone, not of the number of ranks or of the
         way to this position. Epochs follow each other without a gap and hold every sample once.
         window_samples: samples that are shuffled together (default 2,048, fewer for large latents).
+        pinned: batches lie in page-locked memory, from which a GPU fetches them on its own.
         """
         self._check(batch_size, start, rank, world_size)
         layout = self.manifest.plan.layout
@@ -161,6 +163,7 @@ class LatentStore:
             seed=seed,
             labelled=self.manifest.labelled > 0,
             whole=self._in_memory(),
+            pinned=pinned,
         )
         return maker.stream(batch_size, start + rank * batch_size, world_size * batch_size)
 

@@ -37,7 +37,10 @@ class LatentBatch:
         return self.conversion.standardise(self.raw)
 
     def to(self, device: torch.device | str) -> LatentBatch:
-        """The batch on `device`; transfers `raw`, half as large as `latents`."""
+        """The batch on `device`; transfers `raw`, half as large as `latents`.
+
+        Without a wait if it is pinned, see `LatentStore.stream`.
+        """
         labels = None if self.labels is None else self.labels.to(device, non_blocking=True)
         return replace(
             self,
@@ -59,7 +62,9 @@ class BatchMaker:
         seed: int,
         labelled: bool,
         whole: WholeStore | None,
+        pinned: bool = False,
     ) -> None:
+        self._pinned = pinned
         self._reader = reader
         self._order = order
         self._conversion = conversion
@@ -72,7 +77,12 @@ class BatchMaker:
     def make(self, position: int, size: int) -> LatentBatch:
         """The samples at positions [position, position + size)."""
         layout = self._reader.layout
-        rows_out = torch.empty((size, *layout.row_shape), dtype=getattr(torch, layout.dtype))
+        moments = layout.contents == "moments"
+        rows_out = torch.empty(
+            (size, *layout.row_shape),
+            dtype=getattr(torch, layout.dtype),
+            pin_memory=self._pinned and not moments,
+        )
         indices = np.empty(size, dtype=np.int64)
         labels = np.empty(size, dtype=np.int64) if self._labelled else None
         done = 0
@@ -88,7 +98,7 @@ class BatchMaker:
                 labels[part] = rows.labels[where]
             done = part.stop
             del window, rows  # frees the memory of this window for the next one
-        raw = self._draw(rows_out, position) if layout.contents == "moments" else rows_out
+        raw = self._draw(rows_out, position) if moments else rows_out
         given = None if labels is None else torch.from_numpy(labels)
         return LatentBatch(raw, given, torch.from_numpy(indices), self._conversion)
 
@@ -130,4 +140,5 @@ class BatchMaker:
                 for sample in range(len(mean))
             ]
         )
-        return mean + torch.exp(0.5 * log_variance) * torch.from_numpy(noise)
+        drawn = mean + torch.exp(0.5 * log_variance) * torch.from_numpy(noise)
+        return drawn.pin_memory() if self._pinned else drawn

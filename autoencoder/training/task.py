@@ -20,6 +20,7 @@ from autoencoder.training.discriminator import Discriminator
 from autoencoder.training.losses import ReconstructionLoss, kl_loss
 from autoencoder.training.network import Autoencoding, downsampling_factor
 from latentddm.engine.atomic_io import atomic_path, remove_folder
+from latentddm.engine.cpu_threads import leave_room_for
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws
@@ -77,6 +78,7 @@ class AutoencoderTask:
         return optimizers
 
     def batches(self, start: int) -> Iterator[Tensor]:
+        leave_room_for(self.config.workers, self.accelerator.device.type)
         return pixel_batches(
             self.source,
             self.preprocessing,

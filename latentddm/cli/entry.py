@@ -20,6 +20,7 @@ from typing import TextIO
 from latentddm.cli.parser import build_parser
 from latentddm.cli.verb import Verb
 from latentddm.engine.atomic_io import disk_error
+from latentddm.engine.cpu_threads import let_waiting_threads_sleep
 from latentddm.engine.errors import (
     EXIT_FAILED,
     EXIT_SIGNAL,
@@ -36,6 +37,7 @@ RED, PLAIN = "\033[31m", "\033[0m"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
+    let_waiting_threads_sleep()  # no verb has imported torch yet
     try:
         parsed = build_parser().parse_args(arguments)
     except UserError as error:

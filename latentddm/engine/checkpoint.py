@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,10 @@ from latentddm.engine.atomic_io import (
 )
 from latentddm.engine.distributed import full_tensor, shard_like
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.seeding import RANDOM_FORMAT
 
 FORMAT_VERSION = 2  # since 2, state.json has the phase
+Digest = Callable[[Path], str]  # SHA-256 of a file
 _log = logging.getLogger("latentddm")
 
 
@@ -55,13 +57,14 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A valid checkpoint on disk."""
+    """A valid checkpoint on disk; random_format: of the numbers that its training drew."""
 
     path: Path
     images: int
     phase: int = 0
     scaler: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
+    random_format: int = RANDOM_FORMAT
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under `name`, on the CPU."""
@@ -132,10 +135,13 @@ def gather_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
     )
 
 
-def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint:
+def save_checkpoint(
+    folder: Path, state: TrainingState, keep: int, digest: Digest = sha256_of
+) -> Checkpoint:
     """Write checkpoints/images-…, then remove the oldest valid ones beyond `keep`.
 
-    On one process only. JobError if it cannot be written; earlier checkpoints are then unchanged.
+    On one process only. digest: `KnownDigests` if there are further saves. JobError if it cannot be
+    written; earlier checkpoints are then unchanged.
     """
     path = checkpoint_path(folder, state.images)
     remove_leftovers(folder)
@@ -150,16 +156,17 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
             ) from error
         described = {
             "version": FORMAT_VERSION,
+            "random_format": RANDOM_FORMAT,
             "images": state.images,
             "phase": state.phase,
             "scaler": dict(state.scaler),
             "config": dict(state.config),
-            "files": {file.name: _describe(file) for file in sorted(temporary.iterdir())},
+            "files": {file.name: _describe(file, digest) for file in sorted(temporary.iterdir())},
         }
         (temporary / "state.json").write_text(json.dumps(described, indent=2) + "\n")
         if path.exists():  # a damaged one: from a valid one the run would have resumed
             remove_folder(path)
-    for old in list(valid_checkpoints(folder))[keep:]:
+    for old in list(valid_checkpoints(folder, digest))[keep:]:
         remove_folder(old.path)
     return Checkpoint(path, state.images, state.phase, state.scaler, state.config)
 
@@ -169,29 +176,35 @@ def checkpoint_path(folder: Path, images: int) -> Path:
     return folder / f"images-{images:012d}"
 
 
-def valid_checkpoints(folder: Path) -> Iterator[Checkpoint]:
+def valid_checkpoints(folder: Path, digest: Digest = sha256_of) -> Iterator[Checkpoint]:
     """The valid checkpoints in `folder`, newest first; damaged ones are named in the log."""
     for path in _finished(folder):
-        problem = _problem(path)
+        problem = _problem(path, digest)
         if problem:
             _log.warning("the checkpoint %s is damaged and not used: %s", path, problem)
         else:
             state = read_json(path / "state.json")
             yield Checkpoint(
-                path, state["images"], state["phase"], state["scaler"], state["config"]
+                path,
+                state["images"],
+                state["phase"],
+                state["scaler"],
+                state["config"],
+                state.get("random_format", 1),
             )
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
+def newest_checkpoint(folder: Path, digest: Digest = sha256_of) -> Checkpoint | None:
     """The newest valid checkpoint; None if there is none at all.
 
     UserError if there are some and none is valid: only the user may decide to start from scratch.
     """
-    newest = next(valid_checkpoints(folder), None)
+    newest = next(valid_checkpoints(folder, digest), None)
     if newest is None and (damaged := _finished(folder)):
         raise UserError(
             f"None of the {len(damaged)} checkpoints in {folder} is valid (the newest: "
-            f"{_problem(damaged[0])}); restore one, or delete the folder to start from scratch."
+            f"{_problem(damaged[0], digest)}); restore one, or delete the folder to start from "
+            "scratch."
         )
     return newest
 
@@ -202,7 +215,7 @@ def _finished(folder: Path) -> list[Path]:
     return sorted((p for p in found if not p.name.endswith(TEMPORARY_SUFFIX)), reverse=True)
 
 
-def _problem(path: Path) -> str:
+def _problem(path: Path, digest: Digest) -> str:
     """The damage of the checkpoint at `path`; empty if it is valid."""
     try:
         state = read_json(path / "state.json")
@@ -212,13 +225,13 @@ def _problem(path: Path) -> str:
         return f"its format is version {state.get('version')}, this program writes {FORMAT_VERSION}"
     for name, described in state["files"].items():
         file = path / name
-        if not file.is_file() or _describe(file) != described:
+        if not file.is_file() or _describe(file, digest) != described:
             return f"{name} is missing, truncated or changed"
     return ""
 
 
-def _describe(file: Path) -> dict[str, Any]:
-    return {"bytes": file.stat().st_size, "sha256": sha256_of(file)}
+def _describe(file: Path, digest: Digest) -> dict[str, Any]:
+    return {"bytes": file.stat().st_size, "sha256": digest(file)}
 
 
 def _raw(module: nn.Module) -> nn.Module:

@@ -18,8 +18,10 @@ from latentddm.engine.checkpoint import (
 )
 from latentddm.engine.distributed import collect, on_main
 from latentddm.engine.errors import UserError
+from latentddm.engine.known_digests import KnownDigests
 from latentddm.engine.posthoc_ema import gather_snapshot, write_snapshot
 from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import RANDOM_FORMAT
 from latentddm.engine.task import LoopConfig, Task
 
 _log = logging.getLogger("latentddm")
@@ -30,13 +32,14 @@ class CheckpointManager:
 
     def __init__(self, run: RunFolder, config: LoopConfig, accelerator: Accelerator) -> None:
         self.run, self.config, self.accelerator = run, config, accelerator
+        self._digest = KnownDigests()
 
     def newest(self) -> Checkpoint | None:
         """The newest valid checkpoint; metrics.jsonl is cut back to it.
 
         UserError if the processes do not all find the same one, or if it is of another config.
         """
-        checkpoint = newest_checkpoint(self.run.checkpoints)
+        checkpoint = newest_checkpoint(self.run.checkpoints, self._digest)
         self._require_agreement(0 if checkpoint is None else checkpoint.images)
         if checkpoint is not None:
             images = checkpoint.images
@@ -44,6 +47,16 @@ class CheckpointManager:
             on_main(self.accelerator, lambda: self.run.rewind_metrics(images))
             _log.info("resumed from %s", checkpoint.path)
         return checkpoint
+
+    def require_same_numbers(self, checkpoint: Checkpoint) -> None:
+        """UserError if the training until `checkpoint` drew its random numbers in another way."""
+        if checkpoint.random_format != RANDOM_FORMAT:
+            raise UserError(
+                f"{checkpoint.path} is of a training with random numbers of version "
+                f"{checkpoint.random_format}, and this program draws version {RANDOM_FORMAT}, so "
+                "that it could not go on as it began; finish it with the release that began it, or "
+                f"begin another run (a generator with its weights: start={self.run.path})."
+            )
 
     def load(self, checkpoint: Checkpoint, task: Task) -> None:
         """Load the state of a task from a checkpoint within its phase."""
@@ -66,10 +79,8 @@ class CheckpointManager:
             scaler.state_dict() if scaler is not None else {},
             self.run.read_config(),
         )
-        folder = self.run.checkpoints
-        on_main(
-            self.accelerator, lambda: save_checkpoint(folder, state, self.config.keep_checkpoints)
-        )
+        folder, keep = self.run.checkpoints, self.config.keep_checkpoints
+        on_main(self.accelerator, lambda: save_checkpoint(folder, state, keep, self._digest))
         return Checkpoint(
             checkpoint_path(folder, images), images, phase, state.scaler, state.config
         )

@@ -42,6 +42,8 @@ def run_loop(
         manager = CheckpointManager(run, config, accelerator)
         newest = manager.newest()
         images, total = 0 if newest is None else newest.images, phases[-1].span.end
+        if newest is not None and images < total:
+            manager.require_same_numbers(newest)
         start_trackers(accelerator, config.trackers, run, images)
         title, main = f"train {run.path.name}", accelerator.is_main_process
         with StopSignals() as signals, Progress(total, title, done=images, show=main) as bar:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -130,33 +132,47 @@ class TokenNoise(nn.Module):
         return self.linear(self.gate(embedding, len(xi))[:, None] * xi)
 
 
+class Masks(Protocol):
+    """Dropout masks of the rows at hand, by the number of the layer."""
+
+    def __call__(self, layer: int, shape: Sequence[int], probability: float) -> Tensor:
+        """[rows, *shape]: 0, or 1 / (1 - probability)."""
+        ...
+
+
 class SharedDropout(nn.Module):
     """Dropout with one mask for all draws of an x_t: their differences come from xi alone.
 
-    The masks of the whole global batch are drawn, and those of the rows at hand are used, so that
-    a run has the same masks on any number of processes; see `place_rows`.
+    In a training the masks are those that `place_masks` was given; otherwise torch's generator
+    draws them.
     """
 
     def __init__(self, probability: float) -> None:
         super().__init__()
         self.probability = probability
-        self.first = 0  # the first row's place in the global batch
-        self.batch: int | None = None  # rows of the global batch; None: those at hand are all
+        self.masks: Masks | None = None
+        self.layer = 0
 
     def forward(self, x: Tensor, rows: int) -> Tensor:
         """x: [rows or rows m, ...]; rows: the number of x_t, B."""
         if not self.training or self.probability == 0:
             return x
-        everyone = x.new_ones(self.batch or rows, *x.shape[1:])
-        mask = functional.dropout(everyone, self.probability)[self.first : self.first + rows]
-        return (x.unflatten(0, (rows, -1)) * mask[:, None]).flatten(0, 1)
+        return (x.unflatten(0, (rows, -1)) * self._mask(x, rows)[:, None]).flatten(0, 1)
+
+    @torch.compiler.disable  # compiled code would hold the masks of one step as constants
+    def _mask(self, x: Tensor, rows: int) -> Tensor:
+        """[rows, ...] in x's format."""
+        shape = x.shape[1:]
+        if self.masks is None:
+            return functional.dropout(x.new_ones(rows, *shape), self.probability)
+        return self.masks(self.layer, shape, self.probability).to(x.dtype)
 
 
-def place_rows(network: nn.Module, first: int, batch: int) -> None:
-    """Set the place of the next rows in the global batch of `batch`, for the dropout masks."""
-    for module in network.modules():
-        if isinstance(module, SharedDropout):
-            module.first, module.batch = first, batch
+def place_masks(network: nn.Module, masks: Masks) -> None:
+    """Give the dropout layers of `network` the masks of the next rows."""
+    layers = (module for module in network.modules() if isinstance(module, SharedDropout))
+    for number, layer in enumerate(layers):
+        layer.masks, layer.layer = masks, number
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:

@@ -179,7 +179,7 @@ class StudentTask:
         return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
 
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
-        x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
+        x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
         random = BatchDraws(self.config.seed, "distill", images, len(x0), self.accelerator)
         t, s = distillation_times(random.uniform(), random.uniform(), self.config.steps)
         z_t = corrupt(x0, t, random.normal(*x0.shape[1:]), self.schedule)

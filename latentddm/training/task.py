@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,11 +17,11 @@ from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.errors import UserError
 from latentddm.engine.metric_accumulator import MetricAccumulator
-from latentddm.engine.seeding import BatchDraws, derive_seed
+from latentddm.engine.seeding import BatchDraws, BatchMasks
 from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import denoiser_of
-from latentddm.networks.layers import place_rows
+from latentddm.networks.layers import place_masks
 from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import ObjectiveTerms
@@ -78,7 +78,7 @@ class GeneratorTask:
 
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
         objective, schedule = self.objective, self.schedule
-        x0 = batch.latents.to(self.accelerator.device, non_blocking=True)  # [B, C, H, W]
+        x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
         labels = self._labels(batch, images)
 
         # Every random number is a function of (seed, images seen), on any number of processes.
@@ -91,7 +91,7 @@ class GeneratorTask:
         for view in self._learnt:
             view.begin(images, len(x0))
         for part in self.trainable.micro_batches(len(x0)):
-            self._seed_dropout(images, part, len(x0))
+            self._place_dropout(images, part, len(x0))
             # Corrupt the data, draw x_0 m times (or predict its mean), and score the draws.
             x_t = corrupt(x0[part], t[part], noise[part], schedule)
             with self.accelerator.autocast():
@@ -116,12 +116,11 @@ class GeneratorTask:
         denoiser = denoiser_of(self.averages.first, reads_xi=self.objective.draw_count > 0)
         self._preview.write(denoiser, path, self.schedule)
 
-    def _seed_dropout(self, images: int, part: slice, share: int) -> None:
-        """Every part of the global batch, on whatever process, takes its rows of the same masks."""
+    def _place_dropout(self, images: int, part: slice, share: int) -> None:
+        """Every image has its own masks, in whatever part of whatever process it is."""
         if self.config.network.dropout:
-            torch.manual_seed(derive_seed(self.config.seed, "dropout", images))
-            first = self.accelerator.process_index * share + part.start
-            place_rows(self.trainable.network, first, share * self.accelerator.num_processes)
+            masks = BatchMasks(self.config.seed, images, share, self.accelerator)
+            place_masks(self.trainable.network, partial(masks.draw, part))
 
     def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
         """The labels [B] given to the network, some dropped; None for one without classes."""
@@ -148,6 +147,7 @@ def process_batches(
         start=start,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
+        pinned=accelerator.device.type == "cuda",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,6 +118,43 @@ def test_batches_are_independent_of_the_memory_budget(ordered: Path) -> None:
     expected = list(islice(LatentStore(ordered, memory=0).stream(16, window_samples=40), 40))
     found = islice(LatentStore(ordered, memory=None).stream(16, window_samples=40), 40)
     assert all(equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def test_a_batch_travels_as_stored_and_is_converted_where_it_arrives(ordered: Path) -> None:
+    """float16 on its way to a GPU; on the CPU there is no way, and every bit is as it was."""
+    batch = next(LatentStore(ordered).stream(16))
+    away = batch.to("meta")
+    assert away.raw.dtype == torch.float16
+    assert (away.latents.dtype, away.latents.device.type) == (torch.float32, "meta")
+    assert equal(batch.to("cpu"), batch)
+
+
+@pytest.mark.parametrize("moments", [False, True])
+def test_pinned_batches_are_drawn_into_page_locked_memory(
+    tmp_path: Path, toy: SimpleNamespace, moments: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a stand-in for page-locked memory, of which a machine without a GPU has none."""
+    toy.encode(tmp_path / "store", toy.Source(20), moments=moments)
+    store = LatentStore(tmp_path / "store")
+    expected, locked, empty = next(store.stream(8)), [], torch.empty
+
+    def made(*arguments: Any, pin_memory: bool = False, **options: Any) -> torch.Tensor:
+        tensor = empty(*arguments, **options)
+        if pin_memory:
+            locked.append(tensor)
+        return tensor
+
+    def lock(tensor: torch.Tensor) -> torch.Tensor:
+        locked.append(tensor)
+        return tensor
+
+    monkeypatch.setattr(torch, "empty", made)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lock)
+    assert equal(next(store.stream(8)), expected)
+    assert not locked
+    batch = next(store.stream(8, pinned=True))
+    assert equal(batch, expected)
+    assert locked[-1] is batch.raw
 
 
 def test_seeds_and_epochs_differ(tmp_path: Path, toy: SimpleNamespace) -> None:

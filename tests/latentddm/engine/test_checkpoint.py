@@ -16,8 +16,8 @@ from messages import raises_naming
 from safetensors import SafetensorError
 from torch import nn
 
-from latentddm.engine import checkpoint
-from latentddm.engine.atomic_io import TEMPORARY_SUFFIX
+from latentddm.engine import checkpoint, known_digests
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, sha256_of
 from latentddm.engine.checkpoint import (
     TrainingState,
     gather_module,
@@ -27,6 +27,7 @@ from latentddm.engine.checkpoint import (
     valid_checkpoints,
 )
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.known_digests import KnownDigests
 
 
 def trained(seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -201,3 +202,50 @@ def test_the_gradient_scaler_is_in_the_state(tmp_path: Path) -> None:
     other = torch.amp.GradScaler("cpu")
     other.load_state_dict(dict(found.scaler))
     assert other.state_dict() == scaler.state_dict()
+
+
+def test_a_save_hashes_what_it_wrote_and_nothing_that_was_hashed_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a large generator has tens of gigabytes, and several are kept."""
+    hashed: list[Path] = []
+
+    def counted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr(known_digests, "sha256_of", counted)
+    digest = KnownDigests()
+    for number in range(1, 6):
+        save_checkpoint(tmp_path, state_of(*trained(number), 10 * number), keep=3, digest=digest)
+        assert len(hashed) == 2 * number  # network, optimizer
+    assert [found.images for found in valid_checkpoints(tmp_path)] == [50, 40, 30]
+
+    after_resume = KnownDigests()  # of a new process, which has hashed nothing
+    hashed.clear()
+    assert newest_checkpoint(tmp_path, after_resume) is not None
+    assert [path.parent.name for path in hashed] == ["images-000000000050"] * 2
+    save_checkpoint(tmp_path, state_of(*trained(6), 60), keep=3, digest=after_resume)
+    save_checkpoint(tmp_path, state_of(*trained(7), 70), keep=3, digest=after_resume)
+    names = [path.name for path in hashed if path.parent.name == "images-000000000050"]
+    assert sorted(names) == ["network.safetensors", "optimizer.safetensors"]
+
+
+def test_a_file_that_changed_since_it_was_hashed_is_hashed_again(tmp_path: Path) -> None:
+    digest, file = KnownDigests(), tmp_path / "file"
+    file.write_bytes(b"one")
+    assert digest(file) == sha256_of(file)
+    for content, seconds in ((b"longer", 0), (b"LONGER", 5)):
+        file.write_bytes(content)
+        later = file.stat().st_mtime_ns + seconds * 10**9
+        os.utime(file, ns=(later, later))
+        assert digest(file) == sha256_of(file)
+
+
+def test_a_checkpoint_damaged_between_saves_is_not_counted(tmp_path: Path) -> None:
+    digest = KnownDigests()
+    for images in (10, 20):
+        save_checkpoint(tmp_path, state_of(*trained(images), images), 2, digest)
+    (tmp_path / "images-000000000020" / "network.safetensors").write_bytes(b"")
+    save_checkpoint(tmp_path, state_of(*trained(30), 30), 2, digest)
+    assert [found.images for found in valid_checkpoints(tmp_path)] == [30, 10]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -32,6 +33,7 @@ from latentddm.engine.distributed import exclusive
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import Interrupted, UserError
 from latentddm.engine.run import RunFolder
+from latentddm.engine.seeding import RANDOM_FORMAT
 
 STEPS = 40
 
@@ -84,6 +86,21 @@ def test_two_processes_see_the_images_of_one_and_resume_exactly(tmp_path: Path) 
     assert newest_checkpoint(run.checkpoints).images < STEPS * BATCH
     start_tiny(2, killed, tmp_path).finish()
     assert_same_run(RunFolder(Path(two.output)), run)
+
+
+def test_two_processes_of_which_one_vanishes_both_end_and_resume_exactly(tmp_path: Path) -> None:
+    straight = config(tmp_path, "straight")
+    start_tiny(2, straight, tmp_path).finish()
+    killed = config(tmp_path, "killed")
+    run = RunFolder(Path(killed.output))
+    processes = start_tiny(2, killed, tmp_path, Fault(slow=0.05))
+    processes.wait_for(run.metrics_path, f'"images": {17 * BATCH},')
+    processes.started[1].kill()
+    survivor, vanished = processes.wait(60)
+    assert survivor not in (0, None)  # it does not wait for ever
+    assert vanished == -signal.SIGKILL
+    start_tiny(2, killed, tmp_path).finish()
+    assert_same_run(RunFolder(Path(straight.output)), run)
 
 
 @pytest.mark.slow
@@ -189,6 +206,26 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_key_that_differs(tmp_pa
     (tmp_path / "first" / "checkpoints").rename(run.checkpoints)
     with raises_naming(UserError, str(run.checkpoints), "differs in: seed)", "remove it"):
         train_tiny(other)
+
+
+def test_a_run_begun_with_other_random_numbers_is_refused_until_it_is_finished(
+    tmp_path: Path,
+) -> None:
+    """It must not go on in silence on other numbers; a finished one is loaded as ever."""
+    run = train_tiny(config(tmp_path, "run"))
+    for path in run.checkpoints.glob("*/state.json"):
+        state = json.loads(path.read_text())
+        assert state.pop("random_format") == RANDOM_FORMAT
+        path.write_text(json.dumps(state))
+    trained = final_tensors(run)
+    train_tiny(config(tmp_path, "run"))  # finished: nothing is drawn
+    longer = config(tmp_path, "run")
+    longer = replace(longer, loop=replace(longer.loop, images=(STEPS + 2) * BATCH))
+    with raises_naming(
+        UserError, str(run.checkpoints), "version 1", "version 2", "release that began it", "start="
+    ):
+        train_tiny(longer)
+    assert all(torch.equal(trained[name], tensor) for name, tensor in final_tensors(run).items())
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_from_scratch(

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_networks import KINDS, UNET, VARIANTS, fresh, gradients, inputs, random_network
 from torch import Tensor, nn
 
+from latentddm.engine.seeding import BatchMasks
 from latentddm.networks.blocks import NoiseBranch
 from latentddm.networks.dit import TokenNoise
-from latentddm.networks.layers import place_rows
+from latentddm.networks.layers import place_masks
 from latentddm.networks.network import NetworkConfig
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())
@@ -204,9 +207,10 @@ def test_dropout_is_shared_by_the_draws_and_not_by_the_images(config: NetworkCon
 def test_parts_of_a_batch_have_the_dropout_masks_of_the_whole_batch(config: NetworkConfig) -> None:
     network, (x_t, t, xi) = random_network(config, dropout=0.5).train(), inputs()
 
+    masks = BatchMasks(5, 0, len(x_t), Accelerator(cpu=True))
+
     def rows(part: slice) -> Tensor:
-        torch.manual_seed(5)  # as the trainer does, on every process
-        place_rows(network, part.start, len(x_t))
+        place_masks(network, partial(masks.draw, part))  # as the trainer does
         return network(x_t[part], t[part], xi[part])
 
     whole = rows(slice(0, len(x_t)))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import multiprocessing
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from tiny_networks import VARIANTS, inputs, random_network
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from latentddm.engine.distributed import full_tensor, shard
-from latentddm.networks.layers import place_rows
+from latentddm.engine.seeding import BatchMasks
+from latentddm.networks.layers import place_masks
 from latentddm.networks.network import NetworkModel
 
 BATCH, PROCESSES = 4, 2
@@ -27,8 +30,8 @@ def made(name: str, reads_xi: bool) -> NetworkModel:
 
 def gradients(network: NetworkModel, wrapped: nn.Module, rows: slice, reads_xi: bool) -> Tensor:
     x_t, t, xi = (each[rows] for each in inputs(batch=BATCH))
-    torch.manual_seed(7)  # as the trainer does, on every process
-    place_rows(network, rows.start, BATCH)
+    masks = BatchMasks(7, 0, BATCH, Accelerator(cpu=True))
+    place_masks(network, partial(masks.draw, rows))
     wrapped(x_t, t, xi if reads_xi else None).square().mean().backward()
     found = [full_tensor(p.grad) for p in network.parameters() if p.grad is not None]
     assert len(found) == sum(parameter.requires_grad for parameter in network.parameters())
