@@ -11,17 +11,18 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import fsspec
-from filelock import FileLock
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import atomic_path, disk_error, size_problem
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.locks import locked
 
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
@@ -142,13 +143,15 @@ def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
     return path
 
 
-def cache_lock(path: Path) -> FileLock:
+@contextmanager
+def cache_lock(path: Path) -> Iterator[None]:
     """The lock for fetching a file of the cache, once for all processes of a machine."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path.parent) from error
-    return FileLock(f"{path}.lock")
+    with locked(Path(f"{path}.lock")):
+        yield
 
 
 def default_cache() -> Path:

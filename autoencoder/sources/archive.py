@@ -64,6 +64,12 @@ class ZipSource(IndexedSource):
             return archive.read(name)
         except MemoryError:
             raise
+        except OSError as error:
+            if error.errno is None:  # of a decompressor
+                raise UnreadableImage(key, f"damaged in the zip: {error}") from error
+            raise JobError(
+                f"{self.path} cannot be read ({error.strerror}); check the disk and run again."
+            ) from error
         except Exception as error:  # the errors of all decompressors pass through zipfile
             raise UnreadableImage(key, f"damaged in the zip: {error}") from error
 

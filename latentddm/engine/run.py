@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from latentddm.engine.atomic_io import write_text
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, remove_leftovers, write_text
 from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError, one_line
 
@@ -48,6 +48,7 @@ class RunFolder:
                 )
         else:
             require_new_folder(run.path, "a run")
+        remove_leftovers(run.path)
         write_text(run.config_path, to_yaml(plain))
         return run
 
@@ -106,16 +107,22 @@ class RunFolder:
 
     def rewind_metrics(self, images: int) -> None:
         """Remove the lines after `images` from metrics.jsonl: a resumed run logs them again."""
+        if not self.metrics_path.exists():
+            return
         kept = [line for line in self.read_metrics() if line["images"] <= images]
         write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def require_new_folder(path: Path, purpose: str) -> None:
-    """UserError unless `path` is missing or an empty folder."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """UserError unless `path` is missing or a folder with nothing but leftovers of a kill."""
+    if path.exists() and (not path.is_dir() or not _is_unused(path)):
         raise UserError(
             f"{path} already holds something else; choose another output folder for {purpose}."
         )
+
+
+def _is_unused(folder: Path) -> bool:
+    return all(path.name.endswith(TEMPORARY_SUFFIX) for path in folder.iterdir())
 
 
 def _changed(saved: Mapping[str, Any], given: Mapping[str, Any], may: Collection[str]) -> str:

@@ -24,9 +24,9 @@ from latentddm.diffusion.sampling import (
 )
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import write_json
+from latentddm.engine.atomic_io import read_json, remove_leftovers, write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
-from latentddm.engine.config import build, to_plain
+from latentddm.engine.config import build, differences, to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.posthoc_ema import load_average
@@ -37,7 +37,7 @@ from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
-LATENTS_NAME = "latents.safetensors"
+LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +217,16 @@ def write_samples(
     """Draw `count` samples of a run into the folder `output`; returns what holds them.
 
     latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
-    are in output/images. UserError if the folder holds something else.
+    are in output/images. A second call with the same settings finishes an interrupted one.
+    UserError if the folder holds something else.
     """
-    require_new_folder(output, "samples")
+    if not (output / SETTINGS_NAME).is_file():
+        require_new_folder(output, "samples")
     generator = Generator.load(run, device=default_device(), ema=config.ema)
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    _write_settings(output, settings | to_plain(config))
     latents = generator.draw(count, config, show_progress=True)
     generator.space.write(output)
-    settings = {"run": str(run), "images_seen": generator.images, "count": count}
-    write_json(output / "samples.json", settings | to_plain(config))
     path = output / LATENTS_NAME
     save_latents(path, latents, generator.space.fingerprint)
     if not decode:
@@ -232,3 +234,16 @@ def write_samples(
     autoencoder = generator.space.load_autoencoder(default_device())
     decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
     return output / "images"
+
+
+def _write_settings(output: Path, settings: dict[str, Any]) -> None:
+    """Write samples.json; UserError if the folder has one of other samples."""
+    path = output / SETTINGS_NAME
+    if not path.is_file():
+        write_json(path, settings)
+    elif changed := differences(read_json(path), settings):
+        raise UserError(
+            f"{output} holds other samples (differs in: {', '.join(changed)}); choose another "
+            "output folder for samples."
+        )
+    remove_leftovers(output)
