@@ -48,7 +48,8 @@ class RunFolder:
                 )
         else:
             require_new_folder(run.path, "a run")
-        remove_leftovers(run.path)
+        for folder in (run.path, run.samples):
+            remove_leftovers(folder)
         write_text(run.config_path, to_yaml(plain))
         return run
 
