@@ -28,6 +28,7 @@ _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
 FIRST_DELAY = 0.5  # seconds, doubled after each failure
 _PACKAGES = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "az": "adlfs"}
+_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no retry mends these
 Result = TypeVar("Result")
 
 
@@ -103,7 +104,7 @@ class RemoteFolder:
                 f"{self.name}/{name} may not be read; check the credentials in the environment."
             ) from None
         except Exception as error:  # the exceptions differ between fsspec's protocols
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
                 raise
             status = getattr(error, "status", None)
             detail = f", status {status}" if isinstance(status, int) else ""
