@@ -34,6 +34,7 @@ from latentddm.engine.distributed import full_tensor, shard_like
 from latentddm.engine.errors import JobError, UserError
 
 FORMAT_VERSION = 2  # since 2, state.json has the phase
+_STATE = {"images": int, "phase": int, "scaler": dict, "config": dict, "files": dict}
 _log = logging.getLogger("latentddm")
 
 
@@ -206,10 +207,13 @@ def _problem(path: Path) -> str:
     """The damage of the checkpoint at `path`; empty if it is valid."""
     try:
         state = read_json(path / "state.json")
-    except UserError as error:
+    except (UserError, JobError) as error:
         return str(error).rstrip(".")
     if state.get("version") != FORMAT_VERSION:
         return f"its format is version {state.get('version')}, this program writes {FORMAT_VERSION}"
+    for key, kind in _STATE.items():
+        if type(state.get(key)) is not kind:
+            return f"{path / 'state.json'} has no {key}, or a wrong one"
     for name, described in state["files"].items():
         file = path / name
         if not file.is_file() or _describe(file) != described:

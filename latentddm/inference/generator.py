@@ -24,14 +24,13 @@ from latentddm.diffusion.sampling import (
 )
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import read_json, remove_leftovers, write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
-from latentddm.engine.config import build, differences, to_plain
+from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 from latentddm.engine.posthoc_ema import load_average
 from latentddm.engine.progress import Progress
-from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.engine.run import RunFolder, claim_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
@@ -84,11 +83,17 @@ class Generator:
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
-        network = make_network(settings, space.shape[0], config["schedule"])
+        try:
+            settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
+            network = make_network(settings, space.shape[0], config["schedule"])
+            draws = reads_xi(config, checkpoint.phase)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source} is not the config of a generator ({one_line(error)}); restore it."
+            ) from error
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))
+        return cls(network, space, checkpoint.images, draws)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -220,11 +225,9 @@ def write_samples(
     are in output/images. A second call with the same settings finishes an interrupted one.
     UserError if the folder holds something else.
     """
-    if not (output / SETTINGS_NAME).is_file():
-        require_new_folder(output, "samples")
     generator = Generator.load(run, device=default_device(), ema=config.ema)
     settings = {"run": str(run), "images_seen": generator.images, "count": count}
-    _write_settings(output, settings | to_plain(config))
+    claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")
     latents = generator.draw(count, config, show_progress=True)
     generator.space.write(output)
     path = output / LATENTS_NAME
@@ -234,16 +237,3 @@ def write_samples(
     autoencoder = generator.space.load_autoencoder(default_device())
     decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
     return output / "images"
-
-
-def _write_settings(output: Path, settings: dict[str, Any]) -> None:
-    """Write samples.json; UserError if the folder has one of other samples."""
-    path = output / SETTINGS_NAME
-    if not path.is_file():
-        write_json(path, settings)
-    elif changed := differences(read_json(path), settings):
-        raise UserError(
-            f"{output} holds other samples (differs in: {', '.join(changed)}); choose another "
-            "output folder for samples."
-        )
-    remove_leftovers(output)
