@@ -98,7 +98,7 @@ def test_code_in_a_config_is_never_run(tag: str, tmp_path: Path, trace: Path) ->
     path.write_text(f"store: {tag.format(trace)}\n")
     with raises_naming(UserError, "config.yaml"):
         load_config(TrainConfig, path, ["output=x"])
-    with raises_naming(UserError, "command line"):
+    with raises_naming(UserError, "command line", "correct it"):
         load_config(TrainConfig, None, [f"store={tag.format(trace)}", "output=x"])
     assert not trace.exists()
 

@@ -142,13 +142,8 @@ def save_checkpoint(folder: Path, state: TrainingState, keep: int) -> Checkpoint
     remove_leftovers(folder)
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
-        try:
-            for name, tensors in state.tensors.items():
-                save_file(dict(tensors), temporary / f"{name}.safetensors")
-        except SafetensorError as error:
-            raise JobError(
-                f"{path} cannot be written ({error}); free space and run again."
-            ) from error
+        for name, tensors in state.tensors.items():
+            save_file(dict(tensors), temporary / f"{name}.safetensors")
         described = {
             "version": FORMAT_VERSION,
             "images": state.images,

@@ -47,9 +47,8 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
     except UserError:
         raise
     except Exception as error:  # YAML's constructors raise nearly every built-in error
-        raise UserError(
-            f"The config {path} cannot be read ({one_line(error)}); correct it."
-        ) from error
+        source = f"The config {path}" if path is not None else "The command line"
+        raise UserError(f"{source} cannot be read ({one_line(error)}); correct it.") from error
     assert isinstance(values, dict)
     values.pop(KIND_KEY, None)  # so that a run's own config.yaml can be given
     return build(kind, values, str(path) if path is not None else "the command line")

@@ -35,6 +35,10 @@ class FaultyFileSystem(MemoryFileSystem):
     faults: list[Callable[[bytes], bytes]] = []  # noqa: RUF012
     reads = 0
 
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return super()._strip_protocol(path.replace("faulty://", "memory://"))
+
     def _read(self, path: str) -> bytes:
         type(self).reads += 1
         data = super().cat_file(path)

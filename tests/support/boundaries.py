@@ -112,15 +112,22 @@ class Ended:
 
 
 def run(
-    command: Callable[[], int], folder: Path, log: Path, fault: Fault | None = None
+    command: Callable[[], int],
+    folder: Path,
+    log: Path,
+    fault: Fault | None = None,
+    record: bool = True,
 ) -> tuple[Ended, list[Boundary]]:
-    """Run `command` in a child, with a fault or none; the boundaries below `folder` it passed."""
+    """Run `command` in a child, with a fault or none; the boundaries below `folder` it passed.
+
+    record: False where the child can write no files.
+    """
     trace = log.with_suffix(".boundaries")
     trace.unlink(missing_ok=True)
     started = time.monotonic()
     child = os.fork()
     if child == 0:
-        _in_child(command, folder.resolve(), log, trace, fault)
+        _in_child(command, folder.resolve(), log, trace if record else Path(os.devnull), fault)
     code = _wait(child, started)
     seconds = time.monotonic() - started
     left = tuple(f"process {pid} is alive" for pid in _alive(child))

@@ -68,8 +68,7 @@ def make_commands(root: Path, autoencoder: Path, store: Path) -> dict[str, Comma
     np.save(latents, LatentStore(store).raw(0, LATENTS).numpy())
     loop = LoopConfig(batch_size=8, log_every=8, preview_every=16, checkpoint_every=8)
     settings = {"loop": loop, "ema": EMAConfig(widths=(0.1,), snapshots=2)}
-    run = train(generator_config(store, root / "run", phase(8), **settings)).path
-    plain = train(generator_config(store, root / "plain", phase(8, PLAIN), **settings)).path
+    run = train(generator_config(store, root / "run", phase(8, PLAIN), **settings)).path
     config = root / "train.yaml"
     config.write_text(
         to_yaml(generator_config(store, output, phase(8, PLAIN), phase(8), **settings))
@@ -98,7 +97,7 @@ def make_commands(root: Path, autoencoder: Path, store: Path) -> dict[str, Comma
         ),
         "export": ("export", str(run), str(output), "--steps", "1"),
         "distill": (
-            *("distill", "distill.yaml", f"teacher={plain}", f"output={output}", "steps=2"),
+            *("distill", "distill.yaml", f"teacher={run}", f"output={output}", "steps=2"),
             *(*SMALL_LOOP, "loop.checkpoint_every=8"),
         ),
     }
