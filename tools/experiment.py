@@ -39,6 +39,7 @@ AUTOENCODER_IMAGES = 76_800
 PHASE_IMAGES = (1_280_000, 640_000)  # as plain diffusion, then as a DDM; plain diffusion: the sum
 STUDENT_IMAGES = 128_000
 FEWEST_SEEN = 128  # to which --scale can bring a training
+STOP_SECONDS = 120  # for saving, after a request to stop; a stage that takes longer is killed
 SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
 OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
 STUDENT_STEPS = 4
@@ -143,7 +144,10 @@ def _run_until(ends: float | None, stage: Stage) -> None:
             process.wait(None if ends is None else max(0.0, ends - time.monotonic()))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
-            process.wait()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # its files are whole without its help
+                process.kill()
             message = f"the time was over in the stage {stage.name}"
             raise Interrupted(signal.SIGTERM, message) from None
     if process.returncode:

@@ -89,6 +89,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
             f"give an autoencoder of one of {', '.join(network_classes)}."
         )
     weights = _current_names(_folder_weights(folder))
+    _refuse_giants(path, config, len(weights))
     try:
         with torch.device("meta"):
             network = network_class(**known_arguments(network_class, config))
@@ -98,6 +99,18 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
         ) from error
     fit_weights(network, weights, folder)
     return network, config, weights
+
+
+def _refuse_giants(path: Path, config: dict[str, Any], tensors: int) -> None:
+    """UserError for more layers than the weights have tensors: building them would not end."""
+    for name, value in config.items():
+        counts = value if isinstance(value, list) else [value]
+        if "layers" in name or "blocks" in name:
+            giant = next((n for n in counts if isinstance(n, int | float) and n > tensors), None)
+            if giant is not None:
+                raise UserError(
+                    f"{path} has {name} {giant}, but its weights are {tensors} tensors; restore it."
+                )
 
 
 def _folder_weights(folder: Path) -> Weights:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.locks import acquire_lock
 from latentddm.engine.run import RunFolder
 from latentddm.engine.trackers import require_trackers
 
@@ -89,12 +90,15 @@ def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
 
 @contextmanager
 def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
-    """A lock on the run's folder; UserError on all processes if another command holds it."""
+    """A lock on the run's folder; UserError on all processes if another command holds it.
+
+    On a file system without locks, a warning takes its place.
+    """
     lock = FileLock(run.path / ".lock")
 
     def acquire() -> None:
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT)
+            acquire_lock(lock, LOCK_TIMEOUT)
         except Timeout:
             raise UserError(
                 f"Another process is training {run.path}; wait for it or choose another output."

@@ -10,7 +10,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.models.tiny import PooledBlock
-from latentddm.engine.atomic_io import atomic_path, read_json
+from latentddm.engine.atomic_io import atomic_path, read_json, remove_leftovers
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
@@ -53,6 +53,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     """
     options = options or ExportOptions()
     require_new_folder(output, "an export")
+    remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
     pipeline = build_pipeline(generator, options.autoencoder)
@@ -74,13 +75,13 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         license=options.license,
         evaluation=evaluation,
     )
-    if output.is_dir():  # empty, and a folder is renamed into place
-        output.rmdir()
     with atomic_path(output) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / LOADER_NAME).write_text(LOADER, encoding="utf-8")
         save_image(temporary / GRID_NAME, image_grid(pixels.numpy(), GRID_COLUMNS))
         write_card(temporary, card)
+        if output.is_dir():  # empty, and a folder is renamed into place
+            output.rmdir()
     return output
 
 

@@ -24,20 +24,19 @@ from latentddm.diffusion.sampling import (
 )
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 from latentddm.engine.posthoc_ema import load_average
 from latentddm.engine.progress import Progress
-from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.engine.run import RunFolder, claim_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
-LATENTS_NAME = "latents.safetensors"
+LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,11 +83,17 @@ class Generator:
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
-        network = make_network(settings, space.shape, config["schedule"])
+        try:
+            settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
+            network = make_network(settings, space.shape, config["schedule"])
+            draws = reads_xi(config, checkpoint.phase)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source} is not the config of a generator ({one_line(error)}); restore it."
+            ) from error
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))
+        return cls(network, space, checkpoint.images, draws)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -217,14 +222,14 @@ def write_samples(
     """Draw `count` samples of a run into the folder `output`; returns what holds them.
 
     latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
-    are in output/images. UserError if the folder holds something else.
+    are in output/images. A second call with the same settings finishes an interrupted one.
+    UserError if the folder holds something else.
     """
-    require_new_folder(output, "samples")
     generator = Generator.load(run, device=default_device(), ema=config.ema)
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")
     latents = generator.draw(count, config, show_progress=True)
     generator.space.write(output)
-    settings = {"run": str(run), "images_seen": generator.images, "count": count}
-    write_json(output / "samples.json", settings | to_plain(config))
     path = output / LATENTS_NAME
     save_latents(path, latents, generator.space.fingerprint)
     if not decode:
