@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from types import MappingProxyType
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
+from latentddm.training.protocols import Evaluator, RandomNumbers
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
@@ -28,6 +31,7 @@ class ObjectiveTerms(NamedTuple):
     confinement: Tensor
     interaction: Tensor  # near zero: the network ignores xi
     spread: Tensor  # standard deviation of the draws, root mean square over the sample
+    figures: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})  # more: values, where [B]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +40,8 @@ class Objective:
 
     `kind` chooses one of OBJECTIVES.
     """
+
+    derivatives: ClassVar[bool] = False  # whether it takes derivatives of the network by its inputs
 
     kind: str
     targets: int = 1  # for each x_t: x_0 alone, or so many of `process.draw_targets`
@@ -67,9 +73,54 @@ class Objective:
         """
         return int(getattr(self, "draws", 0))
 
+    @property
+    def group_size(self) -> int:
+        """Samples beside each other that are compared: the field `group`, or 1."""
+        return int(getattr(self, "group", 1))
+
+    @property
+    def learns_flow_map(self) -> bool:
+        """Whether samples follow a flow map: there is a field `flow_map`, which names its steps."""
+        return hasattr(self, "flow_map")
+
+    def misfit(self, times: int, schedule: str) -> str | None:
+        """What is wrong with a network of so many times, or with a schedule by name; or None."""
+        return None
+
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor | None:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
         return None
+
+    def numbers(self, random: RandomNumbers, x0: Tensor) -> dict[str, Tensor]:
+        """All random numbers of a step by name, [B, ...] each; a micro-batch has its rows of them.
+
+        x0: the samples, [B, C, H, W], for their number and shape.
+        """
+        numbers = {"t": self.times(random.normal()), "noise": random.normal(*x0.shape[1:])}
+        xi = self.xi(random.normal, x0.shape[1:])
+        if xi is not None:
+            numbers["xi"] = xi
+        return numbers | {"uniform": random.uniform(self.targets)}
+
+    def evaluate(
+        self,
+        network: Evaluator,
+        x0: Tensor,
+        numbers: Mapping[str, Tensor],
+        everyone: Tensor,
+        schedule: Schedule,
+    ) -> ObjectiveTerms:
+        """The loss of a micro-batch: corrupt the data, evaluate the network once, `terms`.
+
+        numbers: the rows of `numbers`; everyone: the x_0 of the whole batch, on all processes, for
+        more than one of `targets`.
+        """
+        t, targets = numbers["t"], x0
+        x_t = corrupt(x0, t, numbers["noise"], schedule)
+        drawn = network.train(x_t, t, numbers.get("xi"))
+        if self.targets > 1:
+            targets = draw_targets(x_t, t, everyone, numbers["uniform"], schedule)
+        return self.terms(drawn, targets, t, schedule)
 
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
         """The loss of a network's output. t: [B]."""
