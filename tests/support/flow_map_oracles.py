@@ -56,7 +56,7 @@ class MixtureFlow:
     """A mixture of Gaussians, integrated in `steps` steps."""
 
     mixture: Mixture
-    steps: int = 160
+    steps: int
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         return self.mixture.draw(count, generator)

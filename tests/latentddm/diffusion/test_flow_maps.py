@@ -11,7 +11,10 @@ from torch import Tensor
 from latentddm.diffusion.flow_maps import average_velocity, dyadic_times, move, sample_flow_map
 from latentddm.diffusion.sampling import SamplingStep, time_grid
 
-FLOWS: dict[str, ExactFlow] = {"gaussian": GaussianFlow(), "mixture": MixtureFlow(paper_target())}
+FLOWS: dict[str, ExactFlow] = {
+    "gaussian": GaussianFlow(),
+    "mixture": MixtureFlow(paper_target(), 50),
+}
 each_flow = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
 
 
@@ -21,20 +24,19 @@ def noise(count: int = 40) -> Tensor:
 
 
 @each_flow
-@pytest.mark.parametrize("steps", [1, 2, 3, 7])
-@pytest.mark.parametrize("grid", ["uniform", "power", "dyadic"])
+@pytest.mark.parametrize(("steps", "grid"), [(1, "uniform"), (3, "power"), (3, "dyadic")])
 def test_an_exact_flow_map_ends_where_the_ode_ends(flow: ExactFlow, steps: int, grid: str) -> None:
     x = noise()
     times = dyadic_times(steps) if grid == "dyadic" else time_grid(steps, grid)
     end = flow.arrive(x, torch.ones(len(x)).double(), torch.zeros(len(x)).double())
     drawn = sample_flow_map(lambda x, t, s: straight_end(flow, x, t, s), x, times)
-    torch.testing.assert_close(drawn, end, atol=1e-5, rtol=0)
+    torch.testing.assert_close(drawn, end, atol=1e-3, rtol=0)
     velocity = sample_flow_map(lambda x, t, s: flow.mean(x, t), x, times)  # Euler's method
     assert (velocity - end).abs().max() > 0.05
 
 
 def test_samples_of_an_exact_flow_map_have_the_distribution_of_the_data() -> None:
-    flow = MixtureFlow(paper_target(), steps=60)
+    flow = MixtureFlow(paper_target(), steps=30)
     x = noise(2000)
     drawn = sample_flow_map(lambda x, t, s: straight_end(flow, x, t, s), x, time_grid(2))
     exact = rbf_discrepancy(drawn, flow.mixture)
