@@ -93,6 +93,22 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     assert again["results"] == entry["results"]  # the same numbers to the last digit
 
 
+def test_a_flow_map_is_swept_over_its_times_alone(runs: Path, compare: ModuleType) -> None:
+    plan = importlib.import_module("compare_plan")
+    (plain,) = plan.parse_methods([f"rival={runs / 'plain'}"])
+    sweep = plan.Sweep(evaluations=(1, 4), safety=(0.0, 0.05), grids=("uniform", "power"))
+
+    def swept(learnt: str) -> list[tuple[object, ...]]:
+        trained = tuple(replace(run, flow_map=learnt) for run in plain.runs)
+        cells = plan.plan_cells([replace(plain, runs=trained)], sweep, batch_size=4)
+        of = [cell.sampling for cell in cells]
+        assert all((each.churn, each.safety, each.xi_scale) == (0, 0, 1) for each in of)
+        return [(each.steps, each.grid) for each in of]
+
+    assert swept("dyadic") == [(1, None), (4, None)]
+    assert swept("free") == [(1, "uniform"), (4, "uniform"), (4, "power")]
+
+
 def test_other_weights_or_another_protocol_are_other_cells(
     runs: Path, tmp_path: Path, compare: ModuleType
 ) -> None:
