@@ -19,6 +19,8 @@ class PixelAutoencoder(Autoencoder):
     bfloat16 neighbouring levels would become one.
     """
 
+    _place: torch.Tensor  # empty, on the device
+
     def __init__(self) -> None:
         super().__init__(
             nn.Identity(),

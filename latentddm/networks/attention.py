@@ -49,7 +49,8 @@ def forward_derivative(
     plain formula alone has such derivatives, so it serves here whatever the backend.
     """
     with torch.no_grad(), _plain_attention():
-        return torch.func.jvp(function, inputs, along)
+        value, slope = torch.func.jvp(function, inputs, along)[:2]
+        return value, slope
 
 
 @contextmanager

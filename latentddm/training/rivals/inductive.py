@@ -112,7 +112,7 @@ class InductiveObjective(FlowMapObjective):
         arrived = move(x_t, velocity_of(network.train, x_t, t, s), t, s)
         with torch.no_grad():
             target = move(x_r, velocity_of(network.current, x_r, r, s), r, s)
-        sets = (y.flatten(1).unflatten(0, (-1, self.group)) for y in (arrived, target))
+        y, y_r = (y.flatten(1).unflatten(0, (-1, self.group)) for y in (arrived, target))
         scale = (t - s)[:: self.group].clamp_min(LEAST)
-        error = group_discrepancy(*sets, scale).repeat_interleave(self.group)
+        error = group_discrepancy(y, y_r, scale).repeat_interleave(self.group)
         return flow_map_terms(self.weight(t, schedule) * error, error, torch.zeros_like(t).bool())
