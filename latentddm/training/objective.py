@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from types import MappingProxyType
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -31,7 +30,6 @@ class ObjectiveTerms(NamedTuple):
     confinement: Tensor
     interaction: Tensor  # near zero: the network ignores xi
     spread: Tensor  # standard deviation of the draws, root mean square over the sample
-    figures: Mapping[str, tuple[Tensor, Tensor]] = MappingProxyType({})  # more: values, where [B]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +90,7 @@ class Objective:
         return None
 
     def numbers(self, random: RandomNumbers, x0: Tensor) -> dict[str, Tensor]:
-        """All random numbers of a step by name, [B, ...] each; a micro-batch has its rows of them.
-
-        x0: the samples, [B, C, H, W], for their number and shape.
-        """
+        """All random numbers of a step by name, a row for each of the samples x0 [B, C, H, W]."""
         numbers = {"t": self.times(random.normal()), "noise": random.normal(*x0.shape[1:])}
         xi = self.xi(random.normal, x0.shape[1:])
         if xi is not None:
@@ -125,6 +120,12 @@ class Objective:
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
         """The loss of a network's output. t: [B]."""
         raise NotImplementedError
+
+    def figures(
+        self, terms: ObjectiveTerms, numbers: Mapping[str, Tensor]
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """More figures to log, by name: values [B], and where they count, bool [B]."""
+        return {}
 
     def weight(self, t: Tensor, schedule: Schedule) -> Tensor:
         """w_t = sigmoid(log SNR - b), [B] (section 3 of arXiv 2502.02483)."""

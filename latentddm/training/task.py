@@ -91,6 +91,8 @@ class GeneratorTask:
             terms = objective.evaluate(network, x0[part], rows, everyone, self.schedule)
             self.trainable.backward(terms.loss.mean())
             _report(accumulator, terms, rows["t"], draws=objective.draw_count > 0)
+            for name, (values, where) in objective.figures(terms, rows).items():
+                accumulator.add(name, values, where)
         accumulator.add("gradient_norm", self.trainable.step(images))
 
     def preview(self, path: Path) -> None:
@@ -148,8 +150,6 @@ def process_batches(
 def _report(accumulator: MetricAccumulator, terms: ObjectiveTerms, t: Tensor, draws: bool) -> None:
     """The loss; of draws the score's terms too, interaction and spread in bins of t as well."""
     accumulator.add("loss", terms.loss)
-    for name, (values, where) in terms.figures.items():
-        accumulator.add(name, values, where)
     if not draws:
         return
     accumulator.add("confinement", terms.confinement)

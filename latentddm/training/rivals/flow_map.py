@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Literal
 
 from torch import Tensor
@@ -36,6 +35,14 @@ class FlowMapObjective(Objective):
             return f"kind {self.kind} is derived for schedule: flow, not {schedule}; change one"
         return None
 
+    def figures(
+        self, terms: ObjectiveTerms, numbers: Mapping[str, Tensor]
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """The error where s = t, and elsewhere."""
+        of_velocity = numbers["s"] == numbers["t"]
+        error = terms.confinement
+        return {"velocity_error": (error, of_velocity), "step_error": (error, ~of_velocity)}
+
 
 def velocity_of(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """u(x_t, t, s) of a network that returns g, in the precision of x_t."""
@@ -47,8 +54,7 @@ def mean_square(difference: Tensor) -> Tensor:
     return difference.square().flatten(1).mean(1)
 
 
-def flow_map_terms(loss: Tensor, error: Tensor, of_velocity: Tensor) -> ObjectiveTerms:
-    """The loss [B]; the error [B] as two figures, where s = t (`of_velocity`) and where not."""
+def flow_map_terms(loss: Tensor, error: Tensor) -> ObjectiveTerms:
+    """The loss and the error as `confinement`, [B] each; there are no draws to differ."""
     error, nothing = error.detach(), 0 * error.detach()
-    figures = {"velocity_error": (error, of_velocity), "step_error": (error, ~of_velocity)}
-    return ObjectiveTerms(loss, error, nothing, nothing, MappingProxyType(figures))
+    return ObjectiveTerms(loss, error, nothing, nothing)

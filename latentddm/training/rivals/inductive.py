@@ -115,4 +115,4 @@ class InductiveObjective(FlowMapObjective):
         y, y_r = (y.flatten(1).unflatten(0, (-1, self.group)) for y in (arrived, target))
         scale = (t - s)[:: self.group].clamp_min(LEAST)
         error = group_discrepancy(y, y_r, scale).repeat_interleave(self.group)
-        return flow_map_terms(self.weight(t, schedule) * error, error, torch.zeros_like(t).bool())
+        return flow_map_terms(self.weight(t, schedule) * error, error)

@@ -101,7 +101,7 @@ class MeanFlowObjective(FlowMapObjective):
             target = target.index_copy(0, rows, stepped.to(target.dtype))
         error = mean_square(velocity_of(network.train, x_t, t, s) - target)
         weight = adaptive_weight(error, self.adaptive_power, self.adaptive_floor)
-        return flow_map_terms(self.weight(t, schedule) * weight * error, error, ~stepping)
+        return flow_map_terms(self.weight(t, schedule) * weight * error, error)
 
     def _slope(
         self, network: Evaluator, x_t: Tensor, t: Tensor, s: Tensor, velocity: Tensor

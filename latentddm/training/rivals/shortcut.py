@@ -113,4 +113,4 @@ class ShortcutObjective(FlowMapObjective):
                 long = self_consistency_target(averaged, x_t[rows], t_long, length, self.finest)
             target = target.index_copy(0, rows, long.to(target.dtype))
         error = mean_square(velocity_of(network.train, x_t, t, s) - target)
-        return flow_map_terms(self.weight(t, schedule) * error, error, ~consistent)
+        return flow_map_terms(self.weight(t, schedule) * error, error)
