@@ -15,7 +15,7 @@ from webdataset import TarWriter
 
 from autoencoder.loading import LoadedPixels, iterate_pixels
 from autoencoder.preprocessing import Preprocessing
-from autoencoder.sources.naming import is_image
+from autoencoder.sources.formats import is_image
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
 from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, atomic_path, read_json, write_json
 from latentddm.engine.errors import UserError

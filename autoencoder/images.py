@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from autoencoder.loading import LoadedPixels, iterate_pixels, read_pixels
 from autoencoder.preprocessing import Preprocessing
-from autoencoder.sources.protocol import ImageSource, SourceImage, UnreadableImage
+from autoencoder.sources.protocol import (
+    ImageSource,
+    LeftOut,
+    SourceImage,
+    UnreadableImage,
+    left_out,
+)
 from autoencoder.sources.registry import open_source
 from autoencoder.sources.selection import Selection, select_at_random
 
 __all__ = [
     "ImageSource",
+    "LeftOut",
     "LoadedPixels",
     "Preprocessing",
     "Selection",
     "SourceImage",
     "UnreadableImage",
     "iterate_pixels",
+    "left_out",
     "open_source",
     "read_pixels",
     "select_at_random",

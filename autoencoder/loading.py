@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from itertools import islice
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from autoencoder.preprocessing import Preprocessing
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
-from latentddm.engine.errors import JobError, UserError
-from latentddm.engine.signals import STOPPING
+from autoencoder.worker_processes import WorkerTraceback, map_in_workers
+from latentddm.engine.errors import JobError, UserError, unexpected
 
 # Several images per message between processes, for less overhead; bounded in bytes, so that a queue
 # of images of 1024 pixels stays small.
@@ -41,20 +36,25 @@ def iterate_pixels(
     indices: Sequence[int],
     preprocessing: Preprocessing,
     workers: int = 0,
-) -> Iterator[LoadedPixels | UnreadableImage]:
+) -> Generator[LoadedPixels | UnreadableImage, None, None]:
     """One item for each of `indices`, in order and independent of the number of workers.
 
     An unreadable image is yielded as UnreadableImage; a broken source raises JobError. workers:
-    processes that decode ahead; 0 decodes in the calling process.
+    processes that decode ahead, which end with this iterator; 0 decodes in the calling process.
     """
     if workers < 0:
         raise UserError(f"The number of workers is {workers}; give 0 or more.")
     loading = _Loading(source, preprocessing)
-    serial = map(loading.__getitem__, indices)
-    for result in _from_workers(loading, indices, workers) if workers else serial:
-        if isinstance(result, UserError | JobError):
-            raise result
-        yield result
+    if workers:
+        messages = map_in_workers(loading, _divided(indices, preprocessing.size), workers)
+    else:
+        messages = (loading([index]) for index in indices)
+    with closing(messages):
+        for message in messages:
+            for result in message:
+                if isinstance(result, _Failure):
+                    raise result.error from WorkerTraceback(result.trace)
+                yield result
 
 
 def read_pixels(
@@ -80,64 +80,51 @@ def read_pixels(
     return pixels[:filled], unreadable
 
 
-_Result = LoadedPixels | UnreadableImage | UserError | JobError
+@dataclass(frozen=True)
+class _Failure:
+    """An error that ends the stream, behind the images before it; with its traceback as text."""
+
+    error: UserError | JobError
+    trace: str
 
 
-class _Loading(Dataset[_Result]):
-    """Loading by index; errors are returned, since torch's workers wrap raised ones."""
+_Result = LoadedPixels | UnreadableImage | _Failure
+
+
+class _Loading:
+    """The images of several indices, up to the first failure."""
 
     def __init__(self, source: ImageSource, preprocessing: Preprocessing) -> None:
         self.source = source
         self.preprocessing = preprocessing
 
-    def __getitem__(self, index: int) -> _Result:
+    def __call__(self, indices: Sequence[int]) -> list[_Result]:
+        results: list[_Result] = []
+        for index in indices:
+            results.append(self._load(index))
+            if isinstance(results[-1], _Failure):
+                break
+        return results
+
+    def _load(self, index: int) -> _Result:
         try:
             loaded = self.source.load(index)
-        except (UnreadableImage, UserError, JobError) as error:
+            pixels = self.preprocessing.to_pixels(loaded.image)
+        except UnreadableImage as error:
             return error
-        pixels = self.preprocessing.to_pixels(loaded.image)
+        except (UserError, JobError) as error:
+            return _Failure(error, traceback.format_exc())
+        except MemoryError:
+            raise
+        except Exception as error:
+            what = f"Loading the image {self.source.key(index)} of {self.source.name} failed"
+            return _Failure(unexpected(error, what), traceback.format_exc())
         return LoadedPixels(index, loaded.key, loaded.label, pixels)
 
 
-def _from_workers(loading: _Loading, indices: Sequence[int], workers: int) -> Iterator[_Result]:
-    image_bytes = 3 * loading.preprocessing.size**2
-    loader = DataLoader(
-        loading,
-        batch_size=max(1, min(IMAGES_PER_MESSAGE, BYTES_PER_MESSAGE // image_bytes)),
-        sampler=indices,
-        num_workers=workers,
-        collate_fn=list,
-        # a fork is safe, since workers run no torch operation, and saves the import of torch
-        multiprocessing_context="fork" if sys.platform == "linux" else None,
-        worker_init_fn=partial(_begin_worker, os.getpid()),
-        generator=torch.Generator(),  # the default would advance the global random state
-    )
-    try:
-        for message in loader:
-            yield from message
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise JobError(
-            f"A process that decodes images ended ({str(error).partition(chr(10))[0]}), most often "
-            "out of memory; run again with fewer workers."
-        ) from error
-
-
-def _begin_worker(parent: int, worker: int) -> None:
-    """Tie the lifetime of a worker process to that of its parent.
-
-    Schedulers and terminals signal the whole process group. The parent then saves and stops, and
-    depends on its workers until that is done; a second SIGTERM, from the parent, ends a worker.
-    """
-
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # a regular exit would block on the queue of the dead parent
-
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
-    name = f"watch of worker {worker}"
-    threading.Thread(target=end_with_parent, name=name, daemon=True).start()
+def _divided(indices: Sequence[int], size: int) -> Iterator[list[int]]:
+    """The indices of each message between processes; `indices` may be endless."""
+    count = max(1, min(IMAGES_PER_MESSAGE, BYTES_PER_MESSAGE // (3 * size**2)))
+    rest = iter(indices)
+    while message := list(islice(rest, count)):
+        yield message

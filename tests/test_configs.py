@@ -15,6 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autoencoder.training import AutoencoderConfig
 from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.demo import DemoConfig
+from latentddm.demo.config import Plan
+from latentddm.demo.sizing import fitting_network
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.config import build, load_config, to_plain
 from latentddm.networks.network import make_network
@@ -29,6 +31,7 @@ GENERATORS = {
     "celebahq256.yaml": (4, 32, 32),
     "celebahq256_f4.yaml": (3, 64, 64),
     "faces128.yaml": (4, 16, 16),
+    "faces64_taef2.yaml": (32, 8, 8),
     "lsun_bedroom256.yaml": (4, 32, 32),
     "portraits_dit.yaml": (6, 4, 4),
     "portraits_generator.yaml": (6, 4, 4),
@@ -43,12 +46,13 @@ AUTOENCODERS = {
     "portraits_autoencoder.yaml": (6, 4, 4),
 }
 DEMO, DEMO_SHAPE = "demo.yaml", (6, 4, 4)
+OWN = "demo_own.yaml"
 DISTILL = "distill.yaml"
 
 
 def test_every_preset_is_tested_here() -> None:
     names = {path.name for path in CONFIGS.glob("*.yaml")}
-    assert names == {*GENERATORS, *AUTOENCODERS, DEMO, DISTILL}
+    assert names == {*GENERATORS, *AUTOENCODERS, DEMO, OWN, DISTILL}
 
 
 @pytest.mark.parametrize(("name", "shape"), GENERATORS.items())
@@ -102,6 +106,22 @@ def test_the_demo_can_be_run() -> None:
     generator = replace(config.generator, network=replace(network, patch_size=edge))
     assert [phase.objective.kind for phase in generator.phases] == ["plain", "ddm"]
     check_losses(generator, DEMO_SHAPE)
+
+
+@pytest.mark.parametrize("shape", [DEMO_SHAPE, (32, 8, 8), (4, 8, 8), (4, 16, 16)])
+def test_the_demo_on_other_images_has_a_network_for_every_latent(
+    shape: tuple[int, int, int],
+) -> None:
+    """One patch for the embedded autoencoder's latents, positions with attention for others."""
+    config = load_config(DemoConfig, CONFIGS / OWN)
+    assert build(DemoConfig, to_plain(config), OWN) == config
+    config = replace(config, plan=Plan(autoencoder=None, sizes=None))
+    network = fitting_network(config, shape[1])
+    assert isinstance(network, UNetConfig)
+    whole = shape == DEMO_SHAPE
+    assert network.patch_size == (4 if whole else 2)
+    assert network.attention_levels == (() if whole else (0,))
+    check_losses(replace(config.generator, network=network), shape)
 
 
 def test_a_distillation_has_a_loop_and_a_number_of_steps() -> None:

@@ -151,7 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--store", help="reference of the features `latents` (default: the first run's)")
     add("--samples", type=int, default=judgement.samples, help="of each setting (default 10000)")
     add("--reference-images", type=int, default=judgement.reference_images, help="default 10000")
-    add("--features", type=words, default=judgement.features, help="pyramid-v1,inception,latents")
+    add(
+        "--features",
+        type=words,
+        default=judgement.features,
+        help=f"default {','.join(judgement.features)}; pyramid-v1,pyramid-v2,inception,latents",
+    )
     add("--metrics", type=words, default=judgement.metrics, help="default frechet,energy")
     add("--best-by", metavar="FEATURES/METRIC", help="what decides (default: the first)")
     add("--evaluations", type=list_of(int), default=sweep.evaluations, help="default 1,2,...,50")

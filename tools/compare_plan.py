@@ -209,7 +209,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
             sampling = SamplingConfig(
                 steps=evaluations,
                 churn=churn,
-                xi_scale=xi_scale,
+                xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
                 noise_scale=noise_scale,
                 safety=safety,
                 seed=seed,

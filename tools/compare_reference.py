@@ -14,7 +14,12 @@ from autoencoder.images import Preprocessing, open_source, read_pixels, select_a
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import UserError
-from latentddm.evaluation.extractors import INCEPTION, LatentExtractor, open_extractor
+from latentddm.evaluation.extractors import (
+    DEFAULT_FEATURES,
+    INCEPTION,
+    LatentExtractor,
+    open_extractor,
+)
 from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.metrics import find_metric
@@ -39,7 +44,7 @@ class Judgement:
     store: str | None = None
     reference_images: int = 10_000
     reconstructed: bool = False
-    features: tuple[str, ...] = ("pyramid-v1",)
+    features: tuple[str, ...] = (DEFAULT_FEATURES,)
     metrics: tuple[str, ...] = ("frechet", "energy")
     seed: int = 0
 

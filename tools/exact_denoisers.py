@@ -22,15 +22,14 @@ from torch import Tensor
 from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
-from latentddm.demo.comparison import REFERENCE_IMAGES, Reference
+from latentddm.demo.reference import REFERENCE_IMAGES, Reference
 from latentddm.diffusion.process import draw_targets, posterior_weights
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.diffusion.solvers import SOLVERS, solve, solver_grid
 from latentddm.engine.devices import default_device
 from latentddm.engine.seeding import torch_generator
-from latentddm.evaluation.extractors import LatentExtractor
+from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.latent_space import LatentSpace
 
 BATCH = 100
@@ -56,7 +55,7 @@ class Judge:
 
     def __init__(self, reference: Tensor, space: LatentSpace, autoencoder: Autoencoder) -> None:
         self.space, self.autoencoder = space, autoencoder
-        self.pictures = Reference.of("pictures ", PyramidExtractor(), self._decode(reference))
+        self.pictures = Reference.of("pictures ", default_extractor(), self._decode(reference))
         latents = LatentExtractor(space.shape, space.fingerprint)
         self.latents = Reference.of("latents ", latents, reference)
 

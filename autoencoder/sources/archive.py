@@ -6,11 +6,13 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
+from autoencoder.sources.formats import describe_left_out, find_left_out, is_image
 from autoencoder.sources.naming import (
     class_labels,
     describe_files,
     is_hidden,
-    is_image,
+    key_of,
+    name_of,
     natural_key,
 )
 from autoencoder.sources.protocol import IndexedSource, PerProcess, UnreadableImage
@@ -22,7 +24,7 @@ LARGEST_MEMBER = 1 << 30  # bytes after decompression; an image file never needs
 class ZipSource(IndexedSource):
     """Image members of a zip in natural order; class subfolders give labels.
 
-    Keys are member names. within: the folder of the archive whose members are read.
+    Keys are those of the member names. within: the folder of the archive whose members are read.
     """
 
     def __init__(self, path: Path, name: str, within: str = "") -> None:
@@ -40,21 +42,26 @@ class ZipSource(IndexedSource):
         names = [member.filename for member in members]
         if len(set(names)) < len(names):
             raise JobError(f"{name} holds several members of one name; write the zip again.")
-        keys = sorted(filter(is_image, names), key=natural_key)
+        keys = sorted(map(key_of, filter(is_image, names)), key=natural_key)
+        left_out = find_left_out(names)
+        if left_out and not keys:
+            raise UserError(
+                f"{name} holds no image that can be read: {describe_left_out(left_out)}"
+            )
         if not keys:
             raise UserError(
                 f"{name} holds no image: {describe_files(names)}; give a zip of image files."
             )
-        super().__init__(name, keys, class_labels(keys))
+        super().__init__(name, keys, class_labels(keys), left_out)
         self._archive = PerProcess(partial(open_zip, path))
 
     def read(self, index: int) -> bytes:
         key = self.key(index)
-        archive = self._archive.get()
-        if archive.getinfo(key).file_size > LARGEST_MEMBER:
+        archive, name = self._archive.get(), name_of(key)
+        if archive.getinfo(name).file_size > LARGEST_MEMBER:
             raise UnreadableImage(key, "the file is larger than 1 GiB")
         try:
-            return archive.read(key)
+            return archive.read(name)
         except MemoryError:
             raise
         except Exception as error:  # the errors of all decompressors pass through zipfile
@@ -70,7 +77,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip for reading; JobError if it is damaged, UserError if it cannot be opened."""
     try:
         return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:  # a name that is not UTF-8
         raise JobError(
             f"{path} is not a complete zip ({error}); download or write it again."
         ) from error

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# An explicit list, since some of PIL's rarer formats start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+from autoencoder.sources.formats import missing_format, read_formats
+
 SMALLEST_SIDE = 8
 LARGEST_PIXELS = 89_478_485  # PIL's own threshold of a decompression bomb: 256 MiB as RGB
 
@@ -39,14 +39,14 @@ def decode_image(data: bytes, key: str) -> Image.Image:
     if not data:
         raise UnreadableImage(key, "the file is empty")
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=read_formats())
         _check_size(image)
         image.load()
         return to_rgb(_upright(image))
     except MemoryError:
         raise
     except Exception as error:  # PIL raises nearly every built-in error on damaged files
-        raise UnreadableImage(key, _reason(error)) from error
+        raise UnreadableImage(key, _reason(error, data)) from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -76,6 +76,8 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return image  # its decoder has turned the pixels, and leaves the EXIF block as it was
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # a torn EXIF block; the pixels are loaded already
@@ -90,8 +92,11 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):  # its text has a memory address
+        missing = missing_format(data)
+        if missing is not None:
+            return f"a file in the format {missing.name}; {missing.remedy}"
         return "not an image in a known format"
     if isinstance(error, Image.DecompressionBombError):
         return f"too large: more than {LARGEST_PIXELS // 10**6} million pixels"

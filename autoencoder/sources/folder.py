@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from autoencoder.sources.formats import describe_left_out, find_left_out, is_image
 from autoencoder.sources.naming import (
     class_labels,
     describe_files,
     is_hidden,
-    is_image,
+    key_of,
+    name_of,
     natural_key,
+    suffix,
 )
 from autoencoder.sources.protocol import IndexedSource, UnreadableImage
 from latentddm.engine.errors import UserError
@@ -19,23 +22,31 @@ from latentddm.engine.errors import UserError
 class FolderSource(IndexedSource):
     """Image files under a folder in natural order; class subfolders give labels.
 
-    Keys are paths below the folder. Hidden files and files of other kinds are left out.
+    Keys are those of the paths below the folder. Hidden files and files of other kinds are left
+    out; those that look like pictures are counted in `left_out`.
     """
 
     def __init__(self, root: Path, name: str) -> None:
         self.root = root
         names = list_files(root)
-        keys = sorted(filter(is_image, names), key=natural_key)
+        keys = sorted(map(key_of, filter(is_image, names)), key=natural_key)
+        left_out = find_left_out(names)
+        if left_out and not keys:
+            raise UserError(
+                f"{name} holds no image that can be read: {describe_left_out(left_out)}"
+            )
+        if not keys and any(suffix(found) == ".parquet" for found in names):
+            raise UserError(f"{name} holds .parquet files and no image; give hf:{name}.")
         if not keys:
             raise UserError(
                 f"{name} holds no image: {describe_files(names)}; give a folder of jpg, png, webp, "
-                "bmp, tif or gif files, a zip, tar shards or an LSUN lmdb folder."
+                "avif, bmp, tif or gif files, a zip, tar shards or an LSUN lmdb folder."
             )
-        super().__init__(name, keys, class_labels(keys))
+        super().__init__(name, keys, class_labels(keys), left_out)
 
     def read(self, index: int) -> bytes:
         try:
-            return (self.root / self.key(index)).read_bytes()
+            return (self.root / name_of(self.key(index))).read_bytes()
         except OSError as error:
             raise UnreadableImage(self.key(index), f"cannot be read: {error.strerror}") from error
 

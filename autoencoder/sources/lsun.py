@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+from autoencoder.sources.naming import key_of
 from autoencoder.sources.protocol import IndexedSource, PerProcess
 from latentddm.engine.errors import JobError, UserError
 
@@ -42,7 +43,7 @@ class LsunSource(IndexedSource):
             self._raw_keys = list(transaction.cursor().iternext(keys=True, values=False))
         if not self._raw_keys:
             raise UserError(f"The database {folder / DATABASE} is empty; download it again.")
-        keys = [key.decode("utf-8", "backslashreplace") for key in self._raw_keys]
+        keys = [key_of(key.decode("utf-8", "surrogateescape")) for key in self._raw_keys]
         super().__init__(name, keys)
 
     def read(self, index: int) -> bytes:

@@ -1,4 +1,16 @@
-"""File names in sources: image suffixes, natural order, class labels from subfolders."""
+r"""File names in sources: keys, suffixes, natural order, class labels from subfolders.
+
+A key is the name of a file as text that every program can store. File systems and tars hold names
+as bytes, and those of other times are often not UTF-8; Python reads such a byte as a surrogate,
+which no UTF-8 file can hold. In a key,
+
+    a byte that is not UTF-8     is  \xHH, its value in two lower-case hexadecimal digits
+    any other lone surrogate     is  \uHHHH (names of Windows)
+    a backslash that begins one of these in the name itself  is  \x5c
+
+and all else is as it is. So `it\x92s.jpg` is the key of the bytes `it 92 s.jpg`, and
+`it\x5cx92s.jpg` that of a file which is called `it\x92s.jpg`. `key_of` and `name_of` are inverse.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +19,32 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit, urlunsplit
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+_ESCAPE = re.compile(r"\\(?:x[0-9a-f]{2}|u[0-9a-f]{4})")
+_ESCAPED = re.compile(_ESCAPE.pattern + "|[\ud800-\udfff]")
+
+
+def key_of(name: str) -> str:
+    """The key of a file name; different for different names, and free of lone surrogates."""
+    return _ESCAPED.sub(_escape, name)
+
+
+def name_of(key: str) -> str:
+    """The file name with a given key, the inverse of `key_of`."""
+    return _ESCAPE.sub(_unescape, key)
+
+
+def _escape(found: re.Match[str]) -> str:
+    text = found.group()
+    if text.startswith("\\"):
+        return "\\x5c" + text[1:]
+    code = ord(text)
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def _unescape(found: re.Match[str]) -> str:
+    text = found.group()
+    code = int(text[2:], 16)
+    return chr(0xDC00 + code) if text[1] == "x" and code >= 0x80 else chr(code)
 
 
 def suffix(name: str) -> str:
@@ -15,11 +52,6 @@ def suffix(name: str) -> str:
     base = name.rpartition("/")[2]
     stem, dot, extension = base.rpartition(".")
     return dot + extension.lower() if stem else ""
-
-
-def is_image(name: str) -> bool:
-    """Whether a name has the suffix of an image file."""
-    return suffix(name) in IMAGE_SUFFIXES
 
 
 def is_hidden(name: str) -> bool:

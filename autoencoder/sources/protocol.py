@@ -11,8 +11,18 @@ from typing import Any, Generic, Protocol, TypeVar
 from PIL import Image
 
 from autoencoder.sources.decoding import UnreadableImage, decode_image
+from autoencoder.sources.formats import LeftOut
 
-__all__ = ["ImageSource", "IndexedSource", "PerProcess", "SourceImage", "UnreadableImage"]
+__all__ = [
+    "ImageSource",
+    "IndexedSource",
+    "LeftOut",
+    "PerProcess",
+    "SourceImage",
+    "UnreadableImage",
+    "is_sequential",
+    "left_out",
+]
 
 Handle = TypeVar("Handle")
 
@@ -30,7 +40,9 @@ class SourceImage:
 class ImageSource(Protocol):
     """Random access to images, in an order that depends on the content alone.
 
-    A source supports pickling and use after a fork. Indices run from 0 to len(source) - 1.
+    A source supports pickling and use after a fork. Indices run from 0 to len(source) - 1. A source
+    of files may have an attribute `left_out`, a tuple of LeftOut; one with `sequential` true is
+    read in order by an encoding, without a shuffle.
     """
 
     @property
@@ -49,13 +61,28 @@ class ImageSource(Protocol):
         """Read one image; UnreadableImage for an unusable one, JobError for a damaged source."""
 
 
+def left_out(source: ImageSource) -> tuple[LeftOut, ...]:
+    """The files of a source that look like pictures and are not read."""
+    return getattr(source, "left_out", ())
+
+
+def is_sequential(source: ImageSource) -> bool:
+    """Whether a source is much faster in order than at random."""
+    return getattr(source, "sequential", False)
+
+
 class IndexedSource(ABC):
     """A source of image files whose keys and labels are listed when it is opened."""
 
     def __init__(
-        self, name: str, keys: Sequence[str], labels: Sequence[int | None] | None = None
+        self,
+        name: str,
+        keys: Sequence[str],
+        labels: Sequence[int | None] | None = None,
+        left_out: tuple[LeftOut, ...] = (),
     ) -> None:
         self.name = name
+        self.left_out = left_out
         self._keys = keys
         self._labels = labels
 

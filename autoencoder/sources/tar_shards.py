@@ -8,58 +8,58 @@ from __future__ import annotations
 
 import glob
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from braceexpand import braceexpand
 
+from autoencoder.sources.compressed import is_compressed, refuse_compressed
 from autoencoder.sources.decoding import decode_image
 from autoencoder.sources.folder import list_files
-from autoencoder.sources.naming import (
-    IMAGE_SUFFIXES,
-    describe_files,
-    is_hidden,
-    is_image,
-    natural_key,
-)
+from autoencoder.sources.formats import describe_left_out, find_left_out, is_image
+from autoencoder.sources.naming import describe_files, natural_key
 from autoencoder.sources.protocol import SourceImage, UnreadableImage
-from autoencoder.sources.tar_members import Member, read_members, read_range
+from autoencoder.sources.tar_members import read_members, read_range
+from autoencoder.sources.tar_samples import ABSENT, SampleKeys, group_members, unique_keys
 from latentddm.engine.errors import JobError, UserError
 
-_ABSENT = Member("", 0, -2)
 _LINK = -1
-
-
-class _Sample(NamedTuple):
-    key: str
-    image: Member
-    cls: Member
-    json: Member
 
 
 class TarSource:
     """The images of tar shards in the order of the shards and of their members.
 
     Members of one base name form a sample: an image and optionally a label, in `cls` (an integer)
-    or under "label" in `json`. Keys are the names of the image members, prefixed by the shard's
-    name and a slash if a name occurs in two shards. Other samples and members are left out, except
-    that a label without an image counts as an unreadable image.
+    or under "label" in `json`. The base name ends at the first dot, as in webdataset, or at the
+    last one, with `sample_keys` "whole". Keys are the names of the image members, prefixed by the
+    shard's name and a slash if a name occurs in two shards. Other samples and members are left out,
+    except that a label without an image counts as an unreadable image.
     """
 
-    def __init__(self, shards: Sequence[Path], name: str) -> None:
+    def __init__(
+        self, shards: Sequence[Path], name: str, sample_keys: SampleKeys = "webdataset"
+    ) -> None:
         self.name = name
         self.shards = list(shards)
         members = [read_members(shard) for shard in self.shards]
-        samples = [_samples(*pair) for pair in zip(self.shards, members, strict=True)]
-        if not any(sample.image is not _ABSENT for group in samples for sample in group):
-            found = describe_files(member.name for group in members for member in group)
+        samples = [
+            group_members(shard, found, sample_keys)
+            for shard, found in zip(self.shards, members, strict=True)
+        ]
+        names = [member.name for group in members for member in group]
+        self.left_out = find_left_out(names)
+        if not any(sample.image is not ABSENT for group in samples for sample in group):
+            if self.left_out:
+                raise UserError(
+                    f"{name} holds no image that can be read: {describe_left_out(self.left_out)}"
+                )
             raise UserError(
-                f"{name} holds no image in its tar shards: {found}; "
-                "give shards with jpg, png, webp, bmp, tif or gif members."
+                f"{name} holds no image in its tar shards: {describe_files(names)}; "
+                "give shards with jpg, png, webp, avif, bmp, tif or gif members."
             )
-        self._keys = _unique_keys(self.shards, samples)
+        self._keys = unique_keys(self.shards, samples)
         # one row per sample: shard, then offset and size of image, cls and json
         self._places = np.array(
             [
@@ -82,7 +82,7 @@ class TarSource:
     def load(self, index: int) -> SourceImage:
         key = self.key(index)
         size = int(self._places[index, 2])
-        if size == _ABSENT.size:
+        if size == ABSENT.size:
             raise UnreadableImage(key, "the sample has a label and no image")
         if size == _LINK:
             raise UnreadableImage(key, "a link, not an image")
@@ -133,25 +133,27 @@ def holds_shards(folder: Path) -> bool:
     return folder.is_dir() and any(folder.glob("*.tar"))
 
 
-def open_shards(path: Path, name: str) -> TarSource:
+def open_shards(path: Path, name: str, sample_keys: SampleKeys = "webdataset") -> TarSource:
     """The source of one tar, or of a folder of tar shards in natural order.
 
     UserError for a folder that also holds loose images.
     """
     if path.is_file():
-        return TarSource([path], name)
+        return TarSource([path], name, sample_keys)
     if any(map(is_image, list_files(path))):
         raise UserError(
             f"{name} holds tar shards and loose images; give '{path / '*.tar'}' for the shards, "
             "or a folder with the images alone."
         )
-    return TarSource(sorted(path.glob("*.tar"), key=lambda tar: natural_key(tar.name)), name)
+    shards = sorted(path.glob("*.tar"), key=lambda tar: natural_key(tar.name))
+    return TarSource(shards, name, sample_keys)
 
 
-def expand_pattern(reference: str) -> list[Path] | None:
+def expand_pattern(reference: str, is_shard: Callable[[Path], bool] = is_tar) -> list[Path] | None:
     """The shards of a pattern with braces or wildcards; None for a reference without either.
 
-    Braces keep their order; the matches of a wildcard are in natural order.
+    Braces keep their order; the matches of a wildcard are in natural order. UserError for a match
+    that is not `is_shard`.
     """
     if not any(mark in reference for mark in "{*?["):
         return None
@@ -167,62 +169,14 @@ def expand_pattern(reference: str) -> list[Path] | None:
         if not found and not Path(pattern).exists():
             raise UserError(f"No file matches {pattern}; check the path.")
         paths.extend(Path(name) for name in found or [pattern])
-    others = [path for path in paths if not is_tar(path)]
+    others = [path for path in paths if not is_shard(path)]
+    if others and all(map(is_compressed, paths)):
+        refuse_compressed(others[0], reference)
     if others:
         raise UserError(
             f"{others[0]}, matched by {reference}, is not a tar shard; narrow the pattern."
         )
     return paths
-
-
-def _samples(shard: Path, members: list[Member]) -> list[_Sample]:
-    """A shard's members grouped by base name, in the order of the first member of each."""
-    groups: dict[str, dict[str, Member]] = {}
-    for member in members:
-        name = member.name.removeprefix("./")
-        if is_hidden(name):
-            continue
-        folder, slash, base = name.rpartition("/")
-        stem, _, extension = base.partition(".")
-        group = groups.setdefault(folder + slash + stem, {})
-        if extension.lower() in group:
-            raise JobError(f"{shard} holds {name} twice; write the shard again.")
-        group[extension.lower()] = member._replace(name=name)
-    found = []
-    for base, group in groups.items():
-        image = _image_of(shard, base, group)
-        labels = group.get("cls", _ABSENT), group.get("json", _ABSENT)
-        if image is not _ABSENT or labels != (_ABSENT, _ABSENT):
-            found.append(_Sample(image.name or base, image, *labels))
-    return found
-
-
-def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
-    images = {extension: group[extension] for extension in group if is_image(f"x.{extension}")}
-    # of a.jpg and a.mask.png, a.jpg is the image
-    plain = [images[extension] for extension in images if "." + extension in IMAGE_SUFFIXES]
-    choice = plain or list(images.values())
-    if len(choice) > 1:
-        names = ", ".join(member.name for member in choice)
-        raise UserError(
-            f"{shard} holds several images in the sample {base} ({names}); write one per sample "
-            "(the name of a sample ends at the first dot), or unpack it and give the folder."
-        )
-    return choice[0] if choice else _ABSENT
-
-
-def _unique_keys(shards: list[Path], samples: list[list[_Sample]]) -> list[str]:
-    keys = [sample.key for group in samples for sample in group]
-    if len(set(keys)) == len(keys):
-        return keys
-    keys = [
-        f"{shard.name}/{sample.key}"
-        for shard, group in zip(shards, samples, strict=True)
-        for sample in group
-    ]
-    if len(set(keys)) < len(keys):
-        raise UserError("Two tar shards share file name and members; give each shard once.")
-    return keys
 
 
 def _json_label(attributes: dict[str, Any] | None) -> int | None:

@@ -41,7 +41,7 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
             f"{folder} holds {others[0]} and is not a latent store; give an empty folder."
         )
     text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
-    _write_alike(folder / RECORDS / PLAN_NAME, text.encode())
+    _write_alike(folder / RECORDS / PLAN_NAME, text.encode("utf-8", "backslashreplace"))
     return plan
 
 

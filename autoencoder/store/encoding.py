@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +72,8 @@ class ShardEncoding:
         order = np.concatenate([self.indices(number) for number in numbers]).tolist()
         images = iterate_pixels(self.source, order, self.preprocessing, workers)
         finished: Future[None] | None = None
-        with ThreadPoolExecutor(1) as pool:
+        # Closed here: the traceback of an error would keep the processes of `images` alive.
+        with closing(images), ThreadPoolExecutor(1) as pool:
             for number in numbers:
                 builder = self._build(number, images, progress)
                 if finished is not None:

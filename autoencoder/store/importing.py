@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from autoencoder.sources.naming import is_hidden
+from autoencoder.sources.naming import is_hidden, key_of
 from autoencoder.sources.tar_members import Member, read_members, read_range
 from autoencoder.sources.tar_shards import expand_pattern
 from autoencoder.store.completion import complete_store, prepare_folder
@@ -77,7 +77,7 @@ def import_latents(
         },
         preprocessing={"size": shape[1] * autoencoder.factor, "scale_factor": scale_factor},
         source={
-            "name": shards,
+            "name": key_of(shards),
             "count": len(samples),
             "keys": hash_keys(sample.key for sample in samples),
         },
@@ -137,7 +137,7 @@ def _list_samples(reference: str) -> list[_Sample]:
         )
     keys = {sample.key for sample in samples}
     if len(keys) < len(samples):
-        samples = [s._replace(key=f"{s.shard.name}/{s.key}") for s in samples]
+        samples = [s._replace(key=f"{key_of(s.shard.name)}/{s.key}") for s in samples]
     return samples
 
 
@@ -155,7 +155,9 @@ def _shard_samples(shard: Path) -> list[_Sample]:
             if folder + slash + stem in latents:
                 raise UserError(f"{shard} holds two npy members in {stem}; write one per sample.")
             latents[folder + slash + stem] = member
-    return [_Sample(key, shard, member, labels.get(key)) for key, member in latents.items()]
+    return [
+        _Sample(key_of(name), shard, member, labels.get(name)) for name, member in latents.items()
+    ]
 
 
 def _read(sample: _Sample, shape: tuple[int, ...] | None, scale_factor: float) -> np.ndarray:

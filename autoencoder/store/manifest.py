@@ -103,7 +103,7 @@ class Manifest:
             else:
                 text = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n  ")
                 lines.append(f'  "{name}": {text}')
-        return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "surrogateescape")
+        return ("{\n" + ",\n".join(lines) + "\n}\n").encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:

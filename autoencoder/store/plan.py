@@ -17,7 +17,7 @@ FORMAT = "latentddm.latent-store"
 VERSION = 1
 
 # The location of a source or a model may differ between two runs; its contents may not.
-_DESCRIPTIVE = {"source.name", "autoencoder.reference"}
+_DESCRIPTIVE = {"source.name", "source.left_out", "autoencoder.reference"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +25,9 @@ class EncodePlan:
     """Inputs and settings of a store.
 
     autoencoder: {"reference", "fingerprint", "precision"}. preprocessing: its own description.
-    source: {"name", "count", "keys"}, with a hash of all keys in order. seed: of the global shuffle
-    at encoding time; None: the order of the source.
+    source: {"name", "count", "keys"}, with a hash of all keys in order, and "left_out": the files
+    that look like pictures and are not read, by suffix, if there are any. seed: of the
+    global shuffle at encoding time; None: the order of the source.
     """
 
     autoencoder: dict[str, Any]
@@ -105,7 +106,7 @@ def hash_keys(keys: Iterator[str]) -> str:
     """The SHA-256 of all keys of a source, in order."""
     digest = hashlib.sha256()
     for key in keys:
-        digest.update(key.encode("utf-8", "surrogateescape") + b"\n")
+        digest.update(key.encode() + b"\n")
     return f"sha256:{digest.hexdigest()}"
 
 

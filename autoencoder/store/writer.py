@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoencoder.sources.protocol import is_sequential, left_out
 from autoencoder.store.completion import complete_store, prepare_folder
 from autoencoder.store.encoding import ShardEncoding, default_workers
 from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
@@ -52,7 +53,8 @@ def encode_store(
 
     moments: store mean and log variance of the posterior. flips: store mirrored views too.
     shard_samples: by default for about 64 shards of 256 to 4,096 samples. seed: of the shuffle;
-    None: the order of the source. workers: image decoding processes; 0: this one. strict: stop at
+    None, and for a sequential source always: the order of the source. workers: image decoding
+    processes; 0: this one; by default one for a sequential source. strict: stop at
     the first unreadable image. check: reconstruct the first images, with UserError for a bad
     reconstruction.
 
@@ -63,6 +65,7 @@ def encode_store(
         raise UserError(f"rank is {rank}; give 0 to {world_size - 1}, below world_size.")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; give 1 or more.")
+    sequential = is_sequential(source)
     plan = make_plan(
         source,
         autoencoder,
@@ -72,7 +75,7 @@ def encode_store(
         dtype=dtype,
         chunk_samples=chunk_samples,
         shard_samples=shard_samples,
-        seed=seed,
+        seed=None if sequential else seed,
     )
     folder = Path(output)
     plan = prepare_folder(folder, plan)
@@ -85,7 +88,8 @@ def encode_store(
         done = sum(len(encoding.indices(number)) for number in mine if number not in pending)
         total = done + sum(len(encoding.indices(number)) for number in pending)
         with Progress(total, "encode", done=done, show=show_progress) as progress:
-            workers = default_workers() if workers is None else workers
+            if workers is None:
+                workers = 1 if sequential else default_workers()
             encoding.run(pending, lambda shard: shard.write(folder), workers, progress)
     return complete_store(folder, plan)
 
@@ -115,6 +119,7 @@ def make_plan(
         wanted = -(-count // _SHARDS_WANTED)
         chunks = -(-wanted // chunk_samples)
         shard_samples = min(_LARGEST_SHARD, max(1, chunks) * chunk_samples)
+    skipped = left_out(source)
     plan = EncodePlan(
         autoencoder={
             "reference": autoencoder.reference,
@@ -126,6 +131,7 @@ def make_plan(
             "name": source.name,
             "count": count,
             "keys": hash_keys(source.key(index) for index in range(count)),
+            **({"left_out": [vars(kind) for kind in skipped]} if skipped else {}),
         },
         layout=ChunkFormat(
             shape=(autoencoder.latent_channels, size // factor, size // factor),

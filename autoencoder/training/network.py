@@ -50,9 +50,14 @@ def downsampling_factor(network: AutoencoderKL) -> int:
     return 2 ** (len(network.config.block_out_channels) - 1)
 
 
-def _load_start(start: str) -> AutoencoderKL:
+def start_reference(start: str) -> str:
+    """The reference of the autoencoder `start`: embedded weights by name, or as it stands."""
     shipped = SHIPPED_WEIGHTS / start
-    loaded = load_autoencoder(shipped if shipped.is_dir() else start).network
+    return str(shipped) if shipped.is_dir() else start
+
+
+def _load_start(start: str) -> AutoencoderKL:
+    loaded = load_autoencoder(start_reference(start)).network
     if not isinstance(loaded, AutoencoderKL):
         raise UserError(
             f"start is {start}, of class {type(loaded).__name__}; give a folder of AutoencoderKL."

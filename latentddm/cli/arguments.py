@@ -34,6 +34,17 @@ def find_config(name: str) -> Path:
     )
 
 
+def add_keys_argument(parser: argparse.ArgumentParser) -> None:
+    """--keys: the samples of tar shards."""
+    parser.add_argument(
+        "--keys",
+        choices=("webdataset", "whole"),
+        default="webdataset",
+        metavar="RULE",
+        help="whole: the name of a sample in a tar has dots (default webdataset: up to the first)",
+    )
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """--rank and --world-size: the arguments of the verbs that several processes can share."""
     parser.add_argument("--rank", type=int, help="of this process (default: accelerate's)")

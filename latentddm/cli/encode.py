@@ -8,6 +8,7 @@ from pathlib import Path
 from latentddm.cli.arguments import (
     AUTOENCODER_HELP,
     SOURCE_HELP,
+    add_keys_argument,
     add_process_arguments,
     rank_and_world_size,
 )
@@ -23,18 +24,30 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="image decoding processes")
     parser.add_argument("--moments", action="store_true", help="store mean and log variance")
     parser.add_argument("--flips", action="store_true", help="store mirrored views as well")
+    parser.add_argument(
+        "--decompress",
+        metavar="DIR",
+        help="first write plain copies of .tar.gz shards to DIR, once",
+    )
+    add_keys_argument(parser)
     parser.add_argument("--strict", action="store_true", help="stop at an unreadable image")
     add_process_arguments(parser)
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from autoencoder.images import Preprocessing, open_source
+    from autoencoder.images import Preprocessing, left_out, open_source
     from autoencoder.models import load_autoencoder
+    from autoencoder.sources.formats import describe_left_out
     from autoencoder.store import encode_store
     from latentddm.engine.devices import default_device, encoding_dtype
 
     device = default_device()
-    source = open_source(arguments.images, size=arguments.size)
+    source = open_source(
+        arguments.images,
+        size=arguments.size,
+        sample_keys=arguments.keys,
+        decompress=arguments.decompress,
+    )
     rank, world_size = rank_and_world_size(arguments)
     manifest = encode_store(
         source,
@@ -61,10 +74,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             f"{len(manifest.unreadable)} unreadable images are listed in "
             f"{Path(arguments.output) / 'manifest.json'}."
         )
+    skipped = left_out(source)
+    if skipped:
+        lines.append(describe_left_out(skipped))
     counts = {
         "samples": manifest.samples,
         "shards": len(manifest.shards),
         "unreadable": len(manifest.unreadable),
+        "left_out": sum(kind.files for kind in skipped),
     }
     return Outcome("\n".join(lines), values | counts)
 

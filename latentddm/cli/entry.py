@@ -12,7 +12,10 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
 
 from latentddm.cli.parser import build_parser
 from latentddm.cli.verb import Verb
@@ -24,6 +27,7 @@ from latentddm.engine.errors import (
     Interrupted,
     JobError,
     UserError,
+    unexpected,
 )
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
@@ -42,10 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         outcome = verb.run(parsed)
     except (Exception, KeyboardInterrupt) as error:
-        failure = _failure(error, verb)
-        if parsed.debug or failure is None:
+        if parsed.debug:
             raise
-        sentence, code = failure
+        sentence, code = _failure(error, verb)
         return _fail(sentence, code, parsed)
     if parsed.json:
         _print(json.dumps(outcome.values, ensure_ascii=False))
@@ -57,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
-    """The sentence and the exit code of an error; None for a bug, whose traceback is shown."""
+def _failure(error: BaseException, verb: Verb) -> tuple[str, int]:
+    """The sentence and the exit code of an error."""
     if isinstance(error, UserError):
         return str(error), EXIT_WRONG_REQUEST
     if isinstance(error, JobError):
@@ -71,7 +74,9 @@ def _failure(error: BaseException, verb: Verb) -> tuple[str, int] | None:
         return f"Out of memory; lower {verb.memory}.", EXIT_FAILED
     if isinstance(error, OSError):  # of files not written through atomic_io: logs, events
         return str(disk_error(error, error.filename)), EXIT_FAILED
-    return None
+    *_, place = traceback.extract_tb(error.__traceback__)
+    what = f"Unexpected error in {Path(place.filename).name}, line {place.lineno}"
+    return str(unexpected(error, what)), EXIT_FAILED
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -90,14 +95,20 @@ def _fail(sentence: str, code: int, parsed: argparse.Namespace) -> int:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)
+    print(_shown(text, sys.stdout), flush=True)
+
+
+def _shown(text: str, stream: TextIO) -> str:
+    """The text with escapes for all, such as the names of files, that `stream` cannot encode."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _print_error(sentence: str) -> None:
     """One sentence on stderr after the program's name, which is red on a terminal."""
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     name = f"{RED}latentddm{PLAIN}" if coloured else "latentddm"
-    print(f"{name}: {sentence}", file=sys.stderr)
+    print(_shown(f"{name}: {sentence}", sys.stderr), file=sys.stderr)
 
 
 def _start_logging() -> None:

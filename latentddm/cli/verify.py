@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from latentddm.cli.arguments import add_keys_argument
 from latentddm.cli.verb import Outcome, Verb
 from latentddm.engine.errors import UserError
 
@@ -12,6 +13,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("store", metavar="STORE", help="a folder or a URL")
     parser.add_argument("--repair", action="store_true", help="encode damaged shards again")
     parser.add_argument("--images", metavar="SRC", help="the source, for --repair")
+    add_keys_argument(parser)
     parser.add_argument("--autoencoder", metavar="REF", help="default: the one in the manifest")
 
 
@@ -22,12 +24,14 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     if arguments.repair:
         from autoencoder.images import open_source
         from autoencoder.models import load_autoencoder
-        from autoencoder.store import LatentStore
+        from autoencoder.store.locations import open_location
 
         if arguments.images is None:
             raise UserError("--repair needs the source of the images; add --images SRC.")
-        plan = LatentStore(arguments.store).manifest.plan
-        source = open_source(arguments.images, size=plan.preprocessing["size"])
+        plan = open_location(arguments.store)[0].plan  # LatentStore refuses a truncated shard
+        source = open_source(
+            arguments.images, size=plan.preprocessing["size"], sample_keys=arguments.keys
+        )
         autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])
     report = verify_store(arguments.store, source=source, autoencoder=autoencoder)
     problems = [str(problem) for problem in report.problems]

@@ -1,8 +1,8 @@
 """Distances of the demo's generators to their training data.
 
 The reference is training images as the autoencoder sees them: their latents, and their
-reconstructions: those of a perfect generator. So the numbers judge the generators; the loss of the
-autoencoder is stated beside them.
+reconstructions: those of a perfect generator. So these numbers judge the generators. Distances from
+the originals, which hold the loss of the autoencoder too, stand beside them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,19 @@ from autoencoder.metrics import psnr
 from autoencoder.models import Autoencoder
 from autoencoder.portraits import ATTRIBUTES, attribute_histogram, classify_attributes
 from autoencoder.store import LatentStore
+from latentddm.demo.autoencoder_choice import warning_of
+from latentddm.demo.config import DemoConfig
+from latentddm.demo.reference import (
+    COMPARED_WITH,
+    LATENTS,
+    METRICS,
+    ORIGINALS,
+    RECONSTRUCTIONS,
+    Reference,
+    describe,
+    interval,
+    latent_pool,
+)
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
@@ -29,35 +42,16 @@ from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import LatentExtractor
-from latentddm.evaluation.features import FeatureExtractor, FeatureSet, extract_features
+from latentddm.evaluation.features import extract_features
 from latentddm.evaluation.protocol import Result
 from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.report.tables import headline_steps
 
-METRICS = ("frechet", "energy")
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
 GRID_COLUMNS, GRID_IMAGES = 8, 32
+TOP_COLUMNS, TOP_IMAGES = 4, 16  # of the larger grids at the top of the report
 BATCH_SIZE = 100  # of the generator
-REFERENCE_IMAGES = 2000
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The training images in one feature space; `prefix` begins the names of its metrics."""
-
-    prefix: str
-    extractor: FeatureExtractor
-    features: FeatureSet
-
-    @classmethod
-    def of(cls, prefix: str, extractor: FeatureExtractor, images: Tensor | np.ndarray) -> Reference:
-        return cls(prefix, extractor, extract_features(images, extractor, name="demo"))
-
-    def distances(self, images: Tensor | np.ndarray) -> dict[str, Result]:
-        """The METRICS of images, or latents, by their names with the prefix."""
-        features = extract_features(images, self.extractor, name="demo")
-        found = evaluate_features(features, self.features, METRICS)
-        return {self.prefix + name: found[name] for name in METRICS}
 
 
 @dataclass
@@ -95,21 +89,25 @@ class Comparison:
         pixels: np.ndarray,
         store: LatentStore,
         autoencoder: Autoencoder,
-        samples: int,
+        config: DemoConfig,
         portraits: bool,
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
-        self.samples = samples
+        self.samples, self.xi_scale = config.samples, config.xi_scale
         # A source may be sorted: its first images need not look like its last.
         order = numpy_generator(0, "reference").permutation(len(pixels))
-        count = min(REFERENCE_IMAGES, len(pixels) // 2)
-        originals, others = pixels[order[:count]], pixels[order[count:][:samples]]
+        count = min(config.reference, len(pixels) // 2)
+        originals, others = pixels[order[:count]], pixels[order[count:][: self.samples]]
         latents = self._encode(originals)
         self.pixels = self._decode(latents)
-        self.pictures = Reference.of("", PyramidExtractor(), self.pixels)
-        space = LatentExtractor(store.shape, autoencoder.fingerprint)
-        self.latents = Reference.of("latent_", space, store.standardise(latents))
+        pyramid = PyramidExtractor()
+        self.pictures = Reference.of(RECONSTRUCTIONS, pyramid, self.pixels)
+        self.originals = Reference.of(ORIGINALS, pyramid, originals)
+        self.pool = latent_pool(store.shape)
+        space = LatentExtractor(store.shape, autoencoder.fingerprint, pool=self.pool)
+        self.latents = Reference.of(LATENTS, space, store.standardise(latents))
         self.attributes = Reference.of("", AttributeExtractor(), self.pixels) if portraits else None
+        self.side_by_side: dict[str, Any] = {}
         self.autoencoder_results = self._measure_autoencoder(originals)
         self.floor, self.protocols = self._measure_floor(others)
 
@@ -123,11 +121,17 @@ class Comparison:
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:
             for count in steps:
-                self._measure_setting(method, generator, count)
+                pixels = self._measure_setting(method, generator, count)
+                if method.draws > 1 and count == headline_steps(steps):
+                    self._show_at_the_top(method, count, pixels)
                 progress.update(count * self.samples)
 
-    def _measure_setting(self, method: MethodResults, generator: Generator, steps: int) -> None:
-        config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE)
+    def _measure_setting(
+        self, method: MethodResults, generator: Generator, steps: int
+    ) -> np.ndarray:
+        """The entry of one number of evaluations; returns the pictures."""
+        scales = self.xi_scale[:steps]  # the last goes on
+        config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE, xi_scale=scales)
         latents = generator.draw(self.samples, config)
         pixels = self._decode(latents)
 
@@ -135,9 +139,7 @@ class Comparison:
         self._save_grid(picture, pixels)
         entry: dict[str, Any] = {
             "steps": steps,
-            **{
-                name: _interval(result) for name, result in self._distances(latents, pixels).items()
-            },
+            **{name: interval(result) for name, result in self._distances(latents, pixels).items()},
             "attributes": None,
             "picture": picture,
         }
@@ -151,15 +153,18 @@ class Comparison:
                     name: distances[f"attributes/{name}"].value for name in ATTRIBUTES
                 }
         method.results.append(entry)
+        return pixels
 
     def to_json(self, methods: Sequence[MethodResults], autoencoder_images: int) -> dict[str, Any]:
         """The report's entries about models, methods and numbers."""
         return {
             "autoencoder": {
                 "parameters": sum(part.numel() for part in self.autoencoder.parameters()),
+                "reference": self.autoencoder.reference,
                 "factor": self.autoencoder.factor,
                 "latent_channels": self.autoencoder.latent_channels,
                 "images_seen": autoencoder_images,
+                "warning": warning_of(self.autoencoder_results["psnr"], autoencoder_images > 0),
                 **self.autoencoder_results,
             },
             "methods": [method.to_json() for method in methods],
@@ -169,24 +174,34 @@ class Comparison:
                 "originals": "pictures/originals.png",
                 "reconstructions": "pictures/reconstructions.png",
             },
+            "side_by_side": self.side_by_side,
             "protocol": self.protocols,
         }
 
     def _measure_autoencoder(self, originals: np.ndarray) -> dict[str, float]:
         """Loss of the autoencoder: its PSNR, and the distance to the originals."""
-        self._save_grid("pictures/originals.png", originals)
-        self._save_grid("pictures/reconstructions.png", self.pixels)
-        measured = self.pictures.distances(originals)
-        quality = psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean()
-        return {"psnr": float(quality), **{name: measured[name].value for name in METRICS}}
+        for name, pixels in (("originals", originals), ("reconstructions", self.pixels)):
+            self._save_grid(f"pictures/{name}.png", pixels)
+            self._save_top(name, pixels)
+        measured = self.pictures.distances_of(self.originals.features)
+        kept = float(psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean())
+        return {"psnr": kept, **{name: measured[name].value for name in METRICS}}
 
     def _measure_floor(self, images: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:
         """How far other training images are from the reference; the protocol of all numbers."""
         latents = self._encode(images)
         measured = self._distances(latents, self._decode(latents))
         values = {name: result.value for name, result in measured.items()}
-        protocols = {name: _describe(result) for name, result in measured.items()}
+        protocols = {
+            prefix + name: describe(measured[prefix + name], prefix, self.pool)
+            for prefix in COMPARED_WITH
+            for name in METRICS
+        }
         return {**values, "what": f"{len(images):,} other images of the same source"}, protocols
+
+    def _show_at_the_top(self, method: MethodResults, steps: int, pixels: np.ndarray) -> None:
+        self._save_top("draws", pixels)
+        self.side_by_side |= {"method": method.label, "steps": steps}
 
     def _encode(self, pixels: np.ndarray) -> Tensor:
         parts = torch.from_numpy(pixels).split(IMAGES_AT_ONCE)
@@ -197,7 +212,9 @@ class Comparison:
 
     def _distances(self, latents: Tensor, pixels: np.ndarray) -> dict[str, Result]:
         in_latents = self.latents.distances(self.store.standardise(latents))
-        return self.pictures.distances(pixels) | in_latents
+        features = extract_features(pixels, self.pictures.extractor, name="demo")
+        in_pictures = self.pictures.distances_of(features) | self.originals.distances_of(features)
+        return in_pictures | in_latents
 
     def _attribute_table(self, methods: Sequence[MethodResults]) -> dict[str, Any] | None:
         if not all(method.histograms for method in methods):
@@ -217,17 +234,7 @@ class Comparison:
     def _save_grid(self, name: str, pixels: np.ndarray) -> None:
         save_image(self.folder / name, image_grid(pixels[:GRID_IMAGES], columns=GRID_COLUMNS))
 
-
-def _interval(result: Result) -> dict[str, float]:
-    return {"value": result.value, "low": result.low, "high": result.high}
-
-
-def _describe(result: Result) -> str:
-    about = result.protocol
-    pictures = about.size > 0
-    where = f"{about.features} of {about.size} px, {about.resize}" if pictures else "the latents"
-    what = "reconstructions of training images" if pictures else "training images' latents"
-    return (
-        f"{about.estimator}; features: {where}; n = {about.n:,} against {about.n_reference:,} "
-        f"{what}; interval: {about.interval}"
-    )
+    def _save_top(self, name: str, pixels: np.ndarray) -> None:
+        self.side_by_side[name] = f"pictures/top-{name}.png"
+        grid = image_grid(pixels[:TOP_IMAGES], columns=TOP_COLUMNS)
+        save_image(self.folder / self.side_by_side[name], grid)

@@ -25,6 +25,7 @@ from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 
 POLL_SECONDS = 0.2
+STOP_SECONDS = 120  # for saving, after a request to stop; a process that takes longer is killed
 
 
 @contextmanager
@@ -39,8 +40,8 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
     fails, or the block is left early, the others save and stop. JobError or UserError for one that
     fails or is refused, whose own message is above; Interrupted after a signal, when all saved.
     """
-    threads = (os.cpu_count() or 1) // len(runs)
-    if default_device().type != "cpu" or threads == 0:
+    threads = threads_of_each(len(runs))
+    if threads == 0:
         yield _one_after_the_other(runs)
         return
     before = torch.get_num_threads()
@@ -57,6 +58,11 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
         finally:
             torch.set_num_threads(before)
             _stop(running.values())
+
+
+def threads_of_each(count: int) -> int:
+    """Threads of each of `count` trainings at once; 0: they are trained one after the other."""
+    return (os.cpu_count() or 1) // count if default_device().type == "cpu" else 0
 
 
 def _one_after_the_other(runs: Mapping[str, TrainConfig]) -> Iterator[str]:
@@ -104,9 +110,14 @@ def _has_ended(name: str, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask the processes to save and stop, and wait for it."""
+    """Ask the processes to save and stop, and wait for it; kill those that do not stop."""
     processes = list(processes)
     for process in processes:
         process.terminate()
+    end = time.monotonic() + STOP_SECONDS
     for process in processes:
-        process.wait()
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

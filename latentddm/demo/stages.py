@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,65 +12,48 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoencoder.images import (
-    ImageSource,
-    Preprocessing,
-    open_source,
-    read_pixels,
-    select_at_random,
-)
+from autoencoder.images import ImageSource, Preprocessing, open_source
 from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.sources.decoding import UnreadableImage
 from autoencoder.sources.portraits import PortraitSource
 from autoencoder.store import LatentStore, encode_store
-from autoencoder.training import AutoencoderConfig, train_autoencoder
+from autoencoder.training import train_autoencoder
 from latentddm import __version__
+from latentddm.demo.autoencoder_choice import load_chosen
 from latentddm.demo.clock import StageClock
 from latentddm.demo.comparison import Comparison, MethodResults
+from latentddm.demo.config import DemoConfig
 from latentddm.demo.parallel_runs import train_in_parallel
+from latentddm.demo.preparation import prepared
+from latentddm.demo.reading import read_images
+from latentddm.demo.sizing import fitting_network, sized
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
-from latentddm.networks.unet import UNetConfig
 from latentddm.report import write_report
 from latentddm.training.config import TrainConfig
-from latentddm.training.objective import PlainObjective
-
-FEWEST_IMAGES = 64
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Everything that the demo does; configs/demo.yaml is sized for two cores."""
+def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
+    """Run the demo, or finish one that was stopped; returns the path of report.html.
 
-    images: str = "portraits"
-    output: str = "demo"
-    size: int = 64
-    image_limit: int = 4000  # of a larger source so many are drawn at random
-    workers: int = 2
-    autoencoder: AutoencoderConfig
-    generator: TrainConfig  # of the DDM; its network may have latents of one patch, `whole_patch`
-    plain: PlainObjective = field(default_factory=PlainObjective)  # of the run beside it
-    whole_patch: bool = False  # the network's patch_size is the edge of the latents: one patch
-    samples: int = 1000  # for each method and number of evaluations
-    steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
-
-
-def run_demo(config: DemoConfig) -> Path:
-    """Run the demo, or finish one that was stopped; returns the path of report.html."""
+    startup: seconds that the imports took, and will take for the processes of the trainings.
+    """
     source = open_source(config.images, size=config.size)
-    folder = RunFolder.create(Path(config.output), "demo", config).path
     clock = StageClock()
+    config = prepared(config, source, clock, startup)
+    folder = RunFolder.create(Path(config.output), "demo", config).path
+    config = sized(config)
     pixels, unreadable = _read_images(config, source, clock)
     images = ArraySource(pixels, source.name)
-    autoencoder = _train_autoencoder(config, images, folder, clock)
+    autoencoder = _open_autoencoder(config, images, folder, clock)
     store = _encode(config, images, autoencoder, folder, clock)
     measured = _train_and_measure(config, source, pixels, store, autoencoder, folder, clock)
     about = {
         "name": source.name,
         "images": len(pixels),
+        "available": len(source),
         "size": config.size,
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }
@@ -82,22 +65,20 @@ def _read_images(
 ) -> tuple[np.ndarray, list[UnreadableImage]]:
     """Pixels of a random part of the source, [N, S, S, 3]; UserError if they are too few."""
     with clock.stage("Read the images") as stage:
-        chosen = select_at_random(source, config.image_limit, seed=0)
-        pixels, unreadable = read_pixels(
-            chosen, Preprocessing(size=config.size), workers=config.workers
+        pixels, unreadable = read_images(
+            source, config.image_limit, Preprocessing(size=config.size), config.workers
         )
         stage.detail = f"{len(pixels):,} images, {len(unreadable)} unreadable"
-    if len(pixels) < FEWEST_IMAGES:
-        raise UserError(
-            f"{source.name} holds {len(pixels)} readable images ({len(unreadable)} unreadable); "
-            f"the demo needs at least {FEWEST_IMAGES}."
-        )
     return pixels, unreadable
 
 
-def _train_autoencoder(
+def _open_autoencoder(
     config: DemoConfig, images: ArraySource, folder: Path, clock: StageClock
 ) -> Autoencoder:
+    """The pretrained autoencoder of the plan, or the embedded one, trained on the images."""
+    reference = config.plan.autoencoder if config.plan else None
+    if reference is not None:
+        return load_chosen(reference, config)
     with clock.stage("Train the autoencoder") as stage:
         output = str(folder / "autoencoder")
         training = replace(config.autoencoder, images=images.name, size=config.size, output=output)
@@ -138,33 +119,35 @@ def _train_and_measure(
     """Train the DDM and plain diffusion in parallel; the report's entries about both."""
     draws = config.generator.phases[-1].objective.draw_count
     methods = {
-        "ddm": MethodResults("ddm", "DDM (energy score)", draws),
+        "ddm": MethodResults("ddm", _label(config), draws),
         "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
     }
     runs = _trainings(config, folder, config.size // autoencoder.factor)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:
         with train_in_parallel(runs, folder) as finished:
             portraits = isinstance(source, PortraitSource)
-            comparison = Comparison(folder, pixels, store, autoencoder, config.samples, portraits)
+            comparison = Comparison(folder, pixels, store, autoencoder, config, portraits)
             for name in finished:  # the one is measured while the other is still in training
                 comparison.measure(methods[name], config.steps)
         stage.detail = (
             f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
             f"each of {len(methods) * len(config.steps)} settings"
         )
-    return comparison.to_json(list(methods.values()), config.autoencoder.loop.images)
+    pretrained = config.plan is not None and config.plan.autoencoder is not None
+    trained = 0 if pretrained else config.autoencoder.loop.images
+    return comparison.to_json(list(methods.values()), trained)
+
+
+def _label(config: DemoConfig) -> str:
+    """The name of the DDM, with the scale of xi if it is not 1 throughout."""
+    if set(config.xi_scale) == {1.0}:
+        return "DDM (energy score)"
+    return f"DDM (energy score, ξ × {', '.join(f'{scale:g}' for scale in config.xi_scale)})"
 
 
 def _trainings(config: DemoConfig, folder: Path, edge: int) -> dict[str, TrainConfig]:
     """The run of each method: the DDM, and plain diffusion on as many images."""
-    network = config.generator.network
-    if config.whole_patch:
-        if not isinstance(network, UNetConfig) or network.patch_size not in (1, edge):
-            raise UserError(
-                "whole_patch is true, so generator.network must be a unet without a patch_size of "
-                "its own; add whole_patch=false."
-            )
-        network = replace(network, patch_size=edge)
+    network = fitting_network(config, edge)
     ddm = replace(
         config.generator, store=str(folder / "store"), output=str(folder / "ddm"), network=network
     )

@@ -5,7 +5,8 @@ the error for a typing mistake names the file, the key and the nearest known key
 
 A dataclass with a static method `kinds() -> Mapping[str, type]` is the base of a family: the key
 `kind` of the values chooses one dataclass of it by name, the first by default. A name alone,
-`network: dit`, is short for `network: {kind: dit}`.
+`network: dit`, is short for `network: {kind: dit}`. In a dict of a family, `dict[str, Family]` or
+`dict[str, float | Family]`, the name of an entry is its kind if it gives no other.
 """
 
 from __future__ import annotations
@@ -174,7 +175,9 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         inner = [argument for argument in arguments if argument is not type(None)]
-        return _convert(inner[0], value, source, key)
+        groups = [argument for argument in inner if dataclasses.is_dataclass(argument)]
+        is_group = isinstance(value, Mapping) and bool(groups)
+        return _convert((groups if is_group else inner)[0], value, source, key)
     if origin is Literal and value in arguments:
         return value
     if origin is Literal and value is False and "no" in arguments:  # YAML reads `no` as false
@@ -186,7 +189,7 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
     if origin is dict and isinstance(value, Mapping):
         return {
             _convert(arguments[0], name, source, key): _convert(
-                arguments[1], item, source, f"{key}.{name}"
+                arguments[1], _with_kind(arguments[1], name, item), source, f"{key}.{name}"
             )
             for name, item in value.items()
         }
@@ -201,6 +204,13 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
     elif hint in (str, bool) and isinstance(value, hint):
         return value
     raise UserError(f"{source}: '{key}' must be {_describe(hint)}, not {value!r}.")
+
+
+def _with_kind(hint: Any, name: Any, value: Any) -> Any:
+    """An entry of a dict; of a family's dict, its name is the default of its `kind`."""
+    types_ = [each for each in (hint, *typing.get_args(hint)) if isinstance(each, type)]
+    of_family = any("kinds" in vars(each) for each in types_)
+    return {"kind": name, **value} if of_family and isinstance(value, Mapping) else value
 
 
 def _describe(hint: Any) -> str:

@@ -36,8 +36,14 @@ class DryRun:
         )
 
 
-def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator, first: int = 0) -> DryRun:
-    """Train for a few seconds after one warm-up step; writes nothing.
+def dry_run(
+    task: Task,
+    config: LoopConfig,
+    accelerator: Accelerator,
+    first: int = 0,
+    seconds: float = SECONDS,
+) -> DryRun:
+    """Train for about `seconds` after one warm-up step; writes nothing.
 
     first: images seen when the task's phase begins.
     """
@@ -45,7 +51,7 @@ def dry_run(task: Task, config: LoopConfig, accelerator: Accelerator, first: int
     task.step(next(batches), first, accumulator)
     _wait(accelerator)
     steps, start = 0, time.monotonic()
-    while steps < MOST_STEPS and time.monotonic() - start < SECONDS:
+    while steps < MOST_STEPS and time.monotonic() - start < seconds:
         steps += 1
         task.step(next(batches), first + steps * config.batch_size, accumulator)
         _wait(accelerator)

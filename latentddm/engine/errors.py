@@ -5,6 +5,11 @@ from __future__ import annotations
 import signal
 
 EXIT_FAILED, EXIT_WRONG_REQUEST, EXIT_SIGNAL = 1, 2, 128
+# Schedulers such as SLURM send SIGUSR1 ahead of a preemption; Windows has none.
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+)
+"""The signals after which work is saved and stopped."""
 
 
 class UserError(Exception):
@@ -24,6 +29,12 @@ class JobError(Exception):
 def one_line(error: BaseException) -> str:
     """The message of an error of another library, without line breaks."""
     return " ".join(str(error).split())
+
+
+def unexpected(error: BaseException, what: str) -> JobError:
+    """The JobError for an error that no code expects. what: a clause on the failed work."""
+    reason = ": ".join(part for part in (type(error).__name__, one_line(error)) if part)
+    return JobError(f"{what} ({reason}); run again with --debug for the traceback.")
 
 
 class Interrupted(KeyboardInterrupt):

@@ -10,13 +10,8 @@ import torch
 from accelerate import Accelerator
 
 from latentddm.engine.distributed import collect
-from latentddm.engine.errors import Interrupted
+from latentddm.engine.errors import STOPPING, Interrupted
 from latentddm.engine.nonfinite_guard import LateReader
-
-# Schedulers such as SLURM send SIGUSR1 ahead of a preemption; Windows has none.
-STOPPING = tuple(
-    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
-)
 
 
 class StopSignals:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from latentddm.engine.errors import UserError
+from latentddm.evaluation.extractors import default_extractor
 from latentddm.evaluation.features import (
     BATCH_SIZE,
     FeatureExtractor,
@@ -28,7 +29,6 @@ from latentddm.evaluation.protocol import (
     Result,
     warn_of_small_samples,
 )
-from latentddm.evaluation.pyramid import PyramidExtractor
 
 
 def evaluate_images(
@@ -42,11 +42,11 @@ def evaluate_images(
 ) -> dict[str, Result]:
     """The metrics of images against a reference, both uint8 [N, S, S, 3], by name.
 
-    extractor: pyramid-v1 if none is given. A reference that is used often may be given as its
-    features (extract_features). UserError for an unknown metric or one that does not fit the
+    extractor: of DEFAULT_FEATURES if none is given. A reference that is used often may be given as
+    its features (extract_features). UserError for an unknown metric or one that does not fit the
     features, for different sizes, for too few images.
     """
-    extractor = extractor or PyramidExtractor()
+    extractor = extractor or default_extractor()
     distances, of_samples = split_metrics(metrics)
     for name in distances:
         require_features(name, extractor.name)

@@ -10,11 +10,14 @@ from torch import Tensor
 
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.attributes import AttributeExtractor
-from latentddm.evaluation.features import FeatureExtractor
+from latentddm.evaluation.features import SMALLEST_SIZE, FeatureExtractor
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.pyramid import PyramidExtractor
+from latentddm.evaluation.pyramid_v2 import RelationalPyramidExtractor
 
 INCEPTION = "inception"
+DEFAULT_FEATURES = PyramidExtractor.name
+"""The built-in space of comparisons that name none: no download, images of any size."""
 Device = torch.device | str
 Opener = Callable[[str, int, Device], FeatureExtractor]
 """(text after the colon of the name, edge of the images in pixels, device) -> extractor."""
@@ -64,7 +67,7 @@ class LatentExtractor:
 def open_extractor(name: str, size: int, device: Device = "cpu") -> FeatureExtractor:
     """The extractor called `name`, for images of `size` pixels a side.
 
-    pyramid-v1 (built in), inception (FID's; weights from a package or a download),
+    pyramid-v1 and pyramid-v2 (built in), inception (FID's; weights from a package or a download),
     latent:REFERENCE (the latents of an autoencoder), portrait-attributes-v1, and others in
     EXTRACTORS. UserError for another name.
     """
@@ -74,6 +77,11 @@ def open_extractor(name: str, size: int, device: Device = "cpu") -> FeatureExtra
         known = [key + "AUTOENCODER" if key == LATENT else key for key in EXTRACTORS]
         raise UserError(f"There are no features {name!r}; choose one of {', '.join(known)}.")
     return opener(argument, size, device)
+
+
+def default_extractor(device: Device = "cpu") -> FeatureExtractor:
+    """The extractor of DEFAULT_FEATURES."""
+    return open_extractor(DEFAULT_FEATURES, SMALLEST_SIZE, device)
 
 
 def feature_space(name: str) -> str:
@@ -101,6 +109,7 @@ def _open_latent(reference: str, size: int, device: Device) -> FeatureExtractor:
 LATENT = "latent:"
 EXTRACTORS: dict[str, Opener] = {
     PyramidExtractor.name: lambda _, size, device: PyramidExtractor(device),
+    RelationalPyramidExtractor.name: lambda _, size, device: RelationalPyramidExtractor(device),
     InceptionExtractor.name: lambda _, size, device: InceptionExtractor(device=device),
     AttributeExtractor.name: lambda _, size, device: AttributeExtractor(),
     LATENT: _open_latent,

@@ -11,7 +11,7 @@ import torch
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.evaluate import evaluate_features
-from latentddm.evaluation.extractors import feature_space, open_extractor
+from latentddm.evaluation.extractors import DEFAULT_FEATURES, feature_space, open_extractor
 from latentddm.evaluation.features import BATCH_SIZE, FeatureSet
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.metrics import (
@@ -21,7 +21,6 @@ from latentddm.evaluation.metrics import (
     split_metrics,
 )
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.evaluation.sources import SizeChecked, common_size, extract_from_source
 
 DEFAULT_METRICS = ("frechet", "energy")
@@ -33,8 +32,9 @@ class EvaluationOptions:
 
     metrics: names, or None for frechet, energy and, against portraits, attributes. features: an
     extractor's name for the metrics of every space, or None for inception if another metric needs
-    it and pyramid-v1 otherwise. num: at most so many images of each side, drawn with the seed; None
-    takes all. size: crop and resize both sides to it; None takes the size that all images have.
+    it and DEFAULT_FEATURES otherwise. num: at most so many images of each side, drawn with the
+    seed; None takes all. size: crop and resize both sides to it; None takes the size that all
+    images have.
     """
 
     metrics: Sequence[str] | None = None
@@ -134,8 +134,8 @@ def _metrics_by_space(metrics: Sequence[str], features: str | None) -> dict[str,
     UserError if `features` are named and none of the metrics is defined there.
     """
     wanted = {METRICS[name].features for name in metrics}
-    default = InceptionExtractor if InceptionExtractor.name in wanted else PyramidExtractor
-    chosen = default.name if features is None else feature_space(features)
+    default = InceptionExtractor.name if InceptionExtractor.name in wanted else DEFAULT_FEATURES
+    chosen = default if features is None else feature_space(features)
     spaces: dict[str, list[str]] = {}
     for name in metrics:
         spaces.setdefault(METRICS[name].features or chosen, []).append(name)

@@ -18,6 +18,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -38,64 +40,91 @@ RESIDUAL_WEIGHT = 5.0
 OPPONENT = ((0.299, 0.587, 0.114), (0.5, -0.5, 0.0), (0.25, 0.25, -0.5))
 """Rows: lightness, red minus green, yellow minus blue; columns: RGB in [0, 1]."""
 BINOMIAL = (0.25, 0.5, 0.25)
+_SHARED = (WORKING_SIZE, ORIENTATIONS, KERNEL_SIZE, WAVELENGTH, ENVELOPE, ENERGY_FLOOR, OPPONENT)
+MAPS_CONSTANTS = (*_SHARED, BINOMIAL)
 CONSTANTS = (
-    *(WORKING_SIZE, ORIENTATIONS, KERNEL_SIZE, WAVELENGTH, ENVELOPE, ENERGY_FLOOR, OPPONENT),
+    *_SHARED,
     *(LIGHTNESS_WEIGHT, COLOUR_WEIGHT, ORIENTATION_WEIGHT, RESIDUAL_WEIGHT, BINOMIAL),
 )
 CHUNK = 50
 
 
-class PyramidExtractor:
-    """The feature space pyramid-v1 (see the module), a pure function of the pixels."""
+def hash_of_constants(*constants: object) -> str:
+    """sha256 of everything that a computed feature space consists of."""
+    return "sha256:" + hashlib.sha256(json.dumps(constants).encode()).hexdigest()
 
-    name = "pyramid-v1"
-    dimension = 248
-    resize = f"bilinear with antialiasing to {WORKING_SIZE} px"
+
+class PyramidMaps:
+    """The maps that pyramid-v1 and pyramid-v2 describe, of one chunk of pictures."""
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._filters = _gabor_filters().to(device)
         self._blur = _outer(torch.tensor(BINOMIAL))[None, None].to(device)
         self._opponent = torch.tensor(OPPONENT, device=device)
 
-    @property
-    def hash(self) -> str:
-        """sha256 of the constants."""
-        text = json.dumps([self.name, *CONSTANTS])
-        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
-
-    @torch.inference_mode()
-    def __call__(self, pixels: Tensor) -> Tensor:
-        """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, 248] on the CPU."""
-        # Small chunks fit the processor's cache: twice as fast as one large batch.
-        return torch.cat([self._features(chunk) for chunk in pixels.split(CHUNK)])
-
-    def _features(self, pixels: Tensor) -> Tensor:
+    def channels(self, pixels: Tensor) -> Tensor:
+        """Lightness and opponent colours, uint8 [N, S, S, 3], S >= 32 -> [N, 3, 64, 64]."""
         colours = resize_pixels(pixels.to(self._opponent.device), WORKING_SIZE, "bilinear") / 255
-        channels = torch.einsum("kc,nchw->nkhw", self._opponent, colours)  # [N, 3, 64, 64]
-        blurred = self._blurred(channels)
-        lightness, residual = channels[:, :1], (channels - blurred).abs()
-        parts = [
-            LIGHTNESS_WEIGHT * _cells(lightness, 8),
-            COLOUR_WEIGHT * _cells(channels[:, 1:], 4),
-            ORIENTATION_WEIGHT * _compressed(_cells(self._energies(lightness), 4)),
-            ORIENTATION_WEIGHT
-            * _compressed(_cells(self._energies(F.avg_pool2d(blurred[:, :1], 2)), 4)),
-            RESIDUAL_WEIGHT * _compressed(_cells(residual[:, :1], 4)),
-            RESIDUAL_WEIGHT * _compressed(_cells(residual[:, 1:], 2)),
-        ]
-        return torch.cat(parts, dim=1).cpu()
+        return torch.einsum("kc,nchw->nkhw", self._opponent, colours)
 
-    def _blurred(self, channels: Tensor) -> Tensor:
+    def blurred(self, channels: Tensor) -> Tensor:
+        """The binomial blur of 3 x 3."""
         count = channels.shape[1]
         padded = F.pad(channels, (1, 1, 1, 1), mode="reflect")
         return F.conv2d(padded, self._blur.expand(count, 1, 3, 3), groups=count)
 
-    def _energies(self, lightness: Tensor) -> Tensor:
+    def energies(self, lightness: Tensor) -> Tensor:
         """Modulus of the two phases of each filter, [N, 1, h, w] -> [N, orientations, h, w]."""
         edge = KERNEL_SIZE // 2
         phases = F.conv2d(F.pad(lightness, (edge,) * 4, mode="reflect"), self._filters)
         even, odd = phases.chunk(2, dim=1)
         return (even.square() + odd.square()).sqrt()
+
+
+class PyramidFeatures(ABC):
+    """A feature space of the maps, a pure function of the pixels."""
+
+    name: ClassVar[str]
+    dimension: ClassVar[int]
+    hash: ClassVar[str]
+    resize = f"bilinear with antialiasing to {WORKING_SIZE} px"
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self._maps = PyramidMaps(device)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """pixels: uint8 [N, S, S, 3], S >= 32 -> float32 [N, dimension] on the CPU."""
+        # Small chunks fit the processor's cache: twice as fast as one large batch.
+        return torch.cat([self._features(chunk) for chunk in pixels.split(CHUNK)])
+
+    @abstractmethod
+    def _features(self, pixels: Tensor) -> Tensor:
+        """The features of one chunk."""
+
+
+class PyramidExtractor(PyramidFeatures):
+    """The feature space pyramid-v1 (see the module)."""
+
+    name = "pyramid-v1"
+    dimension = 248
+    hash = hash_of_constants(name, *CONSTANTS)
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        maps = self._maps
+        channels = maps.channels(pixels)
+        blurred = maps.blurred(channels)
+        lightness, residual = channels[:, :1], (channels - blurred).abs()
+        coarse = maps.energies(F.avg_pool2d(blurred[:, :1], 2))
+        parts = [
+            LIGHTNESS_WEIGHT * cells(lightness, 8),
+            COLOUR_WEIGHT * cells(channels[:, 1:], 4),
+            ORIENTATION_WEIGHT * compressed(cells(maps.energies(lightness), 4)),
+            ORIENTATION_WEIGHT * compressed(cells(coarse, 4)),
+            RESIDUAL_WEIGHT * compressed(cells(residual[:, :1], 4)),
+            RESIDUAL_WEIGHT * compressed(cells(residual[:, 1:], 2)),
+        ]
+        return torch.cat(parts, dim=1).cpu()
 
 
 def _gabor_filters() -> Tensor:
@@ -120,10 +149,11 @@ def _outer(row: Tensor) -> Tensor:
     return row[:, None] * row[None, :]
 
 
-def _cells(maps: Tensor, grid: int) -> Tensor:
+def cells(maps: Tensor, grid: int) -> Tensor:
     """Means over the cells of a grid, [N, C, h, w] -> [N, C x grid x grid]."""
     return F.avg_pool2d(maps, maps.shape[-1] // grid).flatten(1)
 
 
-def _compressed(energy: Tensor) -> Tensor:
+def compressed(energy: Tensor) -> Tensor:
+    """log(1 + energy / floor): ratios for strong energies, differences for weak ones."""
     return torch.log1p(energy / ENERGY_FLOOR)

@@ -24,15 +24,14 @@ from autoencoder.models import Autoencoder
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 from latentddm.evaluation.evaluate import evaluate_features
-from latentddm.evaluation.extractors import INCEPTION, open_extractor
+from latentddm.evaluation.extractors import DEFAULT_FEATURES, INCEPTION, open_extractor
 from latentddm.evaluation.features import FeatureCollector
 from latentddm.evaluation.image_pairs import PAIR_METRICS, mean_result
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.evaluation.sources import SizeChecked
 
 KEPT_IMAGES = 8
-SET_METRICS = {"rfid": (INCEPTION, "fid"), "frechet": (PyramidExtractor.name, "frechet")}
+SET_METRICS = {"rfid": (INCEPTION, "fid"), "frechet": (DEFAULT_FEATURES, "frechet")}
 """Distances of the set of reconstructions from that of originals: features and metric."""
 DEFAULT_METRICS = ("psnr", "ssim", "lpips", "rfid")
 

@@ -110,8 +110,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         images, the last of them repeated where some are missing. class_labels: one label, or one
         for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
         xi_scale: standard deviation of xi, one number or one for each evaluation (the last goes
-        on); 1 is exact, below 1 the draws lie closer to their mean. latents: the noise to begin
-        with, [B, C, H, W].
+        on); 1 is exact, below 1 draws lie closer to their mean. latents: the first noise.
         output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: float32, raw.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
@@ -193,8 +192,8 @@ class LatentDDMPipeline(DiffusionPipeline):
 
     def _scales(self, xi_scale: float | Sequence[float]) -> Sequence[float]:
         """The scale of xi at each evaluation; ValueError where they do not fit or do nothing."""
-        calls = len(self.scheduler.timesteps)
-        scales = xi_scales(continued(xi_scale, calls), calls)
+        steps = len(self.scheduler.timesteps)
+        scales = xi_scales(continued(xi_scale, steps), steps)
         if not self.config["reads_xi"] and any(scale != 1 for scale in scales):
             raise ValueError("xi_scale needs a network that reads xi; leave it out.")
         return scales

@@ -5,6 +5,8 @@ afterwards, the m draws of one x_t beside each other. Everything that the draws 
 computed for B rows once: a convolution of concatenated maps is the sum of their convolutions, so a
 block has a convolution for each of its inputs and repeats the sum of the shared ones, not the
 inputs. Without xi, the branches that read it are skipped; as they have no bias, xi = 0 is the same.
+
+embedding: of t, [B, width]; condition: the same, or with the global part of xi [B m, width].
 """
 
 from __future__ import annotations
@@ -69,7 +71,9 @@ class Input(nn.Module):
             for parameter in self.parameters():  # as in one convolution of twice the channels
                 parameter.data *= 0.5**0.5
 
-    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+    def forward(
+        self, state: State, embedding: Tensor, condition: Tensor, xi: Tensor | None
+    ) -> State:
         x = self.convolution(functional.pixel_unshuffle(state.x, self.patch))
         if self.noise is not None and xi is not None:
             x = add_rows(x, self.noise(functional.pixel_unshuffle(xi, self.patch)))
@@ -130,7 +134,9 @@ class Block(nn.Module):
         for parameter in self.output.parameters():  # the block starts as its shortcut
             nn.init.zeros_(parameter)
 
-    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+    def forward(
+        self, state: State, embedding: Tensor, condition: Tensor, xi: Tensor | None
+    ) -> State:
         residual, shortcut = self.input(state.x)
         if self.input_skip is not None:
             from_skip, skip = self.input_skip(state.skips[-1])
@@ -140,7 +146,7 @@ class Block(nn.Module):
             from_noise, noise = self.input_noise(xi, embedding)
             residual, shortcut = add_rows(residual, from_noise), add_rows(shortcut, noise)
 
-        modulation = repeat_rows(self.modulate(embedding), len(residual))
+        modulation = repeat_rows(self.modulate(condition), len(residual))
         scale, shift = modulation[:, :, None, None].chunk(2, dim=1)
         residual = functional.silu(torch.addcmul(shift, self.norm(residual), 1 + scale))
         x = shortcut + self.output(self.dropout(residual, len(embedding)))
@@ -207,14 +213,18 @@ class Downsample(nn.Module):
         self.keep = keep
         self.convolution = nn.Conv2d(width, width, 3, stride=2, padding=1)
 
-    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+    def forward(
+        self, state: State, embedding: Tensor, condition: Tensor, xi: Tensor | None
+    ) -> State:
         return state.follow(self.convolution(state.x), self.keep)
 
 
 class Upsample(nn.Module):
     """Nearest-neighbour doubling; the block that follows has the convolution."""
 
-    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+    def forward(
+        self, state: State, embedding: Tensor, condition: Tensor, xi: Tensor | None
+    ) -> State:
         doubled = functional.interpolate(state.x, scale_factor=2.0, mode="nearest")
         return state.follow(doubled)
 
@@ -222,6 +232,8 @@ class Upsample(nn.Module):
 class Restart(nn.Module):
     """Back to the coarsest feature, for a second way up; the finer ones become the skips."""
 
-    def forward(self, state: State, embedding: Tensor, xi: Tensor | None) -> State:
+    def forward(
+        self, state: State, embedding: Tensor, condition: Tensor, xi: Tensor | None
+    ) -> State:
         coarsest, *finer = state.features
         return State(coarsest, tuple(reversed(finer)))

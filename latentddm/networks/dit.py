@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from latentddm.networks.layers import (
-    NoiseGate,
     SharedDropout,
     TimeEmbedding,
     TokenAttention,
+    TokenNoise,
     add_rows,
     repeat_rows,
+    with_global_noise,
 )
 from latentddm.networks.model import NetworkConfig, NetworkModel
 
@@ -109,9 +110,7 @@ class DiT(NetworkModel[DiTConfig, Tokens]):
         noise = None if xi is None else self._patches(xi)
         condition = embedding
         if self.global_noise is not None and noise is not None:
-            # Standard normal numbers of the whole draw: [R, N, D] -> [R, 1, D].
-            whole = noise.mean(dim=1, keepdim=True) * noise.shape[1] ** 0.5
-            condition = add_rows(embedding, self.global_noise(whole, embedding)[:, 0])
+            condition = with_global_noise(embedding, noise, self.global_noise)
         x = self.run_parts(self.draw_parts, state.x, embedding, condition, noise)
         x = self.last(x, condition).transpose(1, 2).unflatten(2, state.grid)  # [R, D, h, w]
         return functional.pixel_shuffle(x, self.config["patch_size"])
@@ -164,22 +163,6 @@ class TransformerBlock(nn.Module):
             self.input(modulated_norm(x, scale_2, shift_2)), approximate="tanh"
         )
         return x + gate_2 * self.output(self.dropout(hidden, len(embedding)))
-
-
-class TokenNoise(nn.Module):
-    """Patches of xi [R, N, D] behind a `NoiseGate`, to the width of the tokens.
-
-    There is no bias: xi = 0 contributes nothing. scale: of the weights, in default ones.
-    """
-
-    def __init__(self, width: int, numbers: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.gate = NoiseGate(width, numbers)
-        self.linear = nn.Linear(numbers, width, bias=False)
-        self.linear.weight.data *= scale
-
-    def forward(self, xi: Tensor, embedding: Tensor) -> Tensor:
-        return self.linear(self.gate(embedding, len(xi))[:, None] * xi)
 
 
 class TokenOutput(nn.Module):

@@ -132,6 +132,22 @@ class NoiseGate(nn.Linear):
         return repeat_rows(super().forward(embedding), rows)
 
 
+class TokenNoise(nn.Module):
+    """Patches of xi [R, N, D] behind a `NoiseGate`, to the width of the tokens.
+
+    There is no bias: xi = 0 contributes nothing. scale: of the weights, in default ones.
+    """
+
+    def __init__(self, width: int, numbers: int, scale: float = 1.0) -> None:
+        super().__init__()
+        self.gate = NoiseGate(width, numbers)
+        self.linear = nn.Linear(numbers, width, bias=False)
+        self.linear.weight.data *= scale
+
+    def forward(self, xi: Tensor, embedding: Tensor) -> Tensor:
+        return self.linear(self.gate(embedding, len(xi))[:, None] * xi)
+
+
 class SharedDropout(nn.Module):
     """Dropout with one mask for all draws of an x_t: their differences come from xi alone.
 
@@ -172,3 +188,12 @@ def add_rows(x: Tensor, y: Tensor) -> Tensor:
         return x + y
     few, many = (x, y) if len(x) < len(y) else (y, x)
     return (many.unflatten(0, (len(few), -1)) + few[:, None]).flatten(0, 1)
+
+
+def with_global_noise(embedding: Tensor, patches: Tensor, noise: TokenNoise) -> Tensor:
+    """The embedding of t and of xi as a whole: [B, width], patches of xi [R, N, D] -> [R, width].
+
+    sum over patches / sqrt(N): standard normal numbers, the same for all positions of a draw.
+    """
+    whole = patches.mean(dim=1, keepdim=True) * patches.shape[1] ** 0.5
+    return add_rows(embedding, noise(whole, embedding)[:, 0])

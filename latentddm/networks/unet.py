@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from latentddm.networks.blocks import Block, Input, Output, State
-from latentddm.networks.layers import TimeEmbedding
+from latentddm.networks.layers import TimeEmbedding, TokenNoise, with_global_noise
 from latentddm.networks.model import NetworkModel
 from latentddm.networks.unet_builder import UNetBuilder, UNetConfig
 
@@ -38,6 +39,8 @@ class UNet(NetworkModel[UNetConfig, State]):
         self.time_embedding = TimeEmbedding(embedding, config.classes, config.times)
         self.trunk = nn.ModuleList(builder.parts[: builder.split])
         self.draw_parts = nn.ModuleList(builder.parts[builder.split :])
+        numbers = latent_channels * config.patch_size**2
+        self.global_noise = TokenNoise(embedding, numbers) if config.global_noise else None
         self.last = Output(
             builder.width,
             latent_channels,
@@ -47,16 +50,22 @@ class UNet(NetworkModel[UNetConfig, State]):
 
     def run_trunk(self, x_t: Tensor, embedding: Tensor) -> State:
         first = State(x_t.contiguous(memory_format=self.memory_format))
-        return self.run_parts(self.trunk, first, embedding, None)
+        return self.run_parts(self.trunk, first, embedding, embedding, None)
 
     def run_draws(self, state: State, embedding: Tensor, xi: Tensor | None) -> Tensor:
+        condition = embedding
         if xi is not None:
+            if self.global_noise is not None:
+                patches = functional.pixel_unshuffle(xi, self.config["patch_size"])
+                tokens = patches.flatten(2).transpose(1, 2)  # [R, N, D]
+                condition = with_global_noise(embedding, tokens, self.global_noise)
             xi = xi.contiguous(memory_format=self.memory_format)
-        return self.last(self.run_parts(self.draw_parts, state, embedding, xi).x)
+        return self.last(self.run_parts(self.draw_parts, state, embedding, condition, xi).x)
 
     def draw_parameters(self) -> list[nn.Parameter]:
         parts = [part for part in self.draw_parts if isinstance(part, Input | Block)]
-        return [parameter for part in parts for parameter in part.draw_parameters()]
+        of_parts = [parameter for part in parts for parameter in part.draw_parameters()]
+        return of_parts + ([] if self.global_noise is None else [*self.global_noise.parameters()])
 
     def check_latents(self, shape: Sequence[int]) -> None:
         super().check_latents(shape)

@@ -39,6 +39,7 @@ class UNetConfig(NetworkConfig):
     expansion: str = "input"
     draw_blocks: int = 1  # at each level of the second way up of "output"
     draw_width: float = 0.5  # of its levels, as a share of the trunk's
+    global_noise: bool = False  # xi enters beside the time as well, averaged over the patches
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""Numbers, times and foreign text in the notation of the report."""
+"""Numbers, times and foreign text in the notation of the report, and its sections."""
 
 from __future__ import annotations
 
@@ -63,3 +63,8 @@ def duration(seconds: float) -> str:
 def counted(count: int, noun: str) -> str:
     """A count with its noun: 1 draw, 2,400 images."""
     return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def section(title: str, content: str) -> str:
+    """A section of the page; content: HTML."""
+    return f"<section><h2>{text(title)}</h2>{content}</section>"

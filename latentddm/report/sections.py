@@ -8,39 +8,16 @@ from typing import Any
 
 from latentddm.engine.config import to_yaml
 from latentddm.report.figures import Album, curve
-from latentddm.report.formatting import counted, duration, interval, number, ratio, text
+from latentddm.report.formatting import counted, duration, interval, number, section, text
+from latentddm.report.opening import header, side_by_side
 from latentddm.report.tables import DISTANCES, attributes, numbers, results_by_steps, stages
 
 Section = Callable[[dict[str, Any], Album], str]
-HEADLINE_STEPS = 4
-
-
-def _header(report: dict[str, Any], album: Album) -> str:
-    """The main result in one paragraph, and the conditions of the run."""
-    first, last = report["methods"][0], report["methods"][-1]
-    every_result = results_by_steps(report["methods"])
-    steps = HEADLINE_STEPS if HEADLINE_STEPS in every_result else min(every_result)
-    results = every_result[steps]
-    ours, theirs = (results[method["key"]]["frechet"]["value"] for method in (first, last))
-    source, machine = report["source"], report["machine"]
-    about = (
-        f"{source['name']}, {source['images']:,} images of {source['size']} × {source['size']} px",
-        f"{machine['processor']}, {counted(machine['cores'], 'core')}, {machine['device']}, "
-        f"torch {machine['torch']}",
-        f"latentddm {report['version']}",
-        f"finished {report['finished']} after {duration(report['seconds'])}",
-    )
-    return (
-        f"<header><h1>{text(report['title'])}</h1>"
-        f'<p class="lead">Samples of two generators that differ in their training objective, and '
-        f"in the noise input ξ, which only the first has. "
-        f"With {counted(steps, 'network evaluation')} per image, "
-        f'<b class="method-0">{text(first["label"])}</b> is at a Fréchet distance of '
-        f"<b>{number(ours)}</b> from the reference, "
-        f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '
-        f"<b>{ratio(ours, theirs)}</b> the distance.</p>"
-        f'<ul class="about">{"".join(f"<li>{text(item)}</li>" for item in about)}</ul></header>'
-    )
+GRID_METRICS = {
+    "frechet": "Fréchet",
+    "energy": "Energy",
+    "original_frechet": "Fréchet from the originals",
+}
 
 
 def _grids(report: dict[str, Any], album: Album) -> str:
@@ -54,14 +31,14 @@ def _grids(report: dict[str, Any], album: Album) -> str:
         rows.append(
             f'<h3>{counted(steps, "network evaluation")}</h3><div class="pair">{figures}</div>'
         )
-    return _section("Samples by number of network evaluations", "".join(rows))
+    return section("Samples by number of network evaluations", "".join(rows))
 
 
 def _grid(place: int, label: str, result: dict[str, Any], album: Album) -> str:
     figures = [
         f"{name} <b>{number(result[metric]['value'])}</b> "
         f"<small>({interval(result[metric])})</small>"
-        for metric, name in {"frechet": "Fréchet", "energy": "Energy"}.items()
+        for metric, name in GRID_METRICS.items()
     ]
     if result["attributes"] is not None:
         figures.append(f"Attributes <b>{number(result['attributes'])}</b>")
@@ -79,18 +56,19 @@ def _curves(report: dict[str, Any], album: Album) -> str:
     figures = "".join(
         curve(metric, name, methods, floor[metric]) for metric, name in DISTANCES.items()
     )
-    return _section(
+    return section(
         "Distance from the training images",
         f'<div class="pair">{figures}</div>'
         f"<p>Lower is better; bands are intervals. The reference is the training images after the "
         f"autoencoder, as latents and as reconstructions, so that the distances are due to the "
-        f"generators alone. The floor is the distance of {text(floor['what'])}, the best value "
+        f"generators alone; distances from the originals hold the loss of the autoencoder too. The "
+        f"floor is the distance of {text(floor['what'])} after the autoencoder, the best value "
         f"that any generator can have.</p>",
     )
 
 
 def _numbers(report: dict[str, Any], album: Album) -> str:
-    return _section("All numbers", numbers(report["methods"], report["floor"]))
+    return section("All numbers", numbers(report["methods"], report["floor"]))
 
 
 def _autoencoder(report: dict[str, Any], album: Album) -> str:
@@ -108,12 +86,16 @@ def _autoencoder(report: dict[str, Any], album: Album) -> str:
         f"{model['factor']} times smaller a side",
         counted(model["parameters"], "parameter"),
     ]
-    facts.append(f"trained here on {counted(model['images_seen'], 'image')}")
+    facts.append(
+        f"trained here on {counted(model['images_seen'], 'image')}"
+        if model["images_seen"]
+        else f"pretrained ({model['reference']}), not trained here"
+    )
     facts.append(
         f"Fréchet distance of the reconstructions from the originals {number(model['frechet'])}, "
         f"energy distance {number(model['energy'])}"
     )
-    return _section(
+    return section(
         "Reconstruction by the autoencoder",
         f'<div class="pair">{figures}</div><p>{text("; ".join(facts))}.</p>',
     )
@@ -123,7 +105,7 @@ def _attributes(report: dict[str, Any], album: Album) -> str:
     found = report["attributes"]
     if found is None:
         return ""
-    return _section(
+    return section(
         f"Attributes of the portraits with {counted(found['steps'], 'network evaluation')}",
         attributes(found["rows"], report["methods"]),
     )
@@ -138,7 +120,7 @@ def _time(report: dict[str, Any], album: Album) -> str:
     )
     share = _plain_share(report["settings"])
     start = f" The first {share:.0%} of the DDM's images were plain diffusion." if share else ""
-    return _section(
+    return section(
         "Time of each stage",
         f"{stages(report['stages'], report['seconds'])}<p>{text(runs)}.{start}</p>",
     )
@@ -153,19 +135,21 @@ def _plain_share(settings: dict[str, Any]) -> float:
 
 def _next(report: dict[str, Any], album: Album) -> str:
     run, size = album.folder, report["source"]["size"]
-    trained, autoencoder = shlex.quote(str(run / "ddm")), run / "autoencoder" / "autoencoder"
+    trained, autoencoder = shlex.quote(str(run / "ddm")), report["autoencoder"]["reference"]
     commands = {
         "The same on your own images": "latentddm demo --images FOLDER --output my-demo",
+        "The same with more time": f"latentddm demo --images FOLDER --autoencoder "
+        f"{shlex.quote(autoencoder)} --minutes 30 --output longer",
         "More samples of this demo's generator": f"latentddm sample {trained} --steps 4 "
         f"--num 64 --output samples --decode",
         "A longer training, one stage after the other": f"latentddm encode --images FOLDER "
-        f"--autoencoder {shlex.quote(str(autoencoder))} --size {size} --output my-store\n"
+        f"--autoencoder {shlex.quote(autoencoder)} --size {size} --output my-store\n"
         f"latentddm train CONFIG.yaml store=my-store output=my-run",
     }
     items = "".join(
         f"<p>{purpose}</p><pre>{text(command)}</pre>" for purpose, command in commands.items()
     )
-    return _section("Next commands", items)
+    return section("Next commands", items)
 
 
 def _settings(report: dict[str, Any], album: Album) -> str:
@@ -174,7 +158,7 @@ def _settings(report: dict[str, Any], album: Album) -> str:
         f"<dt>{text(DISTANCES.get(metric, metric))}</dt><dd>{text(line)}</dd>"
         for metric, line in report["protocol"].items()
     )
-    return _section(
+    return section(
         "Protocols and settings",
         f"<dl>{protocol}</dl>{_unreadable(report['source']['unreadable'])}"
         f"<details><summary>Settings</summary><pre>{text(to_yaml(report['settings']))}</pre>"
@@ -196,12 +180,9 @@ def _unreadable(images: list[dict[str, str]]) -> str:
     )
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{text(title)}</h2>{content}</section>"
-
-
 SECTIONS: tuple[Section, ...] = (
-    _header,
+    header,
+    side_by_side,
     _grids,
     _curves,
     _numbers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from latentddm.report.formatting import duration, interval, number, percent, ratio, text
@@ -10,10 +10,19 @@ from latentddm.report.formatting import duration, interval, number, percent, rat
 DISTANCES = {
     "frechet": "Fréchet distance of the images",
     "energy": "Energy distance of the images",
+    "original_frechet": "Fréchet distance of the images from the originals",
+    "original_energy": "Energy distance of the images from the originals",
     "latent_frechet": "Fréchet distance of the latents",
     "latent_energy": "Energy distance of the latents",
 }
+HEADLINE_STEPS = 4
 ResultsBySteps = dict[int, dict[str, dict[str, Any]]]
+
+
+def headline_steps(every: Iterable[int]) -> int:
+    """The number of evaluations that the top of the report shows, among `every` measured one."""
+    every = list(every)
+    return HEADLINE_STEPS if HEADLINE_STEPS in every else min(every)
 
 
 def results_by_steps(methods: Sequence[dict[str, Any]]) -> ResultsBySteps:

@@ -8,14 +8,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from latentddm.scores.score import (
-    ScoreConfig,
-    ScoreTerms,
-    linear_in_time,
-    power_of_squares,
-    score_terms,
-)
-from latentddm.scores.views.whole import Whole
+from latentddm.scores.in_time import linear_in_time
+from latentddm.scores.score import ScoreConfig, ScoreTerms, power_of_squares, score_terms
+from latentddm.scores.views.whole import Whole, WholeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +59,7 @@ def energy_terms(
         draws,
         target,
         draws.new_zeros(len(draws)),
-        [(Whole(), 1.0)],
+        [(Whole(), WholeConfig())],
         lambda mean_squares, _: _power(dimension * mean_squares, beta),
         antithetic,
     )

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from latentddm.scores.score import ScoreConfig, power_of_squares, score_terms
-from latentddm.scores.views.whole import Whole
+from latentddm.scores.views.whole import Whole, WholeConfig
 
 
 def rbf(squares: Tensor, h: float) -> Tensor:
@@ -78,7 +78,7 @@ def kernel_score(
         draws,
         target,
         draws.new_zeros(len(draws)),
-        [(Whole(), 1.0)],
+        [(Whole(), WholeConfig())],
         lambda mean_squares, _: KERNELS[kernel](dimension * mean_squares, bandwidth),
     ).score(1.0)
 

@@ -11,14 +11,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from latentddm.scores.views import VIEWS, Differences, View
+from latentddm.scores.in_time import linear_in_time
+from latentddm.scores.views import VIEWS, Differences, View, ViewConfig, ViewInputs
 
-WeightedViews = Sequence[tuple[View, float]]
+WeightedViews = Sequence[tuple[View, ViewConfig]]
 
 
 class ScoreTerms(NamedTuple):
@@ -54,6 +56,9 @@ class Score(Protocol):
 class ScoreConfig(ABC):
     """The numbers of a score; `kind` is a name in SCORES. ValueError names a field out of range.
 
+    views: by kind, the weight alone or the settings of a `ViewConfig`. Under a name of its own,
+    `fine: {kind: bands, ...}`, a kind can stand there several times.
+
     One more score is a subclass with `distance`, or with a `make` of its own, and a line in SCORES
     (scores/__init__.py).
     """
@@ -61,7 +66,9 @@ class ScoreConfig(ABC):
     kind: str
     lam: float = 1.0  # lambda at pure noise, t = 1
     lam_data: float | None = None  # lambda at data, t = 0; None: the same at every time
-    views: dict[str, float] = field(default_factory=lambda: {"whole": 0.5, "position": 0.5})
+    views: dict[str, float | ViewConfig] = field(
+        default_factory=lambda: {"whole": 0.5, "position": 0.5}
+    )
 
     @staticmethod
     def kinds() -> Mapping[str, type[ScoreConfig]]:
@@ -73,22 +80,39 @@ class ScoreConfig(ABC):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], not {value}")
-        for name, weight in self.views.items():
+        for name, view in self.views.items():
+            if isinstance(view, ViewConfig):
+                continue
             if name not in VIEWS:
                 raise ValueError(f"views: unknown view {name!r}; give one of {', '.join(VIEWS)}")
-            if not 0 <= weight < float("inf"):
-                raise ValueError(f"views.{name} must be a weight of at least 0, not {weight}")
-        if not any(self.views.values()):
+            if not 0 <= view < float("inf"):
+                raise ValueError(f"views.{name} must be a weight of at least 0, not {view}")
+        if not self._views():  # made here, so that a missing setting is found
             raise ValueError("views must have a weight above 0")
 
     @abstractmethod
     def distance(self, mean_squares: Tensor, t: Tensor) -> Tensor:
         """Distances, elementwise, from mean squared differences [B, n, V] at times t [B]."""
 
-    def make(self) -> Score:
-        """The score; its views are made here, those of weight 0 left out."""
-        views = [(VIEWS[name](), weight) for name, weight in self.views.items() if weight]
-        return ViewScore(self, views)
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the view, if latents [C, H, W] do not fit."""
+        for view in self._views():
+            view.check_latents(shape)
+
+    def make(self, inputs: ViewInputs | None = None) -> Score:
+        """The score; its views are made here, those of weight 0 left out.
+
+        inputs: of a training. ValueError without them for a view that is made from the data.
+        """
+        return ViewScore(self, [(view.make(inputs), view) for view in self._views()])
+
+    def _views(self) -> list[ViewConfig]:
+        """The settings of the views whose weight is above 0; a number is a weight by kind."""
+        views = [
+            view if isinstance(view, ViewConfig) else VIEWS[name](weight=view)  # type: ignore[call-arg]
+            for name, view in self.views.items()
+        ]
+        return [view for view in views if view.is_on]
 
 
 SCORES: dict[str, type[ScoreConfig]] = {}  # filled in scores/__init__.py
@@ -131,17 +155,20 @@ def score_terms(
     dtype = torch.promote_types(draws.dtype, torch.float32)
     draws, t = draws.to(dtype), t.to(dtype)
     targets = (target if target.ndim == draws.ndim else target[:, None]).to(dtype)
-    shared: Differences | None = None
-    distances = []
-    for view, weight in views:
-        features = view.features(draws, t)
-        if features is draws:
-            shared = shared or _differences(draws, targets, antithetic)
-            differences = shared
-        else:
-            differences = _differences(features, view.features(targets, t), antithetic)
-        distances.append(weight * distance(view.mean_squares(differences), t).mean(2))  # [B, n]
-    total = sum(distances[1:], distances[0])
+    shared = _Comparison(draws, targets, t, antithetic)
+    of_all, of_some = [], []
+    for view, config in views:
+        rows = config.rows(t)
+        if rows is None:
+            distances = shared.distances(view, distance)
+            of_all.append(_rows_of(config.weight_at(t)) * distances)
+        elif len(rows):
+            part = _Comparison(draws[rows], targets[rows], t[rows], antithetic)
+            weight = _rows_of(config.weight_at(t[rows]))
+            of_some.append((rows, weight * part.distances(view, distance)))
+    total = sum(of_all[1:], of_all[0]) if of_all else draws.new_zeros(len(draws), shared.count)
+    for rows, distances in of_some:
+        total = total.index_add(0, rows, distances)
     of_targets = draws.shape[1] * targets.shape[1]
     confinement, pairs = total[:, :of_targets].mean(1), total[:, of_targets:]
     return ScoreTerms(
@@ -163,13 +190,6 @@ def power_of_squares(squares: Tensor, exponent: Tensor | float) -> Tensor:
     return torch.where(apart, squares, 1.0).pow(exponent) * apart
 
 
-def linear_in_time(at_data: float | None, at_noise: float, t: Tensor) -> Tensor | float:
-    """at_data + (at_noise - at_data) t, [B], float32 or better; at_noise if at_data is None."""
-    if at_data is None:
-        return at_noise
-    return at_data + (at_noise - at_data) * t.to(torch.promote_types(t.dtype, torch.float32))
-
-
 def _check_shapes(draws: Tensor, target: Tensor) -> None:
     """Refuse shapes that would broadcast to a wrong score in silence."""
     several = target.ndim == draws.ndim
@@ -179,6 +199,39 @@ def _check_shapes(draws: Tensor, target: Tensor) -> None:
             f"draws must be [B, m, ...] and target [B, ...] or [B, n, ...], the same but for m and "
             f"n; they are {list(draws.shape)} and {list(target.shape)}."
         )
+
+
+class _Comparison:
+    """Draws [B, m, ...] and targets [B, n, ...] at times t [B], to be compared by several views."""
+
+    def __init__(self, draws: Tensor, targets: Tensor, t: Tensor, antithetic: bool) -> None:
+        self.draws, self.targets, self.t, self.antithetic = draws, targets, t, antithetic
+
+    def distances(self, view: View, distance: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Means over the spots of a view, [B, count]."""
+        features = view.features(self.draws, self.t)
+        if features is self.draws:
+            differences = self._of_samples
+        else:
+            targets = view.features(self.targets, self.t)
+            differences = _differences(features, targets, self.antithetic)
+        return distance(view.mean_squares(differences), self.t).mean(2)
+
+    @cached_property
+    def _of_samples(self) -> Differences:
+        return _differences(self.draws, self.targets, self.antithetic)
+
+    @property
+    def count(self) -> int:
+        """The number of differences for each x_t."""
+        m = self.draws.shape[1]
+        opposite = m // 2 if m % 2 == 0 and not self.antithetic else 0
+        return m * self.targets.shape[1] + m * ((m - 1) // 2) + opposite
+
+
+def _rows_of(weight: Tensor | float) -> Tensor | float:
+    """A weight, a number or [B], that multiplies [B, n]."""
+    return weight[:, None] if isinstance(weight, Tensor) else weight
 
 
 def _differences(draws: Tensor, targets: Tensor, antithetic: bool) -> Differences:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+import latentddm.training.views  # noqa: F401  (registers those that need a network)
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values
@@ -66,11 +67,17 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             "images that have some, or leave network.classes out."
         )
     for number, phase in enumerate(config.phases):
-        _check_objective(config, phase.objective, f"phases.{number}.objective")
+        _check_objective(config, store, phase.objective, f"phases.{number}.objective")
 
 
-def _check_objective(config: TrainConfig, objective: Objective, key: str) -> None:
-    """UserError for an objective that does not go with the network, the schedule or the loop."""
+def _check_objective(
+    config: TrainConfig, store: LatentStore, objective: Objective, key: str
+) -> None:
+    """UserError for an objective that does not go with the latents, the network or the loop."""
+    try:
+        objective.check_latents(store.shape)
+    except ValueError as error:
+        raise UserError(f"{key}, for {config.store}: {error}.") from None
     misfit = objective.misfit(config.network.times, config.schedule)
     if misfit is not None:
         raise UserError(f"{key}: {misfit}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
-from latentddm.engine.config import differences, require_values, to_plain, to_yaml
+from latentddm.engine.config import build, differences, require_values, to_plain, to_yaml
 from latentddm.engine.distributed import on_main, start_processes, start_run
-from latentddm.engine.dry_run import dry_run
+from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.run import RunFolder
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.networks.network import NetworkModel, make_network
+from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 from latentddm.training.config import TrainConfig, check, keys_that_may_change
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.performance import describe_performance
@@ -55,21 +55,30 @@ def describe(config: TrainConfig) -> str:
     Touches nothing.
     """
     store = _checked_store(config)
-    accelerator = start_processes(config.precision)
     network = _new_network(config, store)
     lines = [
         to_yaml(config).rstrip(),
         f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; latents "
         f"{list(store.shape)}; {len(store):,} images in the store.",
     ]
-    phases = _phases(config, store, None, accelerator)
-    for number, (phase, planned) in enumerate(zip(config.phases, phases, strict=True)):
-        measured = dry_run(planned.make(None), config.loop, accelerator, planned.span.start)
-        minutes = planned.span.length / measured.images_per_second / 60
-        lines.append(f"{describe_phase(phase, number, len(phases))}, about {minutes:.1f} min")
-        lines.append(measured.describe())
-        accelerator.free_memory()
+    spans = phase_spans(config.phases, config.loop.batch_size)
+    for number, measured in enumerate(measure_phases(config)):
+        minutes = spans[number].length / measured.images_per_second / 60
+        phase = describe_phase(config.phases[number], number, len(spans))
+        lines += [f"{phase}, about {minutes:.1f} min", measured.describe()]
     return "\n".join(lines)
+
+
+def measure_phases(config: TrainConfig, seconds: float = SECONDS) -> Iterator[DryRun]:
+    """Memory and speed of each phase of `train`, in a few steps of about `seconds`.
+
+    Touches nothing; `config.output` need not exist.
+    """
+    store = _checked_store(config)
+    accelerator = start_processes(config.precision)
+    for phase in _phases(config, store, None, accelerator):
+        yield dry_run(phase.make(None), config.loop, accelerator, phase.span.start, seconds)
+        accelerator.free_memory()
 
 
 def _checked_store(config: TrainConfig) -> LatentStore:
@@ -94,7 +103,7 @@ def _phases(
         if before is not None:  # the averaged weights of the phase before
             before.load_module("ema", network)
         elif start is not None and number == 0:
-            network.load_state_dict(start)
+            network.load_state_dict({**network.state_dict(), **start})
         # Snapshots are of the averages of one phase, the last: those that are sampled.
         last = number == len(spans) - 1
         ema = config.ema if last else replace(config.ema, snapshots=0)
@@ -130,11 +139,15 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
             "store."
         )
     theirs = RunFolder.open(config.start, RUN_KIND).read_config()
+    ours = to_plain(config.network)
+    network = to_plain(build(NetworkConfig, theirs["network"], config.start, "network."))
+    if ours.get("global_noise"):  # weights of xi alone: they may be new
+        network["global_noise"] = True
     changed = [
         key
         for key in differences(
-            {"network": theirs["network"], "schedule": theirs["schedule"]},
-            {"network": to_plain(config.network), "schedule": config.schedule},
+            {"network": network, "schedule": theirs["schedule"]},
+            {"network": ours, "schedule": config.schedule},
         )
         if key != "network.dropout"
     ]

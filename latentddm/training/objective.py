@@ -7,7 +7,7 @@ a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, NamedTuple
 
@@ -18,7 +18,9 @@ from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
+from latentddm.scores.views import ViewInputs
 from latentddm.training.protocols import Evaluator, RandomNumbers
+from latentddm.training.times import partly_on_grid
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
@@ -65,10 +67,7 @@ class Objective:
 
     @property
     def draw_count(self) -> int:
-        """Draws of x_0 for each x_t: the field `draws`, where a subclass has one.
-
-        0 is for an objective of the mean, whose network is evaluated without xi, in sampling too.
-        """
+        """Draws of x_0 for each x_t, the field `draws`; 0: of the mean, evaluated without xi."""
         return int(getattr(self, "draws", 0))
 
     @property
@@ -84,6 +83,13 @@ class Objective:
     def misfit(self, times: int, schedule: str) -> str | None:
         """What is wrong with a network of so many times, or with a schedule by name; or None."""
         return None
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
+
+    def prepared(self, inputs: ViewInputs) -> Objective:
+        """The objective of one training, its parts made from the training's `inputs`."""
+        return self
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor | None:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
@@ -107,14 +113,14 @@ class Objective:
     ) -> ObjectiveTerms:
         """The loss of a micro-batch: corrupt the data, evaluate the network once, `terms`.
 
-        numbers: the rows of `numbers`; everyone: the x_0 of the whole batch, on all processes, for
-        more than one of `targets`.
+        numbers: the rows of `numbers`; everyone: the x_0 of all processes, for several targets.
         """
         t, targets = numbers["t"], x0
         x_t = corrupt(x0, t, numbers["noise"], schedule)
         drawn = network.train(x_t, t, numbers.get("xi"))
         if self.targets > 1:
             targets = draw_targets(x_t, t, everyone, numbers["uniform"], schedule)
+        network.place(x_t, t, drawn.detach(), targets)
         return self.terms(drawn, targets, t, schedule)
 
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
@@ -137,22 +143,9 @@ class Objective:
         """Training times in (0, 1) from standard normal `noise`, [B].
 
         uniform: t = Phi(z); logit-normal: t = sigmoid(mean + std z). A share of them is taken from
-        1 / k, 2 / k, ..., 1 instead, k = grid_steps, each as often: the times at which a sampler of
-        1, 2, ... k steps evaluates the network.
+        the times at which a sampler of grid_steps steps evaluates the network.
         """
-        if self.grid_share == 0:
-            t = self._times_off_grid(noise)
-        else:
-            # Phi(z) is uniform: below the share it chooses a time of the grid, and the rest is
-            # stretched over (0, 1) again, so that one number a sample is enough.
-            uniform, tiny = torch.special.ndtr(noise), torch.finfo(noise.dtype).eps
-            on_grid = (uniform / self.grid_share * self.grid_steps).ceil().clamp_min(1)
-            rest = (uniform - self.grid_share) / max(1 - self.grid_share, tiny)
-            t = torch.where(
-                uniform < self.grid_share,
-                on_grid / self.grid_steps,
-                self._times_off_grid(torch.special.ndtri(rest.clamp(tiny, 1 - tiny))),
-            )
+        t = partly_on_grid(noise, self._times_off_grid, self.grid_share, self.grid_steps)
         return t.clamp(TIME_MARGIN, 1 - TIME_MARGIN)
 
     def _times_off_grid(self, noise: Tensor) -> Tensor:
@@ -202,8 +195,18 @@ class DistributionalObjective(Objective):
 
     @cached_property
     def _score(self) -> Score:
-        """The score, made once: a view may have a network to load."""
+        """The score, made once; without the inputs of a training if it is not `prepared`."""
         return self.score.make()
+
+    def check_latents(self, shape: Sequence[int]) -> None:
+        """ValueError, naming the view, if latents [C, H, W] do not fit."""
+        self.score.check_latents(shape)
+
+    def prepared(self, inputs: ViewInputs) -> DistributionalObjective:
+        """A copy with a score of its own, whose views are made from `inputs`."""
+        copy = replace(self)
+        vars(copy)["_score"] = self.score.make(inputs)  # the cached property
+        return copy
 
     def xi(self, normal: Callable[..., Tensor], shape: Sequence[int]) -> Tensor:
         """xi of m draws, [B, m, *shape]; the second half is minus the first if antithetic."""
@@ -242,6 +245,5 @@ def _precise(*tensors: Tensor) -> list[Tensor]:
 def _spread(draws: Tensor) -> Tensor:
     """The standard deviation of the draws, root mean square over the sample, [B]."""
     m = draws.shape[1]
-    # draws.var(dim=1) is ten times slower.
-    apart = draws - draws.mean(dim=1, keepdim=True)
+    apart = draws - draws.mean(dim=1, keepdim=True)  # draws.var(dim=1) is ten times slower
     return (apart.square().flatten(1).mean(1) * (m / (m - 1))).sqrt()

@@ -29,6 +29,7 @@ from latentddm.training.objective import Objective, ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
+from latentddm.training.views import TrainingInputs
 
 TIME_BINS = 4  # of t, for the logged interaction and spread
 
@@ -46,9 +47,11 @@ class GeneratorTask:
         preview: Preview,
         accelerator: Accelerator,
     ) -> None:
-        self.config, self.objective, self.store = config, phase.objective, store
+        self.config, self.store = config, store
         self.accelerator, self._preview = accelerator, preview
         self.schedule = make_schedule(config.schedule)
+        inputs = TrainingInputs(store, self.schedule, config.seed, accelerator, config.loop, span)
+        self.objective, self._learnt = phase.objective.prepared(inputs), inputs.learnt
         if not self.objective.draw_count:  # without gradient, which several processes cannot share
             for parameter in network.draw_parameters():
                 parameter.requires_grad_(False)
@@ -63,11 +66,13 @@ class GeneratorTask:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        return {"network": self.trainable.network, **self.averages.modules}
+        learnt = {view.name: view.network for view in self._learnt}
+        return {"network": self.trainable.network, **self.averages.modules, **learnt}
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        return {"optimizer": self.trainable.optimizer}
+        learnt = {f"{view.name}_optimizer": view.optimizer for view in self._learnt}
+        return {"optimizer": self.trainable.optimizer, **learnt}
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
         loop = self.config.loop
@@ -83,10 +88,11 @@ class GeneratorTask:
         numbers = objective.numbers(random, x0)
         everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
+        for view in self._learnt:
+            view.begin(images, len(x0))
         for part in self.trainable.micro_batches(len(x0)):
             self._seed_dropout(images, part, len(x0))
-            given = None if labels is None else labels[part]
-            network = NetworkEvaluator(self.trainable, given, bare=objective.derivatives)
+            network = self._evaluator(part, labels)
             rows = {name: values[part] for name, values in numbers.items()}
             terms = objective.evaluate(network, x0[part], rows, everyone, self.schedule)
             self.trainable.backward(terms.loss.mean())
@@ -94,13 +100,24 @@ class GeneratorTask:
             for name, (values, where) in objective.figures(terms, rows).items():
                 accumulator.add(name, values, where)
         accumulator.add("gradient_norm", self.trainable.step(images))
+        for view in self._learnt:
+            view.learn(images, accumulator)
 
     def preview(self, path: Path) -> None:
         """A grid drawn in a few evaluations."""
-        if self.objective.learns_flow_map:
-            return self._preview.write(FlowMapNetwork(self.averages.first), path, self.schedule)
-        denoiser = denoiser_of(self.averages.first, reads_xi=self.objective.draw_count > 0)
-        return self._preview.write(denoiser, path, self.schedule)
+        network = self.averages.first
+        self._preview.write(
+            FlowMapNetwork(network)
+            if self.objective.learns_flow_map
+            else denoiser_of(network, reads_xi=self.objective.draw_count > 0),
+            path,
+            self.schedule,
+        )
+
+    def _evaluator(self, part: slice, labels: Tensor | None) -> NetworkEvaluator:
+        given = None if labels is None else labels[part]
+        bare = self.objective.derivatives
+        return NetworkEvaluator(self.trainable, part, given, self._learnt, bare)
 
     def _seed_dropout(self, images: int, part: slice, share: int) -> None:
         """Every part of the global batch, on whatever process, takes its rows of the same masks."""

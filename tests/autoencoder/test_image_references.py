@@ -10,11 +10,23 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from image_files import NAMES, files, image_file, keys, pixels, write_folder, write_tar, write_zip
+from image_files import (
+    NAMES,
+    files,
+    image_file,
+    keys,
+    labels,
+    pixels,
+    write_folder,
+    write_tar,
+    write_zip,
+)
+from messages import raises_naming
 
-from autoencoder import remote
+from autoencoder import models, remote
 from autoencoder.images import UnreadableImage, open_source
 from autoencoder.sources.naming import public_name
+from latentddm.cli import main
 from latentddm.engine.errors import JobError, UserError
 
 FACES = Path(__file__).parents[2].parent / "shared" / "data" / "faces128"
@@ -92,8 +104,31 @@ def test_members_other_than_images_and_labels_are_not_read(tmp_path: Path) -> No
 
 def test_two_images_in_one_sample_are_refused(tmp_path: Path) -> None:
     content = {"a.left.png": image_file(0), "a.right.png": image_file(1)}
-    with pytest.raises(UserError, match=r"a\.left\.png, a\.right\.png"):
+    with raises_naming(
+        UserError, "a.left.png, a.right.png", "webdataset", "first dot", "--keys whole"
+    ):
         open_source(write_tar(tmp_path / "images.tar", content))
+
+
+def test_names_with_dots_are_samples_of_their_own_with_whole_keys(tmp_path: Path) -> None:
+    content = {
+        "img.v1.0002.jpg": image_file(2),
+        "img.v1.0002.cls": b"7",
+        "./img.v1.0001.jpg": image_file(1),
+        "b.png": image_file(3),
+        "README": b"about",
+    }
+    path = write_tar(tmp_path / "images.tar", content)
+    for reference in (path, tmp_path, f"{tmp_path}/*.tar"):
+        with raises_naming(UserError, "img.v1.0002.jpg, img.v1.0001.jpg", "--keys whole"):
+            open_source(reference)
+        source = open_source(reference, sample_keys="whole")
+        assert keys(source) == ["img.v1.0002.jpg", "img.v1.0001.jpg", "b.png"]
+        assert labels(source) == [7, None, None]
+        assert len(pixels(source)) == 3
+    twice = write_tar(tmp_path / "twice.tar", {"a.b.jpg": b"", "a.b.png": b""})
+    with raises_naming(UserError, "a.b.jpg, a.b.png"):
+        open_source(twice, sample_keys="whole")
 
 
 def test_a_link_in_a_tar_is_unreadable_and_not_followed(tmp_path: Path) -> None:
@@ -118,6 +153,23 @@ def test_names_with_parent_folders_are_read_inside_the_archive(tmp_path: Path) -
         assert keys(source) == ["../../climb.png"]
         assert len(pixels(source)) == 1
     assert not (tmp_path.parent.parent / "climb.png").exists()
+
+
+def test_whole_keys_are_encoded_and_repaired(
+    tmp_path: Path, tiny_autoencoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "check_reconstruction", lambda *arguments: None)
+    content = {f"img.v1.{number:04d}.png": image_file(number) for number in range(4)}
+    images = str(write_tar(tmp_path / "images.tar", content))
+    source = ["--images", images, "--autoencoder", str(tiny_autoencoder), "--keys", "whole"]
+    store = tmp_path / "store"
+    options = ["--output", str(store), "--size", "16", "--workers", "0"]
+    assert main(["encode", *source, *options]) == 0
+    shard = store / "latents-000000.tar"
+    before = shard.read_bytes()
+    shard.write_bytes(before[:-1])
+    assert main(["verify", str(store), "--repair", *source]) == 0
+    assert shard.read_bytes() == before
 
 
 # ---- wrong references

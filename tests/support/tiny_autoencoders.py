@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 
+from autoencoder.portraits import draw_portrait
 from latentddm.engine.seeding import torch_generator
 
 BLOCKS = {
@@ -53,6 +54,24 @@ def save_network(kind: str, folder: Path, **options: object) -> Path:
         torch.manual_seed(5)
         MAKERS[kind]().save_pretrained(folder, **options)
     return folder
+
+
+def save_grey(folder: Path) -> Path:
+    """The tiny `kl`, whose reconstructions of anything are nearly grey."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        network = MAKERS["kl"]()
+    with torch.no_grad():
+        network.decoder.conv_out.weight *= 0.02
+        network.decoder.conv_out.bias.zero_()
+    network.save_pretrained(folder)
+    return folder
+
+
+def grey_pixels(count: int, size: int) -> torch.Tensor:
+    """Images of little contrast, uint8 [count,size,size,3]: `save_grey` keeps 20 dB of them."""
+    portraits = [torch.from_numpy(draw_portrait(index, size)[0]) for index in range(count)]
+    return 118 + torch.stack(portraits) // 16
 
 
 def random_pixels(count: int, size: int) -> torch.Tensor:

@@ -36,6 +36,7 @@ VARIANTS: dict[str, NetworkConfig] = {
     "unet, patches, middle": replace(PATCHES, expansion="middle"),
     "unet, patches, up1": replace(PATCHES, expansion="up1"),
     "unet, patches, output": replace(PATCHES, expansion="output"),
+    "unet, global": replace(UNET, expansion="up1", global_noise=True),
     "dit": DIT,
     "dit, last block": replace(DIT, draw_blocks=1),
     "dit, global": replace(DIT, draw_blocks=2, global_noise=True),

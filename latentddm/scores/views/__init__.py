@@ -1,16 +1,22 @@
-"""Views of a sample, by name. One more view is a file like these and a line in VIEWS."""
+"""Views of a sample, by kind. One more view is a file like these and a line below."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from latentddm.scores.views.bands import BandsConfig
+from latentddm.scores.views.edges import EdgesConfig
+from latentddm.scores.views.pooled import PooledConfig
+from latentddm.scores.views.position import PositionConfig
+from latentddm.scores.views.principal import PrincipalConfig
+from latentddm.scores.views.view import VIEWS, Differences, View, ViewConfig, ViewInputs
+from latentddm.scores.views.visible import VisibleConfig
+from latentddm.scores.views.whole import WholeConfig
 
-from latentddm.scores.views.position import Position
-from latentddm.scores.views.view import Differences, View
-from latentddm.scores.views.whole import Whole
+__all__ = ["VIEWS", "Differences", "View", "ViewConfig", "ViewInputs"]
 
-__all__ = ["VIEWS", "Differences", "View"]
-
-VIEWS: dict[str, Callable[[], View]] = {
-    "whole": Whole,
-    "position": Position,
-}
+VIEWS["whole"] = WholeConfig
+VIEWS["position"] = PositionConfig
+VIEWS["bands"] = BandsConfig
+VIEWS["pooled"] = PooledConfig
+VIEWS["edges"] = EdgesConfig
+VIEWS["visible"] = VisibleConfig
+VIEWS["principal"] = PrincipalConfig

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 from torch import Tensor
 
-from latentddm.scores.views.view import Differences, View
+from latentddm.scores.views.view import Differences, View, ViewConfig, ViewInputs
 
 
-class Position(View):
+@dataclass(frozen=True, kw_only=True)
+class PositionConfig(ViewConfig):
     """A spot for each spatial position: the norm over its channels (iDDM, arXiv 2609.37147).
 
     It identifies the distribution at each position, not the dependence between positions.
     """
+
+    kind: Literal["position"] = "position"
+
+    def make(self, inputs: ViewInputs | None = None) -> View:
+        """See `ViewConfig`."""
+        return Position()
+
+
+class Position(View):
+    """See `PositionConfig`."""
 
     def mean_squares(self, differences: Differences) -> Tensor:
         """[B, n, H W]."""

@@ -18,6 +18,8 @@ from autoencoder.portraits import draw_portrait
 from latentddm.cli import main
 
 TINY = [
+    "minutes=null",
+    "pretrained=null",
     "samples=8",
     "steps=[1,2]",
     "size=32",
@@ -71,7 +73,7 @@ def test_the_demo_runs_every_stage_on_a_folder_of_loose_images(
         for result in method["results"]:
             assert np.isfinite(result["frechet"]["value"])
             assert (output / result["picture"]).is_file()
-    assert "patch_size: 8\n" in (output / "ddm" / "config.yaml").read_text()  # all of 8 x 8 latents
+    assert "patch_size: 2\n" in (output / "ddm" / "config.yaml").read_text()  # of 8 x 8 latents
     page = (output / "report.html").read_text()
     assert "truncated.jpg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_runs import PLAIN, generator_config, phase
 
@@ -25,6 +26,22 @@ def save(*_):
     pathlib.Path({saved!r}).touch()
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
+pathlib.Path({ready!r}).touch()
+time.sleep(60)
+"""
+
+
+FAILS = """
+import pathlib, time
+other = pathlib.Path({ready!r}.replace('first', 'second'))
+end = time.monotonic() + 60
+while not other.exists() and time.monotonic() < end:
+    time.sleep(0.01)
+raise SystemExit(1)
+"""
+HANGS = """
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
 pathlib.Path({ready!r}).touch()
 time.sleep(60)
 """
@@ -84,15 +101,7 @@ def test_both_are_trained_to_the_end_with_the_cores_between_them(
 def test_a_failure_is_named_and_the_other_saves(
     two: dict[str, TrainConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fails = """
-import pathlib, time
-other = pathlib.Path({ready!r}.replace('first', 'second'))
-end = time.monotonic() + 60
-while not other.exists() and time.monotonic() < end:
-    time.sleep(0.01)
-raise SystemExit(1)
-"""
-    pretend(monkeypatch, tmp_path, {"first": fails, "second": WAITS})
+    pretend(monkeypatch, tmp_path, {"first": FAILS, "second": WAITS})
     with pytest.raises(JobError, match="The training of first failed"):
         finish(two, tmp_path)
     assert (tmp_path / "second saved").exists()
@@ -152,3 +161,14 @@ def test_an_error_while_the_others_train_lets_them_save(
     with pytest.raises(ZeroDivisionError):
         fail_while_they_train()
     assert all((tmp_path / f"{name} saved").exists() for name in two)
+
+
+def test_a_training_that_does_not_stop_is_killed(
+    tmp_path: Path, two: dict[str, TrainConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, tmp_path, {"first": FAILS, "second": HANGS})
+    monkeypatch.setattr(parallel_runs, "STOP_SECONDS", 0.2)
+    before = set(psutil.Process().children())
+    with pytest.raises(JobError, match="The training of first failed"):
+        finish(two, tmp_path)
+    assert set(psutil.Process().children()) <= before

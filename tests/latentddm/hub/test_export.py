@@ -147,7 +147,12 @@ def test_the_card_has_the_numbers_with_their_protocol(run: Path, tmp_path: Path)
 def card(config: dict[str, Any], reads_xi: bool = True) -> Card:
     network = {"kind": "dit", "width": 64}
     return Card(
-        config={"store": "/home/someone/store", "network": network, "ema": {"widths": [0.1]}}
+        config={
+            "store": "/home/someone/store",
+            "schedule": "flow",
+            "network": network,
+            "ema": {"widths": [0.1]},
+        }
         | config,
         images_seen=4000,
         parameters=12_345,

@@ -190,7 +190,7 @@ class GaussianMean(ModelMixin, ConfigMixin):
     mean, std = 0.7, 0.5
 
     @register_to_config
-    def __init__(self, latent_channels: int = 3) -> None:
+    def __init__(self, latent_channels: int = 3, schedule: str = "flow") -> None:
         super().__init__()
         self.unused = nn.Parameter(torch.zeros(1))  # has the device and the format
 
@@ -255,7 +255,7 @@ def test_a_scheduler_of_another_schedule_than_the_networks_is_refused(
         ({"guidance_scale": 2.0}, "class_labels"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, "latents must be"),
         ({"callback_on_step_end_tensor_inputs": ["prompt"]}, "prompt"),
-        ({"xi_scale": [1.0, 0.5]}, "xi_scale holds 2 numbers, but there are 4"),
+        ({"xi_scale": [1.0] * 5}, "xi_scale holds 5 numbers, but there are 4"),
         ({"xi_scale": -1.0}, "xi_scale"),
     ],
 )
@@ -270,9 +270,12 @@ def test_statistics_that_do_not_fit_the_network_are_refused(pipe: LatentDDMPipel
 
 
 @pytest.mark.parametrize("schedule", ["flow", "cosine"])
-@pytest.mark.parametrize("xi_scale", [1.0, 0.5, [1.0, 0.5, 0.0]])
+@pytest.mark.parametrize(
+    ("xi_scale", "each"),
+    [(1.0, 1.0), (0.5, 0.5), ([1.0, 0.5, 0.0], [1.0, 0.5, 0.0]), ([1.0, 0.5], [1.0, 0.5, 0.5])],
+)
 def test_it_draws_what_sample_draws(
-    tiny_autoencoder: Path, schedule: str, xi_scale: float | list[float]
+    tiny_autoencoder: Path, schedule: str, xi_scale: float | list[float], each: float | list[float]
 ) -> None:
     pipe = make_pipeline(tiny_autoencoder, schedule=schedule)
     noise = torch.randn(8, *SHAPE, generator=torch.Generator().manual_seed(0))
@@ -282,7 +285,7 @@ def test_it_draws_what_sample_draws(
         time_grid(3),
         schedule=make_schedule(schedule),
         generator=pipe.generators(4, 8),
-        xi_scale=xi_scale,
+        xi_scale=each,
     )
     options = {"num_inference_steps": 3, "latents": noise, "xi_scale": xi_scale}
     drawn = latents(pipe, pipe.generators(4, 8), 8, **options)

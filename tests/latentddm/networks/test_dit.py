@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny_networks import DIT, SHAPE, fresh, inputs, random_network
+from tiny_networks import DIT, SHAPE, UNET, fresh, inputs, random_network
 from torch import Tensor
 from torch.nn import functional
 
 from latentddm.networks.dit import DiT, DiTConfig, Positions, sinusoidal_positions
+from latentddm.networks.network import NetworkConfig
 
 
 def test_sinusoidal_positions_are_sines_and_cosines_of_row_and_column() -> None:
@@ -79,8 +80,11 @@ def test_xi_adds_as_much_at_the_start_however_many_blocks_read_it(draw_blocks: i
     )  # of one linear layer with torch's start
 
 
-def test_global_noise_is_a_standard_normal_part_of_xi_and_shifts_every_patch() -> None:
-    network = random_network(DIT, global_noise=True).eval()
+@pytest.mark.parametrize("config", [DIT, replace(UNET, patch_size=2)], ids=["dit", "unet"])
+def test_global_noise_is_a_standard_normal_part_of_xi_for_all_positions(
+    config: NetworkConfig,
+) -> None:
+    network = random_network(config, global_noise=True).eval()
     seen: list[Tensor] = []
     assert network.global_noise is not None
     network.global_noise.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -90,7 +94,7 @@ def test_global_noise_is_a_standard_normal_part_of_xi_and_shifts_every_patch() -
     (whole,) = seen
     assert whole.shape == (200, 1, 12)
     assert float(whole.std()) == pytest.approx(1, abs=0.05)
-    without = random_network(DIT, global_noise=False).eval()
+    without = random_network(config, global_noise=False).eval()
     assert network.num_parameters() > without.num_parameters()
 
 

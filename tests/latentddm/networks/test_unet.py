@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_networks import PATCHES, UNET, inputs, random_network
 
-from latentddm.networks.blocks import Input
+from latentddm.networks.blocks import Input, NoiseBranch
 from latentddm.networks.layers import Convolution, Norm
 from latentddm.networks.unet import UNet, UNetConfig
 
@@ -68,6 +68,31 @@ def test_the_first_convolution_starts_as_one_of_x_t_and_xi_side_by_side() -> Non
         assert expected is not None
         scale = float(expected.detach().std())
         assert float(found.detach().std()) == pytest.approx(scale, rel=0.1)
+
+
+@pytest.mark.parametrize("expansion", ["input", "up1", "output"])
+def test_global_noise_reaches_all_positions_and_xi_of_zero_is_none(expansion: str) -> None:
+    """One number of xi changes every position through the time, at once and far away."""
+    config = replace(
+        UNET, multipliers=(1,), attention_levels=(), global_noise=True, expansion=expansion
+    )
+    network = random_network(config).eval()
+    x_t, t, xi = inputs()
+    torch.testing.assert_close(network(x_t, t, 0 * xi), network(x_t, t)[:, None].expand_as(xi))
+    with torch.no_grad():
+        for layer in (m for part in network.draw_parts for m in part.modules()):
+            if isinstance(layer, NoiseBranch):
+                layer.convolution.weight.zero_()
+            if isinstance(layer, Input) and layer.noise is not None:
+                layer.noise.weight.zero_()
+        changed = xi.clone()
+        changed[0, 1, 0, 0, 0] += 3
+        apart = (network(x_t, t, changed) - network(x_t, t, xi)).abs()
+    assert apart[0, 1].amin(0).min() > 0
+    apart[0, 1] = 0
+    assert apart.max() == 0
+    names = {id(parameter) for parameter in network.draw_parameters()}
+    assert all(id(parameter) in names for parameter in network.global_noise.parameters())
 
 
 @pytest.mark.parametrize("edge", [1, 3])

@@ -91,6 +91,8 @@ def make_method(key: str, label: str, frechet: float, energy: float, draws: int)
             "steps": steps,
             "frechet": measured(0.41 + frechet / steps),
             "energy": measured(0.0011 + energy / steps**1.5),
+            "original_frechet": measured(9.1 + frechet / steps),
+            "original_energy": measured(0.51 + energy / steps**1.5),
             "latent_frechet": measured(0.62 + 1.3 * frechet / steps),
             "latent_energy": measured(0.0007 + 0.8 * energy / steps**1.5),
             "attributes": 0.021 + frechet / 400 / steps,
@@ -120,7 +122,8 @@ def make_report(folder: Path) -> dict[str, Any]:
         "originals": "pictures/originals.png",
         "reconstructions": "pictures/reconstructions.png",
     }
-    for name in (*names, *pictures.values()):
+    side_by_side = {name: f"pictures/top-{name}.png" for name in (*pictures, "draws")}
+    for name in (*names, *pictures.values(), *side_by_side.values()):
         save_image(folder / name, image_grid(tiles(name), columns=8))
     return {
         "title": "latentddm demo",
@@ -130,6 +133,7 @@ def make_report(folder: Path) -> dict[str, Any]:
         "source": {
             "name": "portraits:4000",
             "images": 4013,
+            "available": 4015,
             "size": 64,
             "unreadable": [
                 {"key": "set/a.jpg", "reason": "cut short"},
@@ -147,6 +151,8 @@ def make_report(folder: Path) -> dict[str, Any]:
             "parameters": 951_017,
             "factor": 8,
             "latent_channels": 6,
+            "reference": "demo/autoencoder/autoencoder",
+            "warning": "",
             "psnr": 27.13,
             "images_seen": 2400,
             "frechet": 9.91,
@@ -156,6 +162,8 @@ def make_report(folder: Path) -> dict[str, Any]:
         "floor": {
             "frechet": 0.377,
             "energy": 0.00093,
+            "original_frechet": 8.87,
+            "original_energy": 0.613,
             "latent_frechet": 0.61,
             "latent_energy": 0.00021,
             "what": "1,000 other images of the same source",
@@ -180,6 +188,7 @@ def make_report(folder: Path) -> dict[str, Any]:
             ],
         },
         "pictures": pictures,
+        "side_by_side": {**side_by_side, "method": "DDM (energy score)", "steps": 4},
         "protocol": {
             "frechet": "Fréchet distance in pyramid-v1 features; n = 1,000 against 4,013",
             "energy": "energy distance in pyramid-v1 features; n = 1,000 against 4,013",
@@ -225,7 +234,7 @@ def test_the_page_needs_nothing_beside_itself(folder: Path, report: dict[str, An
 def test_every_image_is_embedded_unchanged(folder: Path, report: dict[str, Any]) -> None:
     page = write(folder, report)
     originals = {path.read_bytes() for path in (folder / "pictures").iterdir()}
-    assert len(page.pictures) == 2 * len(STEPS) + 2
+    assert len(page.pictures) == 2 * len(STEPS) + 2 + 3
     assert set(page.pictures) == originals
 
 
@@ -288,6 +297,47 @@ def test_the_headline_compares_both_methods_at_four(folder: Path, report: dict[s
     assert re.search(r"DDM.*12\.0.*plain diffusion.*10\.0.*1\.2×", sentence)
 
 
+def opening(page: Page) -> str:
+    """The text of the page up to its first curve."""
+    return page.text.partition("Samples by number of network evaluations")[0]
+
+
+def test_the_top_holds_originals_reconstructions_and_draws(
+    folder: Path, report: dict[str, Any]
+) -> None:
+    page = write(folder, report)
+    shown = [(folder / report["side_by_side"][n]).read_bytes() for n in report["pictures"]]
+    assert page.pictures[:2] == shown
+    assert page.pictures[2] == (folder / report["side_by_side"]["draws"]).read_bytes()
+    for words in ("Originals", "Reconstructions", "PSNR 27.1 dB", "Drawn by DDM"):
+        assert words in opening(page)
+
+
+def test_the_top_states_the_distances_from_the_originals(
+    folder: Path, report: dict[str, Any]
+) -> None:
+    """So that a weak autoencoder cannot pass for a good generator."""
+    top = opening(write(folder, report))
+    ours, theirs = (m["results"][2]["original_frechet"]["value"] for m in report["methods"])
+    assert re.search(rf"originals, DDM.* {number(ours)} and plain.* {number(theirs)};.*8\.87", top)
+
+
+def test_a_weak_autoencoder_is_a_warning_at_the_top(folder: Path, report: dict[str, Any]) -> None:
+    report["autoencoder"]["warning"] = "Every picture is blurred; add --autoencoder REF."
+    page = write(folder, report)
+    assert report["autoencoder"]["warning"] in opening(page)
+
+
+def test_a_pretrained_autoencoder_is_named_and_was_not_trained_here(
+    folder: Path, report: dict[str, Any]
+) -> None:
+    report["autoencoder"] |= {"images_seen": 0, "reference": "<i>a/b"}
+    page = write(folder, report)
+    assert "pretrained (<i>a/b), not trained here" in page.text
+    assert "trained here on" not in page.text
+    assert "i" not in page.tags
+
+
 def with_text(report: dict[str, Any], words: str) -> dict[str, Any]:
     """The report with `words` wherever text comes from users or from their files."""
     report = deepcopy(report)
@@ -295,6 +345,7 @@ def with_text(report: dict[str, Any], words: str) -> dict[str, Any]:
     report["source"]["unreadable"] = [{"key": words, "reason": words}]
     report["stages"][0]["detail"] = report["stages"][0]["name"] = words
     report["methods"][0]["label"] = report["floor"]["what"] = words
+    report["autoencoder"]["warning"] = report["side_by_side"]["method"] = words
     report["settings"] = {"images": words}
     report["protocol"]["energy"] = report["machine"]["processor"] = words
     return report

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import product
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
 from score_definitions import by_loops, draws_and_target, power_distance, whole_and_position
 from torch import Tensor
 
-from latentddm.engine.config import build
-from latentddm.scores import EnergyConfig, ScoreConfig
+from latentddm.engine.config import build, to_plain
+from latentddm.engine.errors import UserError
+from latentddm.scores import EnergyConfig, ScoreConfig, ScoreTerms
 from latentddm.scores.score import antithetic_pairs
-from latentddm.scores.views import VIEWS, Differences, View
+from latentddm.scores.views import VIEWS, Differences, View, ViewConfig, ViewInputs
+from latentddm.scores.views.whole import WholeConfig
 
 T = torch.tensor([0.3, 0.8], dtype=torch.float64)
 
@@ -86,7 +90,7 @@ def test_views_agree_in_scale(beta: float) -> None:
     noise = torch.randn(4, 2, 64, 8, 8, generator=generator, dtype=torch.float64)
     t = torch.full((4,), 0.5, dtype=torch.float64)
     for draws, tolerance in ((0.3 * noise.sign(), 1e-12), (0.3 * noise, 0.02)):
-        for name in VIEWS:
+        for name in ("whole", "position"):
             found = EnergyConfig(beta=beta, views={name: 1.0}).make()(draws, target, t)
             expected = torch.full((4,), 0.3**beta, dtype=torch.float64)
             torch.testing.assert_close(found.confinement, expected, rtol=3 * tolerance, atol=0)
@@ -104,14 +108,34 @@ def test_scores_of_a_half_precision_network_are_taken_in_float32(dtype: torch.dt
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
 
 
-class Edges(View):
+@dataclass(frozen=True, kw_only=True)
+class SteepConfig(ViewConfig):
+    kind: Literal["steep"] = "steep"
+    steepness: float = 1.0
+
+    def make(self, inputs: ViewInputs | None = None) -> View:
+        return Steep(self.steepness)
+
+
+class Steep(View):
     """Differences between neighbours in a row: a linear view of the samples themselves."""
 
-    received: list[Differences] = []  # noqa: RUF012  (a record for the test below)
+    received: ClassVar[list[Differences]] = []  # a record for the test below
+
+    def __init__(self, steepness: float) -> None:
+        self.steepness = steepness
 
     def mean_squares(self, differences: Differences) -> Tensor:
         self.received.append(differences)
-        return differences.values.diff(dim=-1).square().mean(2).flatten(2)
+        return self.steepness * differences.values.diff(dim=-1).square().mean(2).flatten(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AngleConfig(ViewConfig):
+    kind: Literal["angle"] = "angle"
+
+    def make(self, inputs: ViewInputs | None = None) -> View:
+        return Angle()
 
 
 class Angle(View):
@@ -127,13 +151,13 @@ class Angle(View):
 @pytest.fixture
 def with_mine(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line for each view."""
-    monkeypatch.setitem(VIEWS, "edges", Edges)
-    monkeypatch.setitem(VIEWS, "angle", Angle)
-    monkeypatch.setattr(Edges, "received", [])
+    monkeypatch.setitem(VIEWS, "steep", SteepConfig)
+    monkeypatch.setitem(VIEWS, "angle", AngleConfig)
+    monkeypatch.setattr(Steep, "received", [])
 
 
 def test_one_more_view_is_a_class_and_a_line(with_mine: None) -> None:
-    views = {"whole": 0.5, "edges": 0.3, "angle": 0.2}
+    views = {"whole": 0.5, "steep": {"weight": 0.3, "steepness": 4.0}, "angle": 0.2}
     config = build(ScoreConfig, {"beta": 1.0, "views": views}, "c.yaml", "score.")
     draws, target = draws_and_target(2, 3, 2, 3, 3)
     draws.requires_grad_()
@@ -142,7 +166,7 @@ def test_one_more_view_is_a_class_and_a_line(with_mine: None) -> None:
         angle = 1 + float(T[i])
 
         def edge(x: Tensor, y: Tensor) -> float:
-            return float((x - y).diff(dim=-1).square().mean(0).sqrt().mean())
+            return float((x - y).diff(dim=-1).square().mean(0).mul(4).sqrt().mean())
 
         def sine(x: Tensor, y: Tensor, angle: float = angle) -> float:
             return float((torch.sin(angle * x) - torch.sin(angle * y)).square().mean().sqrt())
@@ -157,15 +181,80 @@ def test_one_more_view_is_a_class_and_a_line(with_mine: None) -> None:
     assert torch.autograd.gradcheck(lambda x: score(x, target, T).score(0.8), draws)
 
 
-def test_views_of_the_samples_themselves_share_one_computation(
-    with_mine: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(VIEWS, "again", Edges)
-    views = {"edges": 0.3, "angle": 0.2, "again": 0.5}
+def test_views_of_the_samples_themselves_share_one_computation(with_mine: None) -> None:
+    again = SteepConfig(weight=0.5)
     draws, target = draws_and_target(2, 3, 2, 3, 3)
-    EnergyConfig(views=views).make()(draws, target, T)
-    first, second = Edges.received
+    EnergyConfig(views={"steep": 0.3, "angle": 0.2, "again": again}).make()(draws, target, T)
+    first, second = Steep.received
     assert first is second
+
+
+def terms_of(**views: Any) -> ScoreTerms:
+    """With six samples, so that parts of the batch can be left out."""
+    draws, target = draws_and_target(6, 4, 3, 2, 2)
+    score = build(ScoreConfig, {"beta": 1.2, "views": views}, "c.yaml").make()
+    return score(draws, target, torch.linspace(0.05, 0.8, 6, dtype=torch.float64))
+
+
+def test_a_weight_is_linear_in_time_from_data_to_noise() -> None:
+    whole, position = terms_of(whole=1.0), terms_of(position=1.0)
+    found = terms_of(whole=0.5, position={"weight": 0.25, "weight_data": 1.0})
+    weights = 1.0 - 0.75 * torch.linspace(0.05, 0.8, 6, dtype=torch.float64)
+    for mixed, one, other in zip(found, whole, position, strict=True):
+        torch.testing.assert_close(mixed, 0.5 * one + weights * other)
+
+
+@pytest.mark.parametrize("with_whole", [0.5, 0.0])
+def test_a_view_can_be_for_noisy_times_and_for_a_share_of_the_batch(with_whole: float) -> None:
+    """Times .05, .2, .35, .5, .65, .8; of a share of a half every second sample is compared."""
+    whole, position = terms_of(whole=1.0), terms_of(position=1.0)
+    late = terms_of(whole=with_whole, position={"weight": 0.5, "t_min": 0.35})
+    some = terms_of(whole=with_whole, position={"weight": 0.5, "share": 0.5})
+    both = terms_of(whole=with_whole, position={"weight": 0.5, "share": 0.5, "t_min": 0.5})
+    none = terms_of(whole=with_whole, position={"weight": 0.5, "t_min": 0.9})
+    for found, factors in (
+        (late, [0, 0, 0, 0.5, 0.5, 0.5]),
+        (some, [0, 1, 0, 1, 0, 1]),
+        (both, [0, 0, 0, 0, 0, 1]),
+        (none, [0] * 6),
+    ):
+        factor = torch.tensor(factors, dtype=torch.float64)
+        for mixed, one, other in zip(found, whole, position, strict=True):
+            torch.testing.assert_close(mixed, with_whole * one + factor * other)
+
+
+def test_a_share_keeps_the_mean_of_the_score() -> None:
+    for share in (0.1, 0.3, 0.7):
+        config = WholeConfig(share=share)
+        rows = config.rows(torch.full((1000,), 0.5))
+        assert rows is not None
+        assert len(rows) * float(config.weight_at(torch.ones(1))) == pytest.approx(1000, rel=1e-6)
+
+
+def test_a_kind_can_stand_several_times_under_names_of_its_own() -> None:
+    views = {"whole": 0.5, "early": {"kind": "position", "weight": 0.2}, "position": 0.3}
+    config = build(ScoreConfig, {"beta": 1.2, "views": views}, "c.yaml")
+    assert build(ScoreConfig, to_plain(config), "config.yaml") == config
+    for found, expected in zip(terms_of(**views), terms_of(whole=0.5, position=0.5), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("view", "said"),
+    [
+        ({"bandz": {"weight": 1}}, r"'score\.views\.bandz\.kind' .*whole, position.*'bandz'"),
+        ({"whole": {"wieght": 1}}, r"'score\.views\.whole\.wieght'.*'weight'"),
+        ({"whole": {"weight": -1}}, r"score\.views\.whole: weight .*-1"),
+        ({"whole": {"weight_data": -2}}, r"score\.views\.whole: weight_data .*-2"),
+        ({"whole": {"t_min": 1}}, r"score\.views\.whole: t_min .*1"),
+        ({"whole": {"share": 0}}, r"score\.views\.whole: share .*0"),
+        ({"whole": "much"}, r"'score\.views\.whole' must be a number.*'much'"),
+        ({"whole": {"weight": 0}}, "score: views .*0"),
+    ],
+)
+def test_a_wrong_setting_of_a_view_is_one_sentence(view: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(ScoreConfig, {"views": view}, "c.yaml", "score.")
 
 
 def test_antithetic_pairs_are_opposite_and_do_not_interact() -> None:

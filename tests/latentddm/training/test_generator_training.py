@@ -246,6 +246,34 @@ def test_a_training_starts_from_the_averaged_weights_of_another_run(
         torch.testing.assert_close(own[key], weights, rtol=0, atol=1e-9)
 
 
+def test_a_start_may_be_without_the_global_noise_of_the_run(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    """Those weights are of xi alone; a run of before the key, which has none, may be one too."""
+    other = train(config(tiny_store, tmp_path / "other", images=16))
+    text = other.config_path.read_text()
+    assert "  global_noise: false\n" in text
+    other.config_path.write_text(text.replace("  global_noise: false\n", ""))
+    network = replace(UNET, global_noise=True)
+    wanted = generator_config(
+        tiny_store,
+        tmp_path / "run",
+        phase(8, rate=1e-12),
+        network=network,
+        start=str(other.path),
+    )
+    own = Generator.load(train(wanted).path).network.state_dict()
+    new = {key for key in own if key.startswith("global_noise.")}
+    theirs = Generator.load(other.path).network.state_dict()
+    assert set(own) == set(theirs) | new
+    assert new
+    for key, weights in theirs.items():
+        torch.testing.assert_close(own[key], weights, rtol=0, atol=1e-9)
+    back = generator_config(tiny_store, tmp_path / "back", network=UNET, start=str(wanted.output))
+    with pytest.raises(UserError, match=r"start is .*network\.global_noise"):
+        train(back)
+
+
 def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stopped(
     tiny_store: Path, tmp_path: Path
 ) -> None:

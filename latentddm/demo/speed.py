@@ -1,0 +1,121 @@
+"""The speeds of this machine: of the autoencoder on some images, of trainings on its latents."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import torch
+
+from autoencoder.decode import decode_latents
+from autoencoder.images import Preprocessing
+from autoencoder.models import Autoencoder
+from autoencoder.sources.arrays import ArraySource
+from autoencoder.store import encode_store
+from latentddm.demo.config import DemoConfig
+from latentddm.demo.parallel_runs import threads_of_each
+from latentddm.demo.plan import WIDTHS, NetworkSpeed, Speeds, make_budget, training_images
+from latentddm.demo.reading import Sample
+from latentddm.demo.sizing import fitting_network, widened
+from latentddm.training.config import TrainConfig
+from latentddm.training.generator import measure_phases
+
+T = TypeVar("T")
+
+TRAININGS = 2  # a DDM, and plain diffusion beside it
+SECONDS = 1.0  # of measured steps, for each phase of each network
+STEP_COST = 4.0  # a training step of an autoencoder, in encodings and decodings of its images
+
+
+def measure_speeds(config: DemoConfig, autoencoder: Autoencoder, sample: Sample) -> Speeds:
+    """Seconds for each image of all stages but the training of the generators."""
+    count = len(sample.pixels)
+    autoencoder.encode(sample.pixels[:1])  # the first call prepares kernels
+    latents, encode = _timed(lambda: autoencoder.encode(sample.pixels))
+    autoencoder.decode(latents[:1])
+    _, decode = _timed(lambda: decode_latents(latents, autoencoder))
+    trained = config.plan is not None and config.plan.autoencoder is None
+    return Speeds(
+        read=sample.seconds,
+        encode=encode / count,
+        decode=decode / count,
+        autoencoder=STEP_COST * (encode + decode) / count if trained else 0.0,
+        together=TRAININGS if threads_of_each(TRAININGS) else 1,
+    )
+
+
+def measure_networks(
+    config: DemoConfig, autoencoder: Autoencoder, sample: Sample, available: int, speeds: Speeds
+) -> Speeds:
+    """The speeds with those of the networks, from the narrowest on to the widest of use.
+
+    A network for which the time of the narrower one is too short already is not measured.
+    """
+    assert config.minutes is not None
+    budget = make_budget(config.minutes, available, len(config.steps), speeds)
+    threads = threads_of_each(TRAININGS)
+    with TemporaryDirectory(prefix="latentddm-") as folder, _threads(threads), _quiet():
+        store = Path(folder) / "store"
+        encode_store(
+            ArraySource(sample.pixels.numpy(), "sample"),
+            autoencoder,
+            store,
+            preprocessing=Preprocessing(size=config.size),
+            workers=0,
+            check=False,
+            show_progress=False,
+        )
+        networks: list[NetworkSpeed] = []
+        for channels, fewest in WIDTHS:
+            if networks:
+                images = training_images(config.minutes, budget, networks[-1], speeds.together)
+                if images < fewest:
+                    break
+            edge = config.size // autoencoder.factor
+            run = _training(config, channels, edge, store, Path(folder) / "run")
+            plain, ddm = (1 / each.images_per_second for each in measure_phases(run, SECONDS))
+            networks.append(NetworkSpeed(channels=channels, plain=plain, ddm=ddm))
+    return replace(speeds, networks=tuple(networks))
+
+
+def _training(
+    config: DemoConfig, channels: int, edge: int, store: Path, output: Path
+) -> TrainConfig:
+    """The DDM's training, of a network of `channels`."""
+    network = widened(fitting_network(config, edge), channels)
+    return replace(config.generator, network=network, store=str(store), output=str(output))
+
+
+def _timed(work: Callable[[], T]) -> tuple[T, float]:
+    started = time.monotonic()
+    result = work()
+    return result, time.monotonic() - started
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No messages of the measured trainings in the block, but warnings."""
+    log = logging.getLogger("latentddm")
+    before = log.level
+    log.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """The threads of torch that a training has, in the block; 0: all."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

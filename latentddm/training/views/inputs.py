@@ -1,0 +1,40 @@
+"""The part of a training from which views are made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from accelerate import Accelerator
+from torch import Tensor
+
+from autoencoder.store import LatentStore
+from latentddm.diffusion.schedules import Schedule
+from latentddm.engine.seeding import derive_seed
+from latentddm.engine.task import LoopConfig, Span
+from latentddm.scores.views import ViewInputs
+from latentddm.training.views.learnt import LearntView
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """`scores.views.ViewInputs` of a training."""
+
+    store: LatentStore
+    schedule: Schedule
+    seed: int
+    accelerator: Accelerator
+    loop: LoopConfig
+    span: Span  # of the phase
+    learnt: list[LearntView] = field(default_factory=list)  # filled by the views' `make`
+
+    def latents(self, count: int) -> Tensor:
+        """The first latents of an order of their own, [count, C, H, W]; see `ViewInputs`."""
+        count = min(count, len(self.store))
+        return next(self.store.stream(count, seed=derive_seed(self.seed, "views"))).latents
+
+
+def of_training(inputs: ViewInputs | None, kind: str) -> TrainingInputs:
+    """The inputs of a training; ValueError for others, or for none."""
+    if not isinstance(inputs, TrainingInputs):
+        raise ValueError(f"the view '{kind}' is made in a training, not without")
+    return inputs
