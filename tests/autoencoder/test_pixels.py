@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from processes import Processes
+from safetensors.torch import load_file
 from tiny_runs import generator_config, phase
 
 from autoencoder.decode import decode_files
@@ -16,11 +21,14 @@ from autoencoder.sources.arrays import ArraySource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.tiling import decode_tiled
 from latentddm.cli import main
+from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import UserError
+from latentddm.engine.task import LoopConfig
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.training.generator import train
+from latentddm.training.task import GeneratorTask
 
 SIZE = 16
 
@@ -32,20 +40,29 @@ def every_level(count: int = 6) -> np.ndarray:
     return np.stack(levels).astype(np.uint8).reshape(count, 3, SIZE, SIZE).transpose(0, 2, 3, 1)
 
 
-def encode(images: np.ndarray, folder: Path, dtype: str = "float16", flips: bool = False) -> Path:
+def encode(
+    images: np.ndarray,
+    folder: Path,
+    dtype: str = "float16",
+    flips: bool = False,
+    ranks: Sequence[int] = (0,),
+) -> Path:
     source = ArraySource(np.ascontiguousarray(images), "levels")
     size = Preprocessing(size=SIZE)
     autoencoder = load_autoencoder("pixels", dtype=torch.bfloat16)  # as `encode` on a GPU asks
-    encode_store(
-        source,
-        autoencoder,
-        folder,
-        preprocessing=size,
-        workers=0,
-        dtype=dtype,
-        flips=flips,
-        show_progress=False,
-    )
+    for rank in ranks:
+        encode_store(
+            source,
+            autoencoder,
+            folder,
+            preprocessing=size,
+            workers=0,
+            dtype=dtype,
+            flips=flips,
+            show_progress=False,
+            rank=rank,
+            world_size=len(ranks),
+        )
     return folder
 
 
@@ -71,6 +88,56 @@ def test_decoded_files_of_a_store_are_its_images(tmp_path: Path) -> None:
     found = np.stack([np.asarray(source.load(index).image) for index in range(3)])
     order = LatentStore(folder).manifest.plan.source_order()
     np.testing.assert_array_equal(found, images[order])
+
+
+def test_a_store_that_processes_share_is_that_of_one(tmp_path: Path) -> None:
+    images = every_level()
+    one = LatentStore(encode(images, tmp_path / "one"))
+    two = LatentStore(encode(images, tmp_path / "two", ranks=(1, 0)))
+    assert (two.fingerprint, len(two)) == (one.fingerprint, len(one))
+    torch.testing.assert_close(torch.as_tensor(two.mean), torch.as_tensor(one.mean))
+    first, second = (next(store.stream(6, seed=3)) for store in (one, two))
+    torch.testing.assert_close(first.latents, second.latents)
+
+
+def test_a_run_on_pixels_that_was_stopped_ends_bit_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = encode(every_level(8), tmp_path / "store")
+    settings = {"loop": LoopConfig(batch_size=8, log_every=8, checkpoint_every=8)}
+    whole = train(generator_config(store, tmp_path / "whole", phase(24), **settings))
+    stopped = generator_config(store, tmp_path / "stopped", phase(24), **settings)
+    step = GeneratorTask.step
+
+    def interrupted(self: GeneratorTask, batch: Any, images: int, accumulator: Any) -> None:
+        if images >= 16:
+            raise KeyboardInterrupt
+        step(self, batch, images, accumulator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratorTask, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(stopped)
+    again = train(stopped)
+    ends = [newest_checkpoint(run.checkpoints) for run in (whole, again)]
+    for name in ("network", "ema", "optimizer"):
+        first, second = (load_file(end.path / f"{name}.safetensors") for end in ends if end)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_two_processes_that_share_the_weights_train_on_pixels_what_one_trains(
+    tmp_path: Path,
+) -> None:
+    store = encode(every_level(8), tmp_path / "store")
+    whole = generator_config(store, tmp_path / "one", phase(16))
+    loop = replace(whole.loop, sharded=True)
+    sharded = replace(whole, output=str(tmp_path / "two"), loop=loop)
+    Processes(2, lambda: train(sharded), tmp_path).finish()
+    train(whole)
+    settings = SamplingConfig(steps=2)
+    one, two = (Generator.load(run.output).draw(2, settings) for run in (whole, sharded))
+    torch.testing.assert_close(one, two, rtol=0, atol=1e-3)
 
 
 def test_tiles_are_the_image_itself() -> None:

@@ -49,6 +49,15 @@ def velocity_of(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, s: Tenso
     return average_velocity(network(x_t, t, s=s), x_t, t)
 
 
+def rows_where(chosen: Tensor) -> Tensor:
+    """The indices of the samples chosen, bool [B]; of the first one if none is.
+
+    A network that is sharded must be evaluated on every process as often.
+    """
+    rows = chosen.nonzero()[:, 0]
+    return rows if len(rows) else rows.new_zeros(1)
+
+
 def mean_square(difference: Tensor) -> Tensor:
     """||difference||^2 / D, [B]."""
     return difference.square().flatten(1).mean(1)

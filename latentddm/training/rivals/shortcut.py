@@ -23,6 +23,7 @@ from latentddm.training.rivals.flow_map import (
     FlowMapObjective,
     flow_map_terms,
     mean_square,
+    rows_where,
     velocity_of,
 )
 
@@ -102,15 +103,15 @@ class ShortcutObjective(FlowMapObjective):
         t, s, noise = numbers["t"], numbers["s"], numbers["noise"]
         x_t = corrupt(x0, t, noise, schedule)
         target, consistent = noise - x0, s < t
-        rows = consistent.nonzero()[:, 0]
-        if len(rows):
+        rows = rows_where(consistent)
 
-            def averaged(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
-                return velocity_of(network.on(rows).average, x, t, s)
+        def averaged(x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return velocity_of(network.on(rows).average, x, t, s)
 
-            with torch.no_grad():
-                t_long, length = t[rows], (t - s)[rows]
-                long = self_consistency_target(averaged, x_t[rows], t_long, length, self.finest)
-            target = target.index_copy(0, rows, long.to(target.dtype))
+        with torch.no_grad():
+            t_long, length = t[rows], (t - s)[rows]
+            long = self_consistency_target(averaged, x_t[rows], t_long, length, self.finest)
+        kept = consistent[rows]  # none, where the one row is there for the sharded network alone
+        target = target.index_copy(0, rows[kept], long[kept].to(target.dtype))
         error = mean_square(velocity_of(network.train, x_t, t, s) - target)
         return flow_map_terms(self.weight(t, schedule) * error, error)

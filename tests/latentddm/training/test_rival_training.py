@@ -9,16 +9,19 @@ from typing import Any
 import pytest
 import torch
 from messages import raises_naming
+from processes import Processes
 from safetensors.torch import load_file
 from tiny_runs import PLAIN, UNET, generator_config, phase
+from torch import nn
 
+from latentddm.cli import main
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import build, to_plain
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 from latentddm.engine.task import LoopConfig
 from latentddm.hub.export import build_pipeline
-from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.inference.generator import LATENTS_NAME, Generator, SamplingConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.rivals import RIVALS, MeanFlowObjective, ShortcutObjective
@@ -84,6 +87,29 @@ def test_a_run_that_was_stopped_ends_bit_equal(
         assert torch.equal(tensor, second[name]), name
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_a_sample_costs_as_many_evaluations_as_it_has_steps(run: RunFolder, steps: int) -> None:
+    generator, ends = Generator.load(run.path), list[float]()
+
+    def count(network: nn.Module, arguments: tuple[Any, ...]) -> None:
+        assert arguments[2] is None  # xi
+        ends.append(float(arguments[4][0]))
+
+    with generator.network.register_forward_pre_hook(count):
+        generator.draw(2, SamplingConfig(steps=steps))
+    assert ends == pytest.approx([1 - (k + 1) / steps for k in range(steps)])
+
+
+def test_the_command_draws_what_the_run_draws(run: RunFolder, tmp_path: Path) -> None:
+    output = tmp_path / "samples"
+    asked = ["--steps", "2", "--num", "3", "--seed", "5", "--output", str(output)]
+    assert main(["sample", str(run.path), *asked]) == 0
+    found = load_file(output / LATENTS_NAME)["latents"]
+    drawn = Generator.load(run.path).draw(3, SamplingConfig(steps=2, seed=5))
+    torch.testing.assert_close(found.float(), drawn, rtol=0, atol=1e-6)
+    assert main(["sample", str(run.path), "--churn", "1", "--output", str(tmp_path / "no")]) == 2
+
+
 def test_a_run_is_sampled_as_a_flow_map_alone(run: RunFolder) -> None:
     generator = Generator.load(run.path)
     assert generator.flow_map is not None
@@ -140,6 +166,23 @@ def test_micro_batches_change_nothing_but_rounding(
     for name, tensor in parts[0].items():
         if name.startswith("network/"):
             torch.testing.assert_close(tensor, parts[1][name], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["shortcut", "moment_matching_inductive"])
+def test_two_processes_that_share_the_weights_train_what_one_trains(
+    kind: str, tiny_store: Path, tmp_path: Path
+) -> None:
+    """Of a shortcut model on a process with no step too, where the others evaluate the average."""
+    whole = config(tiny_store, tmp_path / "one", kind, network=replace(NETWORK, dropout=0.0))
+    settings = {"consistency_share": 0.1} if kind == "shortcut" else {}
+    rival = phase(32, RIVALS[kind](**SETTINGS[kind] | settings))
+    whole = replace(whole, phases=(rival,))
+    sharded = replace(whole, output=str(tmp_path / "two"), loop=replace(whole.loop, sharded=True))
+    Processes(2, lambda: train(sharded), tmp_path).finish()
+    one, two = final_weights(train(whole)), final_weights(RunFolder(Path(sharded.output)))
+    for name, tensor in one.items():
+        if name.startswith("network/"):
+            torch.testing.assert_close(tensor, two[name], rtol=0, atol=2e-4)
 
 
 @pytest.mark.parametrize(

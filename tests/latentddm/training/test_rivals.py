@@ -6,6 +6,7 @@ exact velocity as their difference, so that at the exact flow map nothing of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -81,6 +82,9 @@ class Oracle:
         return self.flow_map(x_t, t, s)
 
     average = current
+
+    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
+        raise AssertionError("a rival has no draws")
 
     def on(self, rows: Tensor) -> Oracle:
         return self
@@ -281,6 +285,34 @@ def test_the_exact_flow_map_matches_moments_and_a_mean_does_not(
         assert wrong.min() > 4 * right.max()
     else:  # both arrive in one place: the next step from the data must tell them apart
         assert right.max() < 1e-4
+
+
+def test_the_loss_of_a_group_is_that_of_the_paper_term_by_term() -> None:
+    flow, objective = GaussianFlow(), InductiveObjective(group=2, decrement=9)
+    x0, numbers = batch(objective, flow, 6)
+    found = loss(objective, velocity_only(flow), x0, numbers).loss
+    for first in (0, 2, 4):
+        t, s = float(numbers["t"][first]), float(numbers["s"][first])
+        nearer = t / (1 - t) - 160 / 2**9
+        r = max(s, nearer / (1 + nearer))
+
+        def arrivals(time: float, s: float = s, first: int = first) -> list[Tensor]:
+            rows = slice(first, first + 2)
+            x = (1 - time) * x0[rows] + time * numbers["noise"][rows]
+            velocity = (x - flow.mean(x, torch.full((2,), time).double())) / time
+            return list(x - (time - s) * velocity)
+
+        def kernel(x: Tensor, y: Tensor, t: float = t, s: float = s) -> float:
+            return math.exp(-max(float((x - y).norm()), 1e-8) / (2 * (t - s)))  # of D = 2
+
+        y, z = arrivals(t), arrivals(r)
+        error = sum(kernel(a, b) for a in y for b in y) + sum(kernel(a, b) for a in z for b in z)
+        error = (error - 2 * sum(kernel(a, b) for a in y for b in z)) / 4
+        weight = (1 - t) / ((1 - t) * t * ((1 - t) ** 2 + t**2))
+        weight /= 1 + ((1 - t) / t) ** 2 * math.exp(-5.0)
+        expected = [weight * error] * 2
+        assert found[first : first + 2].tolist() == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert found.max() > 1e-3
 
 
 def test_the_discrepancy_is_that_of_a_v_statistic() -> None:
