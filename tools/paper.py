@@ -31,6 +31,7 @@ from latentddm.engine.errors import UserError
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import measure_phases
 from latentddm.training.objective import Objective, PlainObjective
+from latentddm.training.phases import Phase
 from latentddm.training.rivals import InductiveObjective, MeanFlowObjective, ShortcutObjective
 
 PLAIN, DDM = "plain", "DDM"
@@ -69,10 +70,10 @@ def config_of(
     (mean, own), batch = config.phases, config.loop.batch_size
     first = round(images * mean.images / (mean.images + own.images) / batch) * batch
     first = min(max(first, batch), images - batch)
-    own = replace(own, objective=objective)
-    phases = (shortened(mean, first), shortened(own, images - first))
-    if isinstance(objective, PlainObjective):
-        phases = (shortened(mean, images),)
+    phases: tuple[Phase, ...] = (shortened(mean, images),)
+    if not isinstance(objective, PlainObjective):
+        own = replace(own, objective=objective)
+        phases = (shortened(mean, first), shortened(own, images - first))
     network = replace(config.network, times=2 if objective.learns_flow_map else 1)
     return replace(config, network=network, phases=phases, output=str(output), seed=seed)
 
