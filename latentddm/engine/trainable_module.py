@@ -51,8 +51,8 @@ class TrainableModule:
         if loop.sharded:
             _check_sharded(accelerator)
             shard(self.network)
-            for ema in self.averages.tracked:
-                shard(ema.module, trained=False)
+            for average in self.averages.tracked:
+                shard(average.module, trained=False)
         self.optimizer = make_optimizer(self.network, optimizer)
         self.wrapped: nn.Module = (
             self.network if loop.sharded else accelerator.prepare(self.network)

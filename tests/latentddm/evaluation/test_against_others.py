@@ -145,6 +145,8 @@ def test_of_images_all_three_are_those_of_torch_fidelity(tmp_path: Path) -> None
         kid_subsets=1,
         kid_subset_size=16,
         prc_neighborhood=NEIGHBOURS,
+        feature_extractor="inception-v3-compat",  # for precision too, whose default is another
+        feature_layer_prc="2048",
         feature_extractor_weights_path=str(weights),
         cuda=False,
         cache=False,
