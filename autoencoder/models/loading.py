@@ -11,6 +11,8 @@ from autoencoder.models.adapters import ADAPTERS, wrap_network
 from autoencoder.models.base import Autoencoder
 from autoencoder.models.fingerprint import fingerprint_of, known_arguments
 from autoencoder.models.hub import download, is_hub_reference
+from autoencoder.models.pixels import REFERENCE as PIXELS
+from autoencoder.models.pixels import PixelAutoencoder
 from autoencoder.models.tiny import find_weights, load_tiny
 from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
 from autoencoder.remote import RemoteFolder, cached_file, is_remote
@@ -39,10 +41,13 @@ def load_autoencoder(
 
     reference: a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC, or a
     pipeline with one of these) or its URL, a run of `latentddm train-autoencoder`, a hub id
-    (owner/name or owner/name:subfolder), or weights of the TAESD family: their folder, one of the
-    two files, or folder/prefix of both. UserError for a wrong reference or unfitting weights.
+    (owner/name or owner/name:subfolder), weights of the TAESD family (their folder, one of the two
+    files, or folder/prefix of both), or `pixels`, the identity, which is float32 for any `dtype`
+    (a folder of that name is ./pixels). UserError for a wrong reference or unfitting weights.
     """
     name = str(reference)
+    if name == PIXELS:
+        return PixelAutoencoder().to(device)
     path = _fetch(name) if is_remote(name) else Path(name).expanduser()
     if not path.exists() and not find_weights(path) and is_hub_reference(name):
         path = download(name)

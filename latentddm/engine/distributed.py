@@ -111,11 +111,12 @@ def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
-def shard(module: nn.Module) -> None:
+def shard(module: nn.Module, trained: bool = True) -> None:
     """Shard the weights of `module` over all processes, in place (FSDP2: same names).
 
     Submodules of the classes in `_no_split_modules` (diffusers' convention) are gathered and freed
-    one by one: their weights may be read within their own forward pass only.
+    one by one: their weights may be read within their own forward pass only. The other weights
+    stay gathered for the backward pass, unless the module is not `trained`, and has none.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -123,7 +124,7 @@ def shard(module: nn.Module) -> None:
     for child in list(module.modules())[1:]:
         if type(child).__name__ in units:
             fully_shard(child)
-    fully_shard(module)
+    fully_shard(module, reshard_after_forward=None if trained else True)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

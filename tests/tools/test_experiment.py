@@ -105,12 +105,13 @@ def test_it_stops_in_time_with_what_a_stage_has_saved(
 def test_a_stage_that_does_not_stop_is_killed(
     tool: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tool, "STOP_SECONDS", 0.2)
+    stages = importlib.import_module("stages")
+    monkeypatch.setattr(stages, "STOP_SECONDS", 0.2)
     deaf = "trap '' TERM; while true; do sleep 0.1; done"
-    stage = tool.Stage("stubborn", ["sh", "-c", deaf])
+    stage = stages.Stage("stubborn", ["sh", "-c", deaf])
     started = time.monotonic()
     with pytest.raises(Interrupted, match="the time was over in the stage stubborn"):
-        tool._run_until(started + 1, stage)
+        stages._run_until(started + 1, stage)
     assert time.monotonic() - started < 50
 
 
