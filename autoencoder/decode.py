@@ -87,7 +87,8 @@ def decode_files(
     starts = range(rank * unit, len(latents), world_size * unit)
     work = [range(start, min(start + unit, len(latents))) for start in starts]
     job = _Job(latents, output, autoencoder, format, batch_size, tile)
-    remove_leftovers(output, [name for indices in work for name in job.names(indices)])
+    names = [name for indices in work for name in job.names(indices)]
+    remove_leftovers(output, [PLAN_NAME, *names])
     written = 0
     with Progress(sum(map(len, work)), "decode", show=rank == 0) as progress:
         for indices in work:

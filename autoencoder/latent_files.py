@@ -16,7 +16,7 @@ from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentStore
 from autoencoder.store.locations import holds_store
 from latentddm.engine.atomic_io import atomic_path, sha256_of
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 
 TENSOR_NAME = "latents"
 FINGERPRINT_NAME = "autoencoder"
@@ -116,7 +116,9 @@ class LatentFile:
     def read(self, start: int, stop: int) -> torch.Tensor:
         """Raw latents `start` to `stop`, float32 [stop-start,C,h,w]."""
         part = self._values[start:stop]
-        return torch.as_tensor(np.array(part) if isinstance(part, np.ndarray) else part).float()
+        if isinstance(part, np.ndarray):  # of any byte order and precision
+            part = np.array(part, dtype=np.float32)
+        return torch.as_tensor(part).float()
 
     def _read_shape(self) -> list[int]:
         if isinstance(self._values, np.ndarray):
@@ -126,10 +128,12 @@ class LatentFile:
     def _open_array(self) -> np.ndarray:
         try:
             values = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, OSError, EOFError) as error:
+            if not isinstance(values, np.ndarray):
+                raise ValueError("an archive of several arrays")
+        except Exception as error:  # numpy's reader of headers raises errors of many kinds
             raise UserError(
-                f"{self.path} is damaged or not a plain array ({error}); write it again with "
-                "numpy.save."
+                f"{self.path} is damaged or not a plain array ({one_line(error)}); write it again "
+                "with numpy.save."
             ) from error
         if not np.issubdtype(values.dtype, np.floating):
             raise UserError(f"{self.path} holds {values.dtype}; give floating-point latents.")

@@ -11,22 +11,24 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import fsspec
-from filelock import FileLock
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import atomic_path, disk_error, size_problem
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.locks import locked
 
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
 FIRST_DELAY = 0.5  # seconds, doubled after each failure
 _PACKAGES = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "az": "adlfs"}
+_OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no retry mends these
 Result = TypeVar("Result")
 
 
@@ -102,7 +104,7 @@ class RemoteFolder:
                 f"{self.name}/{name} may not be read; check the credentials in the environment."
             ) from None
         except Exception as error:  # the exceptions differ between fsspec's protocols
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
                 raise
             status = getattr(error, "status", None)
             detail = f", status {status}" if isinstance(status, int) else ""
@@ -142,13 +144,15 @@ def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
     return path
 
 
-def cache_lock(path: Path) -> FileLock:
+@contextmanager
+def cache_lock(path: Path) -> Iterator[None]:
     """The lock for fetching a file of the cache, once for all processes of a machine."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise disk_error(error, path.parent) from error
-    return FileLock(f"{path}.lock")
+    with locked(Path(f"{path}.lock")):
+        yield
 
 
 def default_cache() -> Path:

@@ -4,12 +4,12 @@
         --reference portraits:4000 --reconstructed --samples 600 --output comparison
 
 Every method is tried with every setting (churn and safety of DDIM, grid and safety of the other
-solvers, the scale of xi where a network reads it, that of the noise at t = 1) at every number of
-evaluations, and its best setting counts; several runs of a method (RUN,RUN,...: trainings of other
-seeds) are averaged. Written are table.md, results.json (all settings, with their protocols),
-curves.png, trend.png where a run is given at several checkpoints (RUN@all), and grids/. Run the
-same command again to go on after a stop: a finished cell is not done again. `accelerate launch
-tools/compare.py ...` uses all processes.
+solvers, the grid alone of a flow map, the scale of xi where a network reads it, that of the noise
+at t = 1) at every number of evaluations, and its best setting counts; several runs of a method
+(RUN,RUN,...: trainings of other seeds) are averaged. Written are table.md, results.json (all
+settings, with their protocols), curves.png, trend.png where a run is given at several checkpoints
+(RUN@all), and grids/. Run the same command again to go on after a stop: a finished cell is not done
+again. `accelerate launch tools/compare.py ...` uses all processes.
 """
 
 from __future__ import annotations

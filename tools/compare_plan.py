@@ -18,7 +18,13 @@ from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
 from latentddm.engine.config import to_plain
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
-from latentddm.inference.generator import RUN_KIND, SamplingConfig, checkpoint_at, reads_xi
+from latentddm.inference.generator import (
+    RUN_KIND,
+    SamplingConfig,
+    checkpoint_at,
+    flow_map,
+    reads_xi,
+)
 
 ALL = "all"
 Scales = float | tuple[float, ...]
@@ -31,6 +37,7 @@ class Trained:
     run: str
     weights: str
     reads_xi: bool
+    flow_map: str | None = None  # the steps that a flow map has learnt
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,11 @@ def _parse(text: str) -> Iterator[Method]:
         if solver not in SOLVERS:
             raise UserError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
     for seen, trained in _checkpoints(runs.split(","), images).items():
+        if trained[0].flow_map:  # which has a sampler of its own
+            if solvers != ALL and chosen != ["ddim"]:
+                raise UserError(f"{text!r}: {trained[0].run} is a flow map; leave the solver out.")
+            yield Method(name, seen, "ddim", trained)
+            continue
         for solver in chosen:
             yield Method(name, seen, solver, trained)
 
@@ -152,7 +164,9 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
         config = folder.read_config()
         for checkpoint in _checkpoints_of(folder, images):
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
-            one = Trained(run, described["sha256"], reads_xi(config, checkpoint.phase))
+            phase = checkpoint.phase
+            settings = reads_xi(config, phase), flow_map(config, phase)
+            one = Trained(run, described["sha256"], *settings)
             found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
         if len(trained) < len(runs):
@@ -175,20 +189,22 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
     """The cells of a sweep, cheapest first; settings that make no difference stand once.
 
     DDIM is swept over churn; the others have none and are swept over the grid of times, the power
-    grid over its exponents too. With one evaluation neither churn nor the grid is seen.
+    grid over its exponents too. Of a flow map the grid is swept alone, if it has learnt all steps.
+    With one evaluation neither churn nor the grid is seen.
     """
     cells = []
     for method, evaluations in product(methods, sweep.evaluations):
         steps = steps_within(method.solver, evaluations)
-        churns: tuple[float, ...] = sweep.churn if method.solver == "ddim" else (0.0,)
-        grids: tuple[Any, ...] = (None,) if method.solver == "ddim" else sweep.grids
-        powers = sweep.powers
+        learnt, ddim = method.runs[0].flow_map, method.solver == "ddim"
+        churns: tuple[float, ...] = sweep.churn if ddim and not learnt else (0.0,)
+        grids: tuple[Any, ...] = (None,) if ddim and learnt != "free" else sweep.grids
+        powers, safeties = sweep.powers, (0.0,) if learnt else sweep.safety
         if steps == 1:
             churns, grids, powers = churns[:1], grids[:1], (POWER,)
         times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
         xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
         scales = product(xi_scales, sweep.noise_scales)
-        settings = product(churns, times, sweep.safety, scales, sweep.seeds, method.runs)
+        settings = product(churns, times, safeties, scales, sweep.seeds, method.runs)
         for churn, (grid, power), safety, (xi_scale, noise_scale), seed, trained in settings:
             sampling = SamplingConfig(
                 steps=evaluations,

@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import get_args
 
 from preparation import exit_code
+from stages import Stage, run_stages
 
 from latentddm.cli.arguments import find_config
 from latentddm.diffusion.sampling import GridKind
 from latentddm.engine.config import load_config, to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import Interrupted, JobError, UserError
+from latentddm.engine.errors import UserError
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import PlainObjective
 
@@ -44,23 +41,11 @@ OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
 STUDENT_STEPS = 4
 
 
-class Stage(NamedTuple):
-    """One command of the experiment."""
-
-    name: str
-    command: Sequence[str]
-
-
 def run(options: argparse.Namespace) -> None:
     """All stages, or as many as the time allows; Interrupted if it ended first."""
     if options.scale <= 0:
         raise UserError(f"--scale must be positive, not {options.scale}.")
-    ends = time.monotonic() + 60 * options.minutes if options.minutes else None
-    for stage in (*training_stages(options), *comparisons(options)):
-        print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
-        started = time.monotonic()
-        _run_until(ends, stage)
-        print(f"== {stage.name}: {time.monotonic() - started:.0f} s", flush=True)
+    run_stages((*training_stages(options), *comparisons(options)), options.minutes)
     print(f"The tables and pictures are in {options.output}/comparison*.")
 
 
@@ -134,23 +119,6 @@ def _comparison(
         *("--batch-size", "500", "--output", str(options.output / name)),
     ]
     return Stage(name, command)
-
-
-def _run_until(ends: float | None, stage: Stage) -> None:
-    """Run a stage to its end, or ask it to save and stop when the time is over."""
-    with subprocess.Popen(stage.command) as process:
-        try:
-            process.wait(None if ends is None else max(0.0, ends - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            message = f"the time was over in the stage {stage.name}"
-            raise Interrupted(signal.SIGTERM, message) from None
-    if process.returncode:
-        raise JobError(
-            f"The stage {stage.name} ended with exit code {process.returncode}; it says why above. "
-            "Run the same command again to go on there."
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,11 @@
 Plain diffusion learns E[x_0 | x_t], a point. The distributional diffusion model (DDM) learns
 p(x_0 | x_t): it draws x_0 from noise xi, and is trained with the energy score instead of the
 squared error. Then a sampler with few steps is as good as one with many. In the plane the exact
-posterior is known, so that every figure can be checked. In reading order:
+posterior is known, so that every figure can be checked. Beside them stand other few-step models
+without a teacher: shortcut models, mean flows, inductive moment matching. In reading order:
 
     toy2d_targets.py   two distributions with their exact posteriors
-    toy2d_training.py  one small network and one loop for both models: only the score differs
+    toy2d_training.py  one small network and one loop for all models: only the objective differs
     toy2d_measures.py  the squared MMD to the target against the number of network evaluations
                        (NFE), and draws of x_0 at one x_t against the exact posterior
     toy2d_tables.py, toy2d_pictures.py  the output
@@ -31,12 +32,19 @@ from typing import Any
 import torch
 from preparation import exit_code
 from torch import Tensor
-from toy2d_measures import Sizes, posterior_distances, posterior_spread, squared_mmds
+from toy2d_measures import (
+    LearntFlowMap,
+    Sizes,
+    posterior_distances,
+    posterior_spread,
+    squared_mmds,
+)
 from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
 from toy2d_tables import deviations, means, table
 from toy2d_targets import Checkerboard, GaussianMixture, Target
 from toy2d_training import MODELS, ToyDenoiser, Training, train
 
+from latentddm.diffusion.sampling import Denoiser
 from latentddm.engine.atomic_io import write_json
 from latentddm.engine.errors import UserError
 
@@ -71,13 +79,15 @@ class Study:
 
 
 def study(target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
-    """Train both models on a target and measure them."""
+    """Train all models on a target and measure them."""
     networks, took = {}, {}
     for name, model in MODELS.items():
         label = f"{target.name}, {name}"
         networks[name], took[name] = train(target, model, training, seed, label)
     ddm = networks["DDM"].denoise
-    rows, points = squared_mmds(target, {m: n.denoise for m, n in networks.items()}, sizes, seed)
+    rows, points = squared_mmds(
+        target, {name: _sampled(network) for name, network in networks.items()}, sizes, seed
+    )
     for row in rows:
         published = PUBLISHED.get(target.name, {}).get(int(row["nfe"]))
         if published and row["bandwidth"] == 1.0:
@@ -89,6 +99,13 @@ def study(target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
         "training": took,
     }
     return Study(networks, points, report)
+
+
+def _sampled(network: ToyDenoiser) -> Denoiser | LearntFlowMap:
+    """A network as it is sampled."""
+    if network.flow_map is None:
+        return network.denoise
+    return LearntFlowMap(network.step_to, network.flow_map)
 
 
 def _study_all(
@@ -129,7 +146,8 @@ def run(options: argparse.Namespace) -> None:
         print(table(name, reports[name], spreads[name]), flush=True)
     protocol = {
         "seeds": list(seeds),
-        "estimator": "squared MMD, RBF, biased, mean over repetitions; DDIM, uniform grid",
+        "estimator": "squared MMD, RBF, biased, mean over repetitions; DDIM, or the steps of a "
+        "flow map, on a uniform grid",
         "training": asdict(training),
         "sizes": asdict(sizes),
         "models": {name: asdict(model) for name, model in MODELS.items()},

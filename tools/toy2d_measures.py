@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from toy2d_targets import SCHEDULE, Target
 
+from latentddm.diffusion.flow_maps import FlowMap, dyadic_times, sample_flow_map
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.sampling import Denoiser, sample, time_grid
 from latentddm.engine.seeding import torch_generator
@@ -31,13 +32,31 @@ class Sizes:
     draws: int = 256  # from each posterior
 
 
+@dataclass(frozen=True)
+class LearntFlowMap:
+    """A flow map and the steps it has learnt, "free" or "dyadic"."""
+
+    step: FlowMap
+    learnt: str
+
+
+def draw(
+    model: Denoiser | LearntFlowMap, noise: Tensor, steps: int, generator: torch.Generator
+) -> Tensor:
+    """Points drawn from noise [N, 2] in `steps` evaluations: DDIM, or the steps of a flow map."""
+    if isinstance(model, LearntFlowMap):
+        times = dyadic_times(steps) if model.learnt == "dyadic" else time_grid(steps)
+        return sample_flow_map(model.step, noise, times)
+    return sample(model, noise, time_grid(steps), generator=generator)
+
+
 def squared_mmds(
-    target: Target, denoisers: Mapping[str, Denoiser], sizes: Sizes, seed: int
+    target: Target, denoisers: Mapping[str, Denoiser | LearntFlowMap], sizes: Sizes, seed: int
 ) -> tuple[list[dict[str, float]], dict[tuple[str, int], Tensor]]:
     """The rows of the table, one for each bandwidth and NFE, and the points to draw.
 
     Squared MMD, RBF kernel, biased (the V-statistic), of samples against fresh points of the
-    target. The sampler is DDIM (churn 0) on a uniform grid for every model. Every cell uses the
+    target. The sampler is DDIM (churn 0) on a uniform grid for every denoiser. Every cell uses the
     same noise and the same points, so that differences within the table are not chance. The column
     FLOOR is the target against itself: smaller differences are noise.
     """
@@ -55,7 +74,7 @@ def squared_mmds(
                 totals[key] = totals.get(key, 0.0) + floor / sizes.repetitions
             for name, denoiser in denoisers.items():
                 fresh = torch_generator(seed, "xi", target.name, repetition, steps)
-                drawn = sample(denoiser, noise, time_grid(steps), generator=fresh)
+                drawn = draw(denoiser, noise, steps, fresh)
                 points[name, steps] = drawn
                 for h, distance in distances.items():
                     key = (h, steps, name)

@@ -17,7 +17,8 @@ from latentddm.diffusion.sampling import Denoiser
 from latentddm.engine.atomic_io import atomic_path
 from latentddm.engine.seeding import torch_generator
 
-EXACT, DDM, DIFFUSION = "#404040", "#1f6fb4", "#d1661f"  # the three colours of all pictures
+EXACT, DDM, DIFFUSION = "#404040", "#1f6fb4", "#d1661f"  # the colours of all pictures
+RIVAL = "#5c8a3a"
 COLOURS = {"target": EXACT, "DDM": DDM, "diffusion": DIFFUSION}
 LABELS = {"DDM": "DDM", "diffusion": "plain diffusion"}
 
@@ -29,7 +30,11 @@ def draw_samples(
     seed: int,
 ) -> None:
     """Samples of each model (rows) at each NFE (columns), with the target in the last column."""
-    rows = [(target, model) for target in points for model in ("DDM", "diffusion")]
+    rows = [
+        (target, model)
+        for target, drawn in points.items()
+        for model in dict.fromkeys(model for model, _ in drawn)
+    ]
     evaluations = sorted({steps for drawn in points.values() for _, steps in drawn})
     figure, axes = _panels(len(rows), len(evaluations) + 1)
     for line, (name, model) in zip(axes, rows, strict=True):
@@ -37,9 +42,9 @@ def draw_samples(
         shown = [points[name][model, steps] for steps in evaluations]
         truth = target.sample(len(shown[0]), torch_generator(seed, "picture", name))
         for axis, values in zip(line, [*shown, truth], strict=True):
-            colour = COLOURS["target" if values is truth else model]
+            colour = COLOURS.get("target" if values is truth else model, RIVAL)
             _scatter(axis, values, target, colour)
-        line[0].set_ylabel(f"{name}\n{LABELS[model]}")
+        line[0].set_ylabel(f"{name}\n{LABELS.get(model, model)}")
     for axis, title in zip(axes[0], [*(f"NFE {n}" for n in evaluations), "target"], strict=True):
         axis.set_title(title)
     _save(figure, path)

@@ -1,10 +1,15 @@
-"""The toy's two models and the loop that trains them: only the score and the draws differ."""
+"""The toy's models and the loop that trains them: only the objective and the draws differ.
+
+Plain diffusion and the DDM by a score of draws; the rivals by the package's own objectives.
+"""
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +21,12 @@ from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_opti
 from latentddm.engine.progress import Progress
 from latentddm.engine.seeding import derive_seed, torch_generator
 from latentddm.scores import EnergyConfig, ScoreConfig
+from latentddm.training.rivals import (
+    FlowMapObjective,
+    InductiveObjective,
+    MeanFlowObjective,
+    ShortcutObjective,
+)
 
 
 @dataclass(frozen=True)
@@ -26,11 +37,17 @@ class Model:
     score: ScoreConfig
 
 
+# The times of training, as in `Training`.
+_TIMES: Mapping[str, Any] = {"time_mean": -0.5, "time_std": 1.4}
+
 # beta 2 without interaction is the squared error: its minimiser is the mean. The smaller beta is,
 # the more the score weighs small distances.
-MODELS = {
+MODELS: dict[str, Model | FlowMapObjective] = {
     "diffusion": Model(draws=1, score=EnergyConfig(beta=2.0, lam=0.0, views={"whole": 1.0})),
     "DDM": Model(draws=8, score=EnergyConfig(beta=0.5, lam=1.0, views={"whole": 1.0})),
+    "shortcut": ShortcutObjective(time_sampling="logit_normal", **_TIMES),
+    "mean flow": MeanFlowObjective(**_TIMES),
+    "inductive": InductiveObjective(),  # its weight is made for uniform times
 }
 
 
@@ -57,23 +74,38 @@ class Training:
 class ToyDenoiser(nn.Module):
     """x_0 = G(t, x_t, xi), a residual network; as plain diffusion it has no input for xi.
 
-    It predicts v = eps - x_0. The features of x_t and t are computed once for the m draws.
+    It predicts v = eps - x_0. The features of x_t and t are computed once for the m draws. For a
+    flow map it reads the length of a step as well.
     """
 
     waves = (1, 2, 4)  # of x_0, in multiples of pi / 2 over the data's scale
     n_features = 2 + 1 + 2 * (2 * len(waves) + 4)  # see _features
 
-    def __init__(self, scale: float, draws_from_noise: bool, width: int = 128, depth: int = 6):
+    def __init__(
+        self,
+        scale: float,
+        draws_from_noise: bool,
+        width: int = 128,
+        depth: int = 6,
+        flow_map: str | None = None,
+    ):
         super().__init__()
+        self.flow_map = flow_map  # the steps to be learnt, "free" or "dyadic"
         self.scale = scale
         self.condition = nn.Linear(self.n_features, width)
         self.noise = nn.Linear(2, width, bias=False) if draws_from_noise else None
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(depth - 1))
         self.output = nn.Linear(width, 2)
+        self.step = nn.Linear(9, width, bias=False) if flow_map else None
 
-    def forward(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
-        """Draws of x_0, [B, m, 2]. x_t: [B, 2]; t: [B]; xi: [B, m, 2]."""
+    def forward(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
+    ) -> Tensor:
+        """Draws of x_0, [B, m, 2]. x_t: [B, 2]; t, s: [B]; xi: [B, m, 2], or None for one draw."""
         hidden = self.condition(self._features(x_t, t))[:, None]  # [B, 1, width]
+        if self.step is not None:
+            length = (torch.zeros_like(t) if s is None else t - s)[:, None]
+            hidden = hidden + self.step(torch.cat([length, *_waves(length)], dim=1))[:, None]
         if self.noise is not None:
             hidden = hidden + self.noise(xi)  # [B, m, width]
         hidden = hidden.relu()
@@ -84,6 +116,10 @@ class ToyDenoiser(nn.Module):
     def denoise(self, x_t: Tensor, t: Tensor, xi: Tensor) -> Tensor:
         """One x_0 for each x_t, [B, 2]: a denoiser for `latentddm.sample`."""
         return self(x_t, t, xi[:, None])[:, 0]
+
+    def step_to(self, x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """The flow map g(x_t, t, s) of `latentddm.diffusion.flow_maps`, [B, 2]."""
+        return self(x_t, t, None, s)[:, 0]
 
     def _features(self, x_t: Tensor, t: Tensor) -> Tensor:
         """x_t at unit variance, t, and waves of both: edges are hard to learn without them.
@@ -101,17 +137,26 @@ class ToyDenoiser(nn.Module):
             for k in (math.pi / 2 / self.scale * n for n in self.waves)
             for wave in (torch.sin, torch.cos)
         ]
-        angles = math.pi * torch.cat([k * t for k in (1, 2, 3, 4)], dim=1)
-        return torch.cat([x_t / variance.sqrt(), t, angles.sin(), angles.cos(), *of_x0], dim=1)
+        return torch.cat([x_t / variance.sqrt(), t, *_waves(t), *of_x0], dim=1)
+
+
+def _waves(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Sines and cosines of a time [B, 1], [B, 4] each."""
+    angles = math.pi * torch.cat([k * t for k in (1, 2, 3, 4)], dim=1)
+    return angles.sin(), angles.cos()
 
 
 def train(
-    target: Target, model: Model, training: Training, seed: int, label: str
+    target: Target, model: Model | FlowMapObjective, training: Training, seed: int, label: str
 ) -> tuple[ToyDenoiser, dict[str, float]]:
-    """Algorithm 1 of the paper; returns the averaged network and the seconds it took."""
+    """Algorithm 1 of the paper, or a rival; returns the averaged network and the seconds."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    network = ToyDenoiser(target.scale, draws_from_noise=model.draws > 1)
-    average, batch, score = EMA(network, training.ema_std), training.batch, model.score.make()
+    network = ToyDenoiser(
+        target.scale,
+        draws_from_noise=isinstance(model, Model) and model.draws > 1,
+        flow_map=flow_map_of(model),
+    )
+    average, batch = EMA(network, training.ema_std), training.batch
     config = OptimizerConfig(
         learning_rate=training.learning_rate, warmup_images=training.warmup_points, decay="cosine"
     )
@@ -121,13 +166,13 @@ def train(
     with Progress(training.points, label, unit="points") as progress:
         for seen in range(batch, training.points + 1, batch):
             x0 = target.sample(batch, random).float()
-            t = training.times(torch.randn(batch, generator=random))
-            x_t = corrupt(x0, t, torch.randn(x0.shape, generator=random), SCHEDULE)
-            xi = torch.randn(batch, model.draws, 2, generator=random)
-            draws = network(x_t, t, xi)
-            uniform = torch.rand(batch, training.targets, generator=random)
-            targets = draw_targets(x_t, t, x0, uniform, SCHEDULE)
-            score(draws, targets, t).score(score.lam_at(t)).mean().backward()
+            if isinstance(model, FlowMapObjective):
+                numbers = model.numbers(ToyNumbers(batch, random), x0)
+                evaluator = ToyEvaluator(network, average.module)
+                loss = model.evaluate(evaluator, x0, numbers, x0, SCHEDULE).loss
+            else:
+                loss = score_of(network, x0, model, training, random)
+            loss.mean().backward()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, seen - batch, training.points)
             optimizer.step()
@@ -137,3 +182,60 @@ def train(
     took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     network.load_state_dict(average.module.state_dict())
     return network.eval(), took
+
+
+def flow_map_of(model: Model | FlowMapObjective) -> str | None:
+    """The steps that a rival's flow map learns; None for a denoiser."""
+    return model.flow_map if isinstance(model, FlowMapObjective) else None
+
+
+def score_of(
+    network: ToyDenoiser, x0: Tensor, model: Model, training: Training, random: torch.Generator
+) -> Tensor:
+    """The score of the draws against the data, [B]."""
+    batch, score = len(x0), model.score.make()
+    t = training.times(torch.randn(batch, generator=random))
+    x_t = corrupt(x0, t, torch.randn(x0.shape, generator=random), SCHEDULE)
+    draws = network(x_t, t, torch.randn(batch, model.draws, 2, generator=random))
+    uniform = torch.rand(batch, training.targets, generator=random)
+    targets = draw_targets(x_t, t, x0, uniform, SCHEDULE)
+    return score(draws, targets, t).score(score.lam_at(t))
+
+
+@dataclass(frozen=True)
+class ToyNumbers:
+    """`latentddm.training.protocols.RandomNumbers` of one generator."""
+
+    batch: int
+    generator: torch.Generator
+
+    def normal(self, *shape: int) -> Tensor:
+        return torch.randn(self.batch, *shape, generator=self.generator)
+
+    def uniform(self, *shape: int) -> Tensor:
+        return torch.rand(self.batch, *shape, generator=self.generator)
+
+
+@dataclass(frozen=True)
+class ToyEvaluator:
+    """`latentddm.training.protocols.Evaluator` of the toy's network and its average."""
+
+    network: ToyDenoiser
+    averaged: nn.Module
+
+    def train(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
+    ) -> Tensor:
+        return self.network(x_t, t, xi, s)[:, 0]
+
+    def current(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        return self.network(x_t, t, None, s)[:, 0]
+
+    def average(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        return self.averaged(x_t, t, None, s)[:, 0]
+
+    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
+        """Nothing learns beside the network."""
+
+    def on(self, rows: Tensor) -> ToyEvaluator:
+        return self

@@ -8,5 +8,12 @@ from autoencoder.models.adapters import wrap_network
 from autoencoder.models.base import Autoencoder
 from autoencoder.models.checking import check_reconstruction
 from autoencoder.models.loading import load_autoencoder
+from autoencoder.models.pixels import PixelAutoencoder
 
-__all__ = ["Autoencoder", "check_reconstruction", "load_autoencoder", "wrap_network"]
+__all__ = [
+    "Autoencoder",
+    "PixelAutoencoder",
+    "check_reconstruction",
+    "load_autoencoder",
+    "wrap_network",
+]

@@ -11,6 +11,8 @@ from autoencoder.models.adapters import ADAPTERS, wrap_network
 from autoencoder.models.base import Autoencoder
 from autoencoder.models.fingerprint import fingerprint_of, known_arguments
 from autoencoder.models.hub import download, is_hub_reference
+from autoencoder.models.pixels import REFERENCE as PIXELS
+from autoencoder.models.pixels import PixelAutoencoder
 from autoencoder.models.tiny import find_weights, load_tiny
 from autoencoder.models.weights import Weights, fit_weights, read_sharded, read_weights
 from autoencoder.remote import RemoteFolder, cached_file, is_remote
@@ -39,10 +41,13 @@ def load_autoencoder(
 
     reference: a folder of diffusers (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC, or a
     pipeline with one of these) or its URL, a run of `latentddm train-autoencoder`, a hub id
-    (owner/name or owner/name:subfolder), or weights of the TAESD family: their folder, one of the
-    two files, or folder/prefix of both. UserError for a wrong reference or unfitting weights.
+    (owner/name or owner/name:subfolder), weights of the TAESD family (their folder, one of the two
+    files, or folder/prefix of both), or `pixels`, the identity, which is float32 for any `dtype`
+    (a folder of that name is ./pixels). UserError for a wrong reference or unfitting weights.
     """
     name = str(reference)
+    if name == PIXELS:
+        return PixelAutoencoder().to(device)
     path = _fetch(name) if is_remote(name) else Path(name).expanduser()
     if not path.exists() and not find_weights(path) and is_hub_reference(name):
         path = download(name)
@@ -89,6 +94,7 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
             f"give an autoencoder of one of {', '.join(network_classes)}."
         )
     weights = _current_names(_folder_weights(folder))
+    _refuse_giants(path, config, len(weights))
     try:
         with torch.device("meta"):
             network = network_class(**known_arguments(network_class, config))
@@ -98,6 +104,18 @@ def _load_folder(folder: Path) -> tuple[torch.nn.Module, dict[str, Any], Weights
         ) from error
     fit_weights(network, weights, folder)
     return network, config, weights
+
+
+def _refuse_giants(path: Path, config: dict[str, Any], tensors: int) -> None:
+    """UserError for more layers than the weights have tensors: building them would not end."""
+    for name, value in config.items():
+        counts = value if isinstance(value, list) else [value]
+        if "layers" in name or "blocks" in name:
+            giant = next((n for n in counts if isinstance(n, int | float) and n > tensors), None)
+            if giant is not None:
+                raise UserError(
+                    f"{path} has {name} {giant}, but its weights are {tensors} tensors; restore it."
+                )
 
 
 def _folder_weights(folder: Path) -> Weights:

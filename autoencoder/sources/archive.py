@@ -64,6 +64,12 @@ class ZipSource(IndexedSource):
             return archive.read(name)
         except MemoryError:
             raise
+        except OSError as error:
+            if error.errno is None:  # of a decompressor
+                raise UnreadableImage(key, f"damaged in the zip: {error}") from error
+            raise JobError(
+                f"{self.path} cannot be read ({error.strerror}); check the disk and run again."
+            ) from error
         except Exception as error:  # the errors of all decompressors pass through zipfile
             raise UnreadableImage(key, f"damaged in the zip: {error}") from error
 
@@ -77,9 +83,11 @@ def open_zip(path: Path) -> zipfile.ZipFile:
     """Open a zip for reading; JobError if it is damaged, UserError if it cannot be opened."""
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:  # a name that is not UTF-8
+    except OSError as error:
+        raise UserError(f"{path} cannot be opened ({error.strerror}); check the path.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # zipfile raises errors of many kinds on torn directories
         raise JobError(
             f"{path} is not a complete zip ({error}); download or write it again."
         ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be opened ({error.strerror}); check the path.") from error

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from autoencoder.sources.formats import missing_format, read_formats
+from autoencoder.sources.jxl import jxl_size
+from latentddm.engine.errors import JobError
 
 SMALLEST_SIDE = 8
 LARGEST_PIXELS = 89_478_485  # PIL's own threshold of a decompression bomb: 256 MiB as RGB
 
+# Errors of one file; any other, such as EIO or ESTALE, is of the disk, the mount or the machine.
+_OF_THE_FILE = (
+    *(errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL),
+    *(errno.ENOTDIR, errno.ENXIO),
+)
 _SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
@@ -30,6 +40,32 @@ class UnreadableImage(Exception):
         return f"{self.key}: {self.reason}"
 
 
+def read_image_file(path: Path, key: str) -> bytes:
+    """The bytes of an image file.
+
+    UnreadableImage for an error of this file: deleted, no permission, a link to nothing. JobError
+    for one of the disk or the mount, and for a file that has vanished with all of its folder: a
+    share that is gone would otherwise turn all images behind it into unreadable ones.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        deleted = error.errno == errno.ENOENT and _holds_files(path.parent)
+        if deleted or error.errno in _OF_THE_FILE:
+            raise UnreadableImage(key, f"cannot be read: {error.strerror}") from error
+        raise JobError(
+            f"{path} cannot be read ({error.strerror}); check the disk or the mount and run again."
+        ) from error
+
+
+def _holds_files(folder: Path) -> bool:
+    try:
+        with os.scandir(folder) as entries:
+            return any(True for _ in entries)
+    except OSError:
+        return False
+
+
 def decode_image(data: bytes, key: str) -> Image.Image:
     """The upright 8-bit RGB image of an image file; the first frame of an animation.
 
@@ -39,8 +75,9 @@ def decode_image(data: bytes, key: str) -> Image.Image:
     if not data:
         raise UnreadableImage(key, "the file is empty")
     try:
+        _check_size(jxl_size(data))
         image = Image.open(io.BytesIO(data), formats=read_formats())
-        _check_size(image)
+        _check_size(image.size)
         image.load()
         return to_rgb(_upright(image))
     except MemoryError:
@@ -67,8 +104,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_size(image: Image.Image) -> None:
-    width, height = image.size
+def _check_size(size: tuple[int, int] | None) -> None:
+    if size is None:
+        return
+    width, height = size
     if min(width, height) < SMALLEST_SIDE:
         raise ValueError(f"too small: {width}x{height}")
     if width * height > LARGEST_PIXELS:

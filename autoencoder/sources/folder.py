@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from autoencoder.sources.decoding import read_image_file
 from autoencoder.sources.formats import describe_left_out, find_left_out, is_image
 from autoencoder.sources.naming import (
     class_labels,
@@ -15,7 +16,7 @@ from autoencoder.sources.naming import (
     natural_key,
     suffix,
 )
-from autoencoder.sources.protocol import IndexedSource, UnreadableImage
+from autoencoder.sources.protocol import IndexedSource
 from latentddm.engine.errors import UserError
 
 
@@ -45,10 +46,8 @@ class FolderSource(IndexedSource):
         super().__init__(name, keys, class_labels(keys), left_out)
 
     def read(self, index: int) -> bytes:
-        try:
-            return (self.root / name_of(self.key(index))).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(self.key(index), f"cannot be read: {error.strerror}") from error
+        key = self.key(index)
+        return read_image_file(self.root / name_of(key), key)
 
 
 def list_files(root: Path) -> list[str]:

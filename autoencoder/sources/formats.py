@@ -8,6 +8,7 @@ from functools import cache
 
 from PIL import features
 
+from autoencoder.sources.jxl import CODESTREAM, CONTAINER
 from autoencoder.sources.naming import is_hidden, key_of, natural_key, suffix
 
 # Explicit lists, since some of PIL's rarer formats start other programs.
@@ -20,7 +21,6 @@ _OTHER_PICTURES = (
     *(".pgm", ".pnm", ".ppm", ".psb", ".psd", ".qoi", ".raf", ".rw2", ".rwl", ".sr2", ".srf"),
     *(".srw", ".svg", ".svgz", ".tga", ".wdp", ".x3f", ".xcf"),
 )
-_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
 _BRANDS = {
     "AVIF": (b"avif", b"avis"),
     "HEIF": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
@@ -135,7 +135,7 @@ def describe_left_out(found: Sequence[LeftOut]) -> str:
 
 def missing_format(data: bytes) -> OptionalFormat | None:
     """The format of the bytes of a file, if it is an optional one whose package is missing."""
-    name = "JXL" if data.startswith(_JXL) else None
+    name = "JXL" if data.startswith((CODESTREAM, CONTAINER)) else None
     if data[4:8] == b"ftyp":
         name = next((name for name, brands in _BRANDS.items() if data[8:12] in brands), None)
     missing = (kind for kind in OPTIONAL if kind.name == name and kind not in installed())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from autoencoder.sources.decoding import read_image_file
 from autoencoder.sources.parquet import ParquetSource
 from autoencoder.sources.protocol import ImageSource, IndexedSource, UnreadableImage
 from latentddm.engine.errors import UserError
@@ -102,10 +103,7 @@ def image_bytes(value: Any, key: str) -> bytes:
         raise UnreadableImage(key, "the row has no image")
     if value["bytes"] is not None:
         return bytes(value["bytes"])
-    try:
-        return Path(value["path"]).read_bytes()
-    except OSError as error:
-        raise UnreadableImage(key, f"cannot be read: {error.strerror}") from error
+    return read_image_file(Path(value["path"]), key)
 
 
 def _open(reference: DatasetReference, name: str) -> ImageSource:

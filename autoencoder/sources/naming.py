@@ -60,10 +60,18 @@ def is_hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
 
 
-def natural_key(name: str) -> tuple[list[int | str], str]:
-    """Sort key with image2 before image10; different for different names."""
+def natural_key(name: str) -> tuple[list[tuple[int, str] | str], str]:
+    """Sort key with image2 before image10; different for different names.
+
+    A number is its length and its digits, without zeros in front: Python's int refuses long ones.
+    """
     parts = re.split(r"([0-9]+)", name)
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
+    return [_number(part) if place % 2 else part for place, part in enumerate(parts)], name
+
+
+def _number(digits: str) -> tuple[int, str]:
+    digits = digits.lstrip("0")
+    return len(digits), digits
 
 
 def class_labels(names: Sequence[str]) -> list[int] | None:

@@ -14,6 +14,7 @@ from latentddm.engine.errors import JobError, UserError
 
 BLOCK = 512
 LONGEST_PADDING = 1 << 20  # tar writers pad to a record of 10 KiB as a rule, 1 MiB at most
+LONGEST_NUMBER = 20  # digits of a size; Python's int refuses thousands of them
 
 _LONG_NAME, _LONG_LINK = tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK
 _PAX_LOCAL = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
@@ -129,12 +130,12 @@ class _Scan:
         records: dict[str, str] = {}
         while payload:
             length, _, _ = payload.partition(b" ")
-            if not length.isdigit() or not len(length) < int(length) <= len(payload):
+            if not _is_number(length) or not len(length) < int(length) <= len(payload):
                 raise self._damaged(f"has a damaged extended header before byte {self.offset}")
             key, _, value = payload[len(length) + 1 : int(length) - 1].partition(b"=")
             if key.startswith(b"GNU.sparse"):
                 raise self._damaged("holds a sparse file, which is not supported")
-            if key == b"size" and not value.isdigit():
+            if key == b"size" and not _is_number(value):
                 raise self._damaged(f"has a damaged extended header before byte {self.offset}")
             records[_text(key)] = _text(value)
             payload = payload[int(length) :]
@@ -149,6 +150,10 @@ class _Scan:
 
     def _damaged(self, reason: str) -> JobError:
         return JobError(f"{self.path} {reason}; download or write it again.")
+
+
+def _is_number(digits: bytes) -> bool:
+    return digits.isdigit() and len(digits) <= LONGEST_NUMBER
 
 
 def _text(data: bytes) -> str:

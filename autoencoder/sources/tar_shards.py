@@ -105,7 +105,7 @@ class TarSource:
             return None
         try:
             value = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._bad_label(index, "json", "valid JSON") from error
         return value if isinstance(value, dict) else None
 

@@ -97,7 +97,7 @@ def begun_plan(folder: Path) -> EncodePlan | None:
         return None
     try:
         return EncodePlan.from_json(read_json(path))
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}); delete {folder} and encode again.") from None
 
 

@@ -8,6 +8,7 @@ only decoder is that of json.
 from __future__ import annotations
 
 import json
+import math
 import tarfile
 from dataclasses import dataclass
 from typing import Any
@@ -49,7 +50,7 @@ class ChunkFormat:
 
     @property
     def row_bytes(self) -> int:
-        return int(np.prod(self.row_shape)) * np.dtype(self.dtype).itemsize
+        return math.prod(self.row_shape) * np.dtype(self.dtype).itemsize
 
     def member_names(self, first: int) -> list[str]:
         """The names of the npy members, one per view, of the chunk with first position `first`."""
@@ -113,7 +114,7 @@ def parse_infos(tail: bytes, first: int, samples: int, layout: ChunkFormat) -> l
     try:
         size = int(tail[124:135], 8)
         value = json.loads(tail[TAR_BLOCK : TAR_BLOCK + size])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DamagedChunkError(f"the json member cannot be read ({error})") from None
     if tail[:TAR_BLOCK] != tar_header(f"{first:09d}.json", size):
         raise DamagedChunkError("the header of the json member is wrong")

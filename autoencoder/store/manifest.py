@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from autoencoder.store.plan import FORMAT, VERSION, EncodePlan
+from autoencoder.store.layout import ChunkFormat
+from autoencoder.store.plan import FORMAT, LARGEST_NUMBER, VERSION, EncodePlan
 from latentddm.engine.errors import JobError, UserError
 
 MANIFEST_NAME = "manifest.json"
@@ -59,12 +60,27 @@ class ShardEntry:
             raise ValueError(f"{entry.name!r} is not the name of a shard")
         if not re.fullmatch(r"[0-9a-f]{64}", entry.sha256):
             raise ValueError(f"the sha256 of {entry.name} is malformed")
+        if any(c.samples < 1 or not 0 <= c.crc32 < 1 << 32 for c in entry.chunks):
+            raise ValueError(f"a chunk of {entry.name} has no samples or no CRC-32")
         if sum(chunk.samples for chunk in entry.chunks) != entry.samples:
             raise ValueError(f"the chunks of {entry.name} do not add up to its samples")
-        edges = [chunk.offset for chunk in entry.chunks] + [entry.bytes]
+        edges = entry.edges
         if entry.chunks and (edges[0] or any(a >= b for a, b in pairwise(edges))):
             raise ValueError(f"the chunks of {entry.name} overlap")
+        if entry.bytes >= LARGEST_NUMBER:
+            raise ValueError(f"{entry.name} has {entry.bytes} bytes")
         return entry
+
+    @property
+    def edges(self) -> list[int]:
+        """The first byte of each chunk, and the end of the last."""
+        return [chunk.offset for chunk in self.chunks] + [self.bytes]
+
+    def check_layout(self, layout: ChunkFormat) -> None:
+        """ValueError for a chunk with fewer bytes than its samples: memory is taken for these."""
+        for chunk, (start, end) in zip(self.chunks, pairwise(self.edges), strict=True):
+            if chunk.samples * layout.row_bytes * len(layout.views) > end - start:
+                raise ValueError(f"a chunk of {self.name} is too short for its samples")
 
 
 @dataclass(frozen=True)
@@ -115,7 +131,7 @@ class Manifest:
             content = json.loads(data)
             checksum = content.pop("checksum", None)
             name, version = content.pop("format", None), content.pop("version", None)
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise _damaged(where, str(error)) from None
         if name != FORMAT:
             raise UserError(
@@ -131,7 +147,7 @@ class Manifest:
             raise _damaged(where, "its checksum does not match its contents")
         try:
             return cls._from_content(content)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise _damaged(where, f"{type(error).__name__}: {error}") from None
 
     def _content(self) -> dict[str, Any]:
@@ -159,6 +175,8 @@ class Manifest:
             unreadable=tuple(Unreadable(**row) for row in content["unreadable"]),
             software={str(name): str(text) for name, text in content["software"].items()},
         )
+        for shard in manifest.shards:
+            shard.check_layout(manifest.plan.layout)
         channels = manifest.plan.layout.shape[0]
         if manifest.mean.shape != (channels,) or manifest.std.shape != (channels,):
             raise ValueError(f"mean and std must have {channels} values")

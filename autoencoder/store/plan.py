@@ -15,6 +15,7 @@ from latentddm.engine.seeding import numpy_generator
 
 FORMAT = "latentddm.latent-store"
 VERSION = 1
+LARGEST_NUMBER = 1 << 40  # of samples and bytes: a sum of products of two fits 64 bits
 
 # The location of a source or a model may differ between two runs; its contents may not.
 _DESCRIPTIVE = {"source.name", "source.left_out", "autoencoder.reference"}
@@ -94,8 +95,9 @@ class EncodePlan:
     def validate(self) -> None:
         """ValueError for a value outside of the format."""
         layout = self.layout
-        if min(layout.shape) < 1 or layout.chunk_samples < 1 or self.shard_samples < 1:
-            raise ValueError("shapes and sizes must be positive")
+        sizes = (*layout.shape, layout.chunk_samples, self.shard_samples)
+        if min(sizes) < 1 or max(sizes) >= LARGEST_NUMBER:
+            raise ValueError("shapes and sizes must be positive, and below 2^40")
         if layout.dtype not in DTYPES or layout.contents not in CONTENTS:
             raise ValueError(f"unknown dtype {layout.dtype!r} or contents {layout.contents!r}")
         if layout.views not in (VIEWS[:1], VIEWS):

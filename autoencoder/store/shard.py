@@ -63,7 +63,7 @@ def read_record(folder: Path, number: int) -> ShardRecord | None:
             int(value["labelled"]),
             tuple(Unreadable(**image) for image in value["unreadable"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise JobError(f"{path} is damaged ({error}); delete it and run again.") from None
     shard = folder / entry.name
     whole = shard.exists() and shard.stat().st_size == entry.bytes

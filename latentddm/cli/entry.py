@@ -12,8 +12,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
@@ -32,6 +34,7 @@ from latentddm.engine.errors import (
 )
 
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory")
+_log = logging.getLogger("latentddm")
 RED, PLAIN = "\033[31m", "\033[0m"
 
 
@@ -46,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _start_logging()
     verb: Verb = parsed.verb
     try:
-        outcome = verb.run(parsed)
+        with _thread_errors(parsed.debug):
+            outcome = verb.run(parsed)
     except (Exception, KeyboardInterrupt) as error:
         if parsed.debug:
             raise
@@ -111,6 +115,23 @@ def _print_error(sentence: str) -> None:
     coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     name = f"{RED}latentddm{PLAIN}" if coloured else "latentddm"
     print(_shown(f"{name}: {sentence}", sys.stderr), file=sys.stderr)
+
+
+@contextmanager
+def _thread_errors(debug: bool) -> Iterator[None]:
+    """Errors in threads of other libraries, such as TensorBoard's, as one line of the log."""
+
+    def log(failed: threading.ExceptHookArgs) -> None:
+        name = failed.thread.name if failed.thread is not None else "a thread"
+        reason = "".join(traceback.format_exception_only(failed.exc_type, failed.exc_value))
+        _log.warning("%s failed: %s", name, " ".join(reason.split()))
+
+    before = threading.excepthook
+    threading.excepthook = before if debug else log
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 def _start_logging() -> None:

@@ -23,7 +23,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.engine.atomic_io import write_json
+    from latentddm.engine.atomic_io import remove_leftovers, write_json
     from latentddm.engine.devices import default_device
     from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 
@@ -44,7 +44,9 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             lines.append(f"{side}: {len(keys)} images could not be read: {named}")
     values = evaluation.to_json()
     if arguments.output:
-        write_json(Path(arguments.output), values)
+        output = Path(arguments.output)
+        remove_leftovers(output.parent, [f"{output.name}."])
+        write_json(output, values)
     return Outcome("\n".join(lines), values)
 
 

@@ -66,7 +66,7 @@ def _sized_generator(config: TrainConfig, sizes: Sizes) -> TrainConfig:
         checkpoint_every=max(total // 4, 1),
     )
     phases = tuple(
-        _shortened(phase, count) for phase, count in zip(config.phases, counts, strict=True)
+        shortened(phase, count) for phase, count in zip(config.phases, counts, strict=True)
     )
     return replace(
         config, network=widened(config.network, sizes.channels), phases=phases, loop=loop
@@ -79,7 +79,7 @@ def widened(network: NetworkConfig, channels: int) -> NetworkConfig:
     return replace(network, channels=channels)
 
 
-def _shortened(phase: Phase, images: int) -> Phase:
+def shortened(phase: Phase, images: int) -> Phase:
     """The phase with that many images; its warm-up is at most a tenth of them."""
     warmup = min(phase.optimizer.warmup_images, images // 10)
     return replace(phase, images=images, optimizer=replace(phase.optimizer, warmup_images=warmup))

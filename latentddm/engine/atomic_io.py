@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,9 +37,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         _remove(temporary)
         raise disk_error(error, path) from error
-    except BaseException:
+    except BaseException as error:
         _remove(temporary)
+        failure = _native_error(error, path)
+        if failure is not None:
+            raise failure from error
         raise
+
+
+def _native_error(error: BaseException, path: Path) -> JobError | None:
+    """The JobError for an error of safetensors while writing `path`; None for any other."""
+    from safetensors import SafetensorError  # here, as it is needed after a failure alone
+
+    if not isinstance(error, SafetensorError):
+        return None
+    number = re.search(r"os error (\d+)", str(error))
+    code = int(number[1]) if number else 0
+    return disk_error(OSError(code, os.strerror(code) if number else str(error)), path)
 
 
 def remove_leftovers(folder: Path, names: Iterable[str] = ("",)) -> None:
@@ -86,7 +101,9 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise JobError(f"{path} cannot be read ({error.strerror}); check the disk.") from error
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({error}); restore it or make it again."
         ) from error

@@ -36,6 +36,7 @@ from latentddm.engine.seeding import RANDOM_FORMAT
 
 FORMAT_VERSION = 2  # since 2, state.json has the phase
 Digest = Callable[[Path], str]  # SHA-256 of a file
+_STATE = {"images": int, "phase": int, "scaler": dict, "config": dict, "files": dict}
 _log = logging.getLogger("latentddm")
 
 
@@ -147,13 +148,8 @@ def save_checkpoint(
     remove_leftovers(folder)
     with atomic_path(path) as temporary:
         temporary.mkdir(parents=True)
-        try:
-            for name, tensors in state.tensors.items():
-                save_file(dict(tensors), temporary / f"{name}.safetensors")
-        except SafetensorError as error:
-            raise JobError(
-                f"{path} cannot be written ({error}); free space and run again."
-            ) from error
+        for name, tensors in state.tensors.items():
+            save_file(dict(tensors), temporary / f"{name}.safetensors")
         described = {
             "version": FORMAT_VERSION,
             "random_format": RANDOM_FORMAT,
@@ -219,10 +215,13 @@ def _problem(path: Path, digest: Digest) -> str:
     """The damage of the checkpoint at `path`; empty if it is valid."""
     try:
         state = read_json(path / "state.json")
-    except UserError as error:
+    except (UserError, JobError) as error:
         return str(error).rstrip(".")
     if state.get("version") != FORMAT_VERSION:
         return f"its format is version {state.get('version')}, this program writes {FORMAT_VERSION}"
+    for key, kind in _STATE.items():
+        if type(state.get(key)) is not kind:
+            return f"{path / 'state.json'} has no {key}, or a wrong one"
     for name, described in state["files"].items():
         file = path / name
         if not file.is_file() or _describe(file, digest) != described:

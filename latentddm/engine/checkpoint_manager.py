@@ -40,12 +40,13 @@ class CheckpointManager:
         UserError if the processes do not all find the same one, or if it is of another config.
         """
         checkpoint = newest_checkpoint(self.run.checkpoints, self._digest)
-        self._require_agreement(0 if checkpoint is None else checkpoint.images)
+        images = 0 if checkpoint is None else checkpoint.images
+        self._require_agreement(images)
         if checkpoint is not None:
-            images = checkpoint.images
             self.run.require_same_config(checkpoint.config, str(checkpoint.path))
-            on_main(self.accelerator, lambda: self.run.rewind_metrics(images))
             _log.info("resumed from %s", checkpoint.path)
+        # without a checkpoint too: a run that was stopped before its first starts from scratch
+        on_main(self.accelerator, lambda: self.run.rewind_metrics(images))
         return checkpoint
 
     def require_same_numbers(self, checkpoint: Checkpoint) -> None:

@@ -16,12 +16,11 @@ import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from latentddm.engine.errors import UserError, one_line
 
@@ -45,10 +44,11 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
         values = OmegaConf.to_container(base, resolve=True)
     except FileNotFoundError:
         raise UserError(f"The config {path} does not exist; check the path.") from None
-    except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"The config {path} cannot be read ({one_line(error)}); correct it."
-        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # YAML's constructors raise nearly every built-in error
+        source = f"The config {path}" if path is not None else "The command line"
+        raise UserError(f"{source} cannot be read ({one_line(error)}); correct it.") from error
     assert isinstance(values, dict)
     values.pop(KIND_KEY, None)  # so that a run's own config.yaml can be given
     return build(kind, values, str(path) if path is not None else "the command line")
@@ -98,7 +98,7 @@ def _choose_kind(
     """The dataclass chosen by the key `kind`, and the values with that key."""
     kinds = base.kinds()
     name = values.get("kind", next(iter(kinds)))
-    if name not in kinds:
+    if not isinstance(name, str) or name not in kinds:
         raise UserError(
             f"{source}: '{prefix}kind' must be one of {', '.join(kinds)}, not {name!r}."
         )
@@ -199,8 +199,9 @@ def _convert(hint: Any, value: Any, source: str, key: str) -> Any:
             for index, item in enumerate(value)
         )
     if hint in (int, float) and isinstance(value, int | float) and not isinstance(value, bool):
-        if hint is float or float(value).is_integer():
-            return hint(value)
+        with suppress(OverflowError):  # a whole number beyond the largest float
+            if hint is float or isinstance(value, int) or value.is_integer():
+                return hint(value)
     elif hint in (str, bool) and isinstance(value, hint):
         return value
     raise UserError(f"{source}: '{key}' must be {_describe(hint)}, not {value!r}.")

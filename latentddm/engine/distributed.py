@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.locks import acquire_lock
 from latentddm.engine.run import RunFolder
 from latentddm.engine.trackers import require_trackers
 
@@ -89,12 +90,15 @@ def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
 
 @contextmanager
 def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
-    """A lock on the run's folder; UserError on all processes if another command holds it."""
+    """A lock on the run's folder; UserError on all processes if another command holds it.
+
+    On a file system without locks, a warning takes its place.
+    """
     lock = FileLock(run.path / ".lock")
 
     def acquire() -> None:
         try:
-            lock.acquire(timeout=LOCK_TIMEOUT)
+            acquire_lock(lock, LOCK_TIMEOUT)
         except Timeout:
             raise UserError(
                 f"Another process is training {run.path}; wait for it or choose another output."
@@ -107,11 +111,12 @@ def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
         lock.release()
 
 
-def shard(module: nn.Module) -> None:
+def shard(module: nn.Module, trained: bool = True) -> None:
     """Shard the weights of `module` over all processes, in place (FSDP2: same names).
 
     Submodules of the classes in `_no_split_modules` (diffusers' convention) are gathered and freed
-    one by one: their weights may be read within their own forward pass only.
+    one by one: their weights may be read within their own forward pass only. The other weights
+    stay gathered for the backward pass, unless the module is not `trained`, and has none.
     """
     from torch.distributed.fsdp import fully_shard
 
@@ -119,7 +124,7 @@ def shard(module: nn.Module) -> None:
     for child in list(module.modules())[1:]:
         if type(child).__name__ in units:
             fully_shard(child)
-    fully_shard(module)
+    fully_shard(module, reshard_after_forward=None if trained else True)
 
 
 def full_tensor(tensor: Tensor) -> Tensor:

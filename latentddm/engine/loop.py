@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -76,10 +77,26 @@ class _Loop:
         self, task: Task, phase: PhaseOfTask, number: int, images: int, total: int
     ) -> Checkpoint:
         """Train one phase from `images` seen to its end; returns its last checkpoint."""
+        batches = task.batches(images)
+        try:
+            return self._train(task, batches, phase, number, images, total)
+        finally:
+            # Not left to the traceback of an error, which would keep worker processes alive.
+            getattr(batches, "close", lambda: None)()
+
+    def _train(
+        self,
+        task: Task,
+        batches: Iterator[Any],
+        phase: PhaseOfTask,
+        number: int,
+        images: int,
+        total: int,
+    ) -> Checkpoint:
         config, span = self.config, phase.span
         snapshots = task.averages.config.snapshots
         snapshot_every = span.length / snapshots if snapshots else math.inf
-        accumulator, batches = MetricAccumulator(), task.batches(images)
+        accumulator = MetricAccumulator()
         clock, counted = time.monotonic(), images
         while True:
             task.step(next(batches), images, accumulator)

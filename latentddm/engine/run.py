@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
-from latentddm.engine.atomic_io import write_text
+from latentddm.engine.atomic_io import (
+    TEMPORARY_SUFFIX,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError, one_line
 
@@ -48,6 +52,8 @@ class RunFolder:
                 )
         else:
             require_new_folder(run.path, "a run")
+        for folder in (run.path, run.samples):
+            remove_leftovers(folder)
         write_text(run.config_path, to_yaml(plain))
         return run
 
@@ -66,7 +72,7 @@ class RunFolder:
         """The resolved config, with the run's kind."""
         try:
             values = OmegaConf.to_container(OmegaConf.load(self.config_path))
-        except (OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError) as error:
+        except Exception as error:  # YAML's constructors raise nearly every built-in error
             raise UserError(
                 f"{self.config_path} cannot be read ({one_line(error)}); restore it."
             ) from error
@@ -106,16 +112,39 @@ class RunFolder:
 
     def rewind_metrics(self, images: int) -> None:
         """Remove the lines after `images` from metrics.jsonl: a resumed run logs them again."""
+        if not self.metrics_path.exists():
+            return
         kept = [line for line in self.read_metrics() if line["images"] <= images]
         write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
 def require_new_folder(path: Path, purpose: str) -> None:
-    """UserError unless `path` is missing or an empty folder."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    """UserError unless `path` is missing or a folder with nothing but leftovers of a kill."""
+    if path.exists() and (not path.is_dir() or not _is_unused(path)):
         raise UserError(
             f"{path} already holds something else; choose another output folder for {purpose}."
         )
+
+
+def claim_folder(folder: Path, name: str, settings: Mapping[str, Any], purpose: str) -> None:
+    """Write `settings` to folder/name in a new folder, or find the same ones: go on in there.
+
+    UserError if the folder has other settings or holds something else. purpose: of the folder.
+    """
+    path = folder / name
+    if not path.is_file():
+        require_new_folder(folder, purpose)
+        write_json(path, settings)
+    elif changed := differences(read_json(path), settings):
+        raise UserError(
+            f"{folder} already holds other {purpose} (differs in: {', '.join(changed)}); choose "
+            "another output folder."
+        )
+    remove_leftovers(folder)
+
+
+def _is_unused(folder: Path) -> bool:
+    return all(path.name.endswith(TEMPORARY_SUFFIX) for path in folder.iterdir())
 
 
 def _changed(saved: Mapping[str, Any], given: Mapping[str, Any], may: Collection[str]) -> str:

@@ -49,8 +49,10 @@ class TrainableModule:
         self.network = network.to(accelerator.device)
         self.averages = Averages(self.network, ema if ema is not None else EMAConfig(widths=()))
         if loop.sharded:
-            averaged = (ema.module for ema in self.averages.tracked)
-            _shard_all(accelerator, self.network, *averaged)
+            _check_sharded(accelerator)
+            shard(self.network)
+            for average in self.averages.tracked:
+                shard(average.module, trained=False)
         self.optimizer = make_optimizer(self.network, optimizer)
         self.wrapped: nn.Module = (
             self.network if loop.sharded else accelerator.prepare(self.network)
@@ -95,7 +97,8 @@ class TrainableModule:
         return norm
 
 
-def _shard_all(accelerator: Accelerator, *modules: nn.Module) -> None:
+def _check_sharded(accelerator: Accelerator) -> None:
+    """UserError where weights cannot be sharded."""
     if accelerator.num_processes == 1:
         raise UserError(
             "loop.sharded is true, but there is one process; use `accelerate launch`, or set it to "
@@ -103,5 +106,3 @@ def _shard_all(accelerator: Accelerator, *modules: nn.Module) -> None:
         )
     if accelerator.mixed_precision == "fp16":
         raise UserError("loop.sharded excludes precision=fp16; choose precision=bf16.")
-    for module in modules:
-        shard(module)

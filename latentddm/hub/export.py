@@ -9,8 +9,9 @@ import torch
 from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 
 from autoencoder.image_io import image_grid, save_image
+from autoencoder.models import Autoencoder, PixelAutoencoder
 from autoencoder.models.tiny import PooledBlock
-from latentddm.engine.atomic_io import atomic_path, read_json
+from latentddm.engine.atomic_io import atomic_path, read_json, remove_leftovers
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
@@ -53,6 +54,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     """
     options = options or ExportOptions()
     require_new_folder(output, "an export")
+    remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
     pipeline = build_pipeline(generator, options.autoencoder)
@@ -64,23 +66,24 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         images_seen=generator.images,
         parameters=generator.network.num_parameters(),
         shape=generator.space.shape,
-        autoencoder=type(pipeline.vae).__name__,
+        autoencoder=type(pipeline.vae).__name__ if pipeline.vae is not None else None,
         fingerprint=generator.space.fingerprint,
         picture=tuple(pixels.shape[1:3]),
         steps=options.steps,
         seed=options.seed,
         ema=options.ema,
         reads_xi=generator.reads_xi,
+        flow_map=generator.flow_map,
         license=options.license,
         evaluation=evaluation,
     )
-    if output.is_dir():  # empty, and a folder is renamed into place
-        output.rmdir()
     with atomic_path(output) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / LOADER_NAME).write_text(LOADER, encoding="utf-8")
         save_image(temporary / GRID_NAME, image_grid(pixels.numpy(), GRID_COLUMNS))
         write_card(temporary, card)
+        if output.is_dir():  # empty, and a folder is renamed into place
+            output.rmdir()
     return output
 
 
@@ -88,16 +91,9 @@ def build_pipeline(generator: Generator, autoencoder: str | None = None) -> Late
     """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers."""
     space = generator.space
     wrapped = space.load_autoencoder(reference=autoencoder)
-    network = wrapped.network
-    known = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC)
-    if type(network) not in known or any(isinstance(m, PooledBlock) for m in network.modules()):
-        raise UserError(
-            f"diffusers cannot load the autoencoder {wrapped.reference}: it has layers (TAEF2's "
-            "pool branch) that diffusers lacks; draw with `latentddm sample RUN --decode` instead."
-        )
     return LatentDDMPipeline(
         network=generator.network,
-        vae=network,
+        vae=_vae(wrapped),
         scheduler=DistributionalScheduler(
             safety=generator.least_safety, schedule=generator.network.config["schedule"]
         ),
@@ -105,7 +101,23 @@ def build_pipeline(generator: Generator, autoencoder: str | None = None) -> Late
         latent_mean=space.mean,
         latent_std=space.std,
         reads_xi=generator.reads_xi,
+        flow_map=generator.flow_map,
     )
+
+
+def _vae(autoencoder: Autoencoder) -> torch.nn.Module | None:
+    """The network of an autoencoder; None for pixels. UserError if it is unknown to diffusers."""
+    if isinstance(autoencoder, PixelAutoencoder):
+        return None
+    network = autoencoder.network
+    known = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC)
+    if type(network) not in known or any(isinstance(m, PooledBlock) for m in network.modules()):
+        raise UserError(
+            f"diffusers cannot load the autoencoder {autoencoder.reference}: it has layers "
+            "(TAEF2's pool branch) that diffusers lacks; draw with `latentddm sample RUN --decode` "
+            "instead."
+        )
+    return network
 
 
 def draw_pixels(pipeline: LatentDDMPipeline, count: int, steps: int, seed: int) -> torch.Tensor:

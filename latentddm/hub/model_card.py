@@ -39,8 +39,8 @@ image = pipe(num_inference_steps={steps}, generator=torch.Generator().manual_see
 ```
 
 `DiffusionPipeline.from_pretrained(ID, custom_pipeline=ID, trust_remote_code=True)` does the same
-where latentddm is installed and not imported. `vae/` loads with diffusers alone; the network in
-`network/` is a class of latentddm, in safetensors.
+where latentddm is installed and not imported. {vae}the network in `network/` is a
+class of latentddm, in safetensors.
 
 ## Data
 
@@ -55,7 +55,7 @@ The licence of these images is not part of this card; ask whoever published them
 | images seen | {images_seen:,} |
 {phases}| network | {network}, {parameters:,} parameters |
 | schedule | {schedule} |
-| latents | {shape}, of an {autoencoder} (`{fingerprint}`) |
+| latents | {shape}, {autoencoder} (`{fingerprint}`) |
 | moving average | {ema} |
 
 ## Measurements
@@ -72,6 +72,9 @@ The licence of these images is not part of this card; ask whoever published them
 {config}```
 """
 
+_VAE = "`vae/` loads with diffusers alone; "
+_NO_VAE = "There is no autoencoder, as the network draws pixels; "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
@@ -81,13 +84,14 @@ class Card:
     images_seen: int
     parameters: int
     shape: tuple[int, ...]
-    autoencoder: str
+    autoencoder: str | None  # its class; None: the latents are pixels
     fingerprint: str
     picture: tuple[int, ...]  # height and width
     steps: int
     seed: int
     ema: str | None
     reads_xi: bool  # False: a mean denoiser
+    flow_map: str | None = None  # the steps that a flow map has learnt
     license: str
     evaluation: dict[str, Any] | None
 
@@ -120,7 +124,8 @@ def _body(card: Card) -> str:
         schedule=card.config["schedule"],
         parameters=card.parameters,
         shape=" x ".join(map(str, card.shape)),
-        autoencoder=card.autoencoder,
+        autoencoder=f"of an {card.autoencoder}" if card.autoencoder else "the pixels themselves",
+        vae=_VAE if card.autoencoder else _NO_VAE,
         fingerprint=card.fingerprint,
         ema=card.ema or f"width {card.config['ema']['widths'][0]}",
         metrics=_metrics(card.evaluation),
@@ -133,6 +138,9 @@ def _method(card: Card) -> str:
     """How the network was trained, in a sentence."""
     if "teacher" in card.config:
         return "The network was distilled from plain diffusion by moment matching."
+    if card.flow_map:
+        kind = card.config["phases"][-1]["objective"]["kind"]
+        return f"The network was trained as a flow map, by the objective `{kind}`."
     if not card.reads_xi:
         return "The network was trained as plain diffusion: it predicts the mean E[x0 | x_t]."
     return (

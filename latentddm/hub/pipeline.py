@@ -7,7 +7,7 @@ images = pipe(batch_size=4, generator=torch.Generator().manual_seed(0)).images
 
 # No postponed annotations here: diffusers reads those of __init__ as classes.
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import diffusers
 import torch
@@ -16,47 +16,59 @@ from PIL import Image
 from torch import Tensor
 
 from autoencoder.decode import decode_latents
-from autoencoder.models import wrap_network
+from autoencoder.models import Autoencoder, PixelAutoencoder, wrap_network
 from autoencoder.store import Standardisation
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.process import from_x0
 from latentddm.diffusion.sampling import continued, normal_like, xi_scales
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.seeding import torch_generator
+from latentddm.hub.call_arguments import (
+    CALLBACK_TENSORS,
+    Generators,
+    OutputType,
+    check_call,
+    one_generator_each,
+)
 from latentddm.hub.scheduler import DistributionalScheduler
-from latentddm.hub.scheduler_fit import scheduler_prediction, step_arguments
+from latentddm.hub.scheduler_fit import (
+    scheduler_prediction,
+    set_flow_map_times,
+    step_arguments,
+)
+from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.networks.attention import Backend, set_attention_backend
 from latentddm.networks.network import NetworkModel
 
 __all__ = ["DistributionalScheduler", "LatentDDMPipeline"]
-
-OutputType = Literal["pil", "np", "pt", "latent"]
-Generators = torch.Generator | Sequence[torch.Generator] | None
-CALLBACK_TENSORS = ("latents", "x0")
 
 
 class LatentDDMPipeline(DiffusionPipeline):
     """Images in a few evaluations of `network`.
 
     network: a `networks.network.Network`; vae: a network of diffusers that `autoencoder.models`
-    supports; scheduler: DistributionalScheduler with the network's schedule, or, for plain
-    diffusion, any of diffusers' that works on flow sigmas. Saved with the pipeline are
-    latent_shape [C, H, W]; latent_mean and latent_std (per channel), which standardise raw latents;
-    reads_xi: True for a network that draws (DDM), False for a mean denoiser, evaluated without xi.
+    supports, or None where the latents are pixels; scheduler: DistributionalScheduler with the
+    network's schedule, or, for plain diffusion, any of diffusers' that works on flow sigmas. Saved
+    with the pipeline are latent_shape [C, H, W]; latent_mean and latent_std (per channel), which
+    standardise raw latents; reads_xi: True for a network that draws (DDM), False for a mean
+    denoiser, evaluated without xi; flow_map: the steps learnt ("free", "dyadic") by a network that
+    is a flow map, which also reads the end of a step.
     """
 
     model_cpu_offload_seq = "network->vae"
     _callback_tensor_inputs: ClassVar[list[str]] = list(CALLBACK_TENSORS)
+    _optional_components: ClassVar[list[str]] = ["vae"]
 
     def __init__(
         self,
         network: NetworkModel,
-        vae: torch.nn.Module,
+        vae: torch.nn.Module | None,
         scheduler: SchedulerMixin,
         latent_shape: Sequence = (),
         latent_mean: Sequence = (),
         latent_std: Sequence = (),
         reads_xi: bool = True,
+        flow_map: str | None = None,
     ) -> None:
         super().__init__()
         channels = network.config["latent_channels"]
@@ -68,6 +80,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         self.register_modules(network=network, vae=vae, scheduler=scheduler)
         self.register_to_config(
             reads_xi=reads_xi,
+            flow_map=flow_map,
             latent_shape=list(latent_shape),
             latent_mean=list(latent_mean),
             latent_std=list(latent_std),
@@ -102,12 +115,15 @@ class LatentDDMPipeline(DiffusionPipeline):
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
         """
-        _check_call(batch_size, images_at_once, output_type, callback_on_step_end_tensor_inputs)
+        check_call(batch_size, images_at_once, output_type, callback_on_step_end_tensor_inputs)
         schedule = make_schedule(self.network.config["schedule"])
         prediction = scheduler_prediction(self.scheduler, schedule)
         generators = one_generator_each(generator, batch_size)
         labels = self._labels(class_labels, batch_size, guidance_scale)
-        self.scheduler.set_timesteps(num_inference_steps)
+        if self.config["flow_map"] is None:
+            self.scheduler.set_timesteps(num_inference_steps)
+        else:
+            set_flow_map_times(self.scheduler, self.config["flow_map"], num_inference_steps)
         scales = self._scales(xi_scale)
         x_t = self._first(latents, generators)
         extra = step_arguments(self.scheduler, generators)
@@ -116,7 +132,8 @@ class LatentDDMPipeline(DiffusionPipeline):
             t = times[step]
             noise = normal_like(x_t, generators)  # drawn for a mean too, as in `sampling.sample`
             xi = scales[step] * noise if self.config["reads_xi"] else None
-            x0 = self._draw(x_t, t, xi, labels, guidance_scale, images_at_once)
+            s = None if self.config["flow_map"] is None else times[step + 1]
+            x0 = self._draw(x_t, t, s, xi, labels, guidance_scale, images_at_once)
             output = from_x0(x0, x_t, t, prediction, schedule)
             x_t = self.scheduler.step(output, timestep, x_t, return_dict=False, **extra)[0]
             if callback_on_step_end is not None:
@@ -148,22 +165,27 @@ class LatentDDMPipeline(DiffusionPipeline):
         self,
         x_t: Tensor,
         t: Tensor,
+        s: Tensor | None,
         xi: Tensor | None,
         labels: Tensor | None,
         guidance: float,
         at_once: int,
     ) -> Tensor:
-        """x_0 ~ p(x_0 | x_t), or its mean, evaluated on exactly `at_once` images at a time."""
+        """x_0 ~ p(x_0 | x_t), or its mean, evaluated on exactly `at_once` images at a time.
+
+        s: the end of the step, of a flow map.
+        """
         network, count = self.network, len(x_t)
+        whole = network if s is None else FlowMapNetwork(network).ending_at(s.expand(at_once))
         fill = torch.arange(-(-count // at_once) * at_once).clamp_max(count - 1).to(x_t.device)
         half = network.dtype != torch.float32
         drawn = []
         with torch.autocast(x_t.device.type, dtype=network.dtype, enabled=half):
             for rows in fill.split(at_once):
-                denoiser = network
+                denoiser = whole
                 if labels is not None:
                     classes = network.config["classes"]
-                    denoiser = GuidedDenoiser(network, labels[rows], classes, guidance)
+                    denoiser = GuidedDenoiser(whole, labels[rows], classes, guidance)
                 arguments = x_t[rows], t.expand(at_once), None if xi is None else xi[rows]
                 drawn.append(denoiser(*arguments).to(x_t.dtype))
         return torch.cat(drawn)[:count]
@@ -207,43 +229,16 @@ class LatentDDMPipeline(DiffusionPipeline):
         raw = space.restore(x0.cpu())
         if output_type == "latent":
             return raw
-        autoencoder = wrap_network(self.vae, reference="of the pipeline", fingerprint="")
-        pixels = decode_latents(raw, autoencoder, batch_size=1, tile=self._tile)
+        pixels = decode_latents(raw, self._autoencoder(), batch_size=1, tile=self._tile)
         if output_type == "pil":
             return [Image.fromarray(picture) for picture in pixels.numpy()]
         unit = pixels.float() / 255
         return unit.numpy() if output_type == "np" else unit.permute(0, 3, 1, 2)
 
-
-def one_generator_each(generator: Generators, count: int) -> list[torch.Generator]:
-    """A generator for each of `count` images; ValueError for a list of another length.
-
-    One generator seeds the images in turn: two calls for two images draw those of one for four.
-    """
-    if isinstance(generator, Sequence):
-        if len(generator) != count:
-            raise ValueError(f"{len(generator)} generators were given for {count} images.")
-        return list(generator)
-    device = generator.device if generator is not None else torch.device("cpu")
-    seeds = [
-        int(torch.randint(2**62, (), generator=generator, device=device)) for _ in range(count)
-    ]
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
-
-
-def _check_call(
-    batch_size: int, images_at_once: int, output_type: str, tensors: Sequence[str]
-) -> None:
-    if batch_size < 1 or images_at_once < 1:
-        raise ValueError("batch_size and images_at_once must be at least 1.")
-    if output_type not in ("pil", "np", "pt", "latent"):
-        raise ValueError(f"output_type must be pil, np, pt or latent, not {output_type!r}.")
-    for name in tensors:
-        if name not in CALLBACK_TENSORS:
-            raise ValueError(
-                f"A callback can get {' and '.join(CALLBACK_TENSORS)}, not {name!r}; correct "
-                "callback_on_step_end_tensor_inputs."
-            )
+    def _autoencoder(self) -> Autoencoder:
+        if self.vae is None:
+            return PixelAutoencoder()
+        return wrap_network(self.vae, reference="of the pipeline", fingerprint="")
 
 
 # DiffusionPipeline.from_pretrained looks up the class of a folder in the attributes of diffusers.

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from latentddm.diffusion.flow_maps import dyadic_times
 from latentddm.diffusion.process import Prediction
 from latentddm.diffusion.schedules import Schedule
 from latentddm.hub.scheduler import DistributionalScheduler
@@ -45,6 +46,24 @@ def scheduler_prediction(scheduler: Any, schedule: Schedule) -> Prediction:
             "DistributionalScheduler."
         )
     return cast(Prediction, prediction)
+
+
+def set_flow_map_times(scheduler: Any, learnt: str, steps: int) -> None:
+    """Set the times of a flow map's steps; learnt: "free" or "dyadic".
+
+    ValueError for a scheduler whose steps are not those of a flow map: DDIM from 1 to 0.
+    """
+    config = scheduler.config
+    exact = isinstance(scheduler, DistributionalScheduler)
+    if not exact or config["churn"] or config["safety"]:
+        raise ValueError(
+            "The network is a flow map, which goes with DistributionalScheduler at churn 0 and "
+            f"safety 0 alone, not with this {type(scheduler).__name__}."
+        )
+    if learnt == "dyadic":
+        scheduler.set_timesteps(sigmas=dyadic_times(steps).tolist())
+    else:
+        scheduler.set_timesteps(steps)
 
 
 def step_arguments(scheduler: Any, generators: Sequence[torch.Generator]) -> dict[str, Any]:

@@ -13,50 +13,26 @@ from torch import Tensor, nn
 
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
+from latentddm.diffusion.flow_maps import FlowMap, sample_flow_map
 from latentddm.diffusion.guidance import GuidedDenoiser
-from latentddm.diffusion.sampling import (
-    POWER,
-    Denoiser,
-    GridKind,
-    continued,
-    least_safety,
-    xi_scales,
-)
+from latentddm.diffusion.sampling import Denoiser, continued, least_safety, xi_scales
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
-from latentddm.engine.atomic_io import write_json
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import build, to_plain
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import UserError
+from latentddm.engine.errors import UserError, one_line
 from latentddm.engine.posthoc_ema import load_average
 from latentddm.engine.progress import Progress
-from latentddm.engine.run import RunFolder, require_new_folder
+from latentddm.engine.run import RunFolder, claim_folder
 from latentddm.engine.seeding import torch_generator
+from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.settings import SamplingConfig, flow_map_times
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
-LATENTS_NAME = "latents.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig:
-    """The settings of a sampler; image i depends on the seed and on i alone."""
-
-    steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
-    churn: float = 0.0  # of ddim
-    xi_scale: float | tuple[float, ...] = 1.0  # of xi, by evaluation (the last goes on); 1 is exact
-    noise_scale: float = 1.0  # of the noise at t = 1; 1 is exact
-    safety: float = 0.0  # distance of the times from t = 0 and 1
-    label: int | None = None  # class of a network with classes; None: any
-    guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
-    solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
-    grid: GridKind | None = None  # None: the solver's own
-    power: float = POWER  # the exponent of the power grid
-    seed: int = 0
-    ema: str | None = None  # width or file of the average; None: the first that was tracked
-    batch_size: int = 64
+LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
 
 
 @dataclass(frozen=True)
@@ -67,6 +43,7 @@ class Generator:
     space: LatentSpace
     images: int  # seen in training
     reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
+    flow_map: str | None = None  # trained as a flow map: the steps it has learnt
 
     @classmethod
     def load(
@@ -84,11 +61,18 @@ class Generator:
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
         source = str(folder.config_path)
-        settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
-        network = make_network(settings, space.shape, config["schedule"])
+        try:
+            settings: NetworkConfig = build(NetworkConfig, config["network"], source, "network.")
+            network = make_network(settings, space.shape, config["schedule"])
+            draws = reads_xi(config, checkpoint.phase)
+            steps_learnt = flow_map(config, checkpoint.phase)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{source} is not the config of a generator ({one_line(error)}); restore it."
+            ) from error
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, space, checkpoint.images, reads_xi(config, checkpoint.phase))
+        return cls(network, space, checkpoint.images, draws, steps_learnt)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -126,6 +110,8 @@ class Generator:
             raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
         if not 0 < config.noise_scale < math.inf:
             raise UserError(f"noise_scale must be positive, not {config.noise_scale}.")
+        if self.flow_map:
+            return flow_map_times(self.flow_map, config)
         solver, safety = config.solver, max(config.safety, self.least_safety)
         try:
             steps = steps_within(solver, config.steps)
@@ -138,7 +124,21 @@ class Generator:
 
     def denoiser(self, config: SamplingConfig) -> Denoiser:
         """The network, with a label if one is given; UserError where it has no such label."""
-        denoiser = denoiser_of(self.network, self.reads_xi)
+        return self._with_label(denoiser_of(self.network, self.reads_xi), config)
+
+    def flow_map_denoiser(self, config: SamplingConfig) -> FlowMap:
+        """The network of a flow map, with a label if one is given, as `denoiser`."""
+
+        network = FlowMapNetwork(self.network)
+        if config.label is None and config.guidance == 1:
+            return network
+
+        def with_label(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
+            return self._with_label(network.ending_at(s), config)(x_t, t, x_t)
+
+        return with_label
+
+    def _with_label(self, denoiser: Any, config: SamplingConfig) -> Denoiser:
         if config.label is None:
             if config.guidance != 1:
                 raise UserError("guidance needs a label; add --label.")
@@ -156,9 +156,12 @@ class Generator:
     def _draw_batch(self, indices: range, times: Tensor, config: SamplingConfig) -> Tensor:
         generators = [torch_generator(config.seed, "sample", index) for index in indices]
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
+        x = config.noise_scale * noise.to(self.network.device)
+        if self.flow_map:
+            return sample_flow_map(self.flow_map_denoiser(config), x, times)
         return solve(
             self.denoiser(config),
-            config.noise_scale * noise.to(self.network.device),
+            x,
             times,
             config.solver,
             churn=config.churn,
@@ -211,20 +214,26 @@ def reads_xi(config: Mapping[str, Any], phase: int) -> bool:
     return bool(phases) and phases[phase]["objective"].get("draws", 0) > 0
 
 
+def flow_map(config: Mapping[str, Any], phase: int) -> str | None:
+    """The steps that the phase `phase` of a run with this config has learnt; None: no flow map."""
+    phases = config.get("phases", [])
+    return phases[phase]["objective"].get("flow_map") if phases else None
+
+
 def write_samples(
     run: Path, count: int, config: SamplingConfig, output: Path, decode: bool = False
 ) -> Path:
     """Draw `count` samples of a run into the folder `output`; returns what holds them.
 
     latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
-    are in output/images. UserError if the folder holds something else.
+    are in output/images. A second call with the same settings finishes an interrupted one.
+    UserError if the folder holds something else.
     """
-    require_new_folder(output, "samples")
     generator = Generator.load(run, device=default_device(), ema=config.ema)
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")
     latents = generator.draw(count, config, show_progress=True)
     generator.space.write(output)
-    settings = {"run": str(run), "images_seen": generator.images, "count": count}
-    write_json(output / "samples.json", settings | to_plain(config))
     path = output / LATENTS_NAME
     save_latents(path, latents, generator.space.fingerprint)
     if not decode:

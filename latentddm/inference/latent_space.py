@@ -42,17 +42,22 @@ class LatentSpace:
         """The latent space of the run in folder `run`."""
         values = read_json(run / FILE_NAME)
         try:
-            return cls(
-                shape=tuple(values["shape"]),
-                mean=tuple(values["mean"]),
-                std=tuple(values["std"]),
-                autoencoder=values["autoencoder"],
-                fingerprint=values["fingerprint"],
+            channels, height, width = (int(size) for size in values["shape"])
+            space = cls(
+                shape=(channels, height, width),
+                mean=tuple(float(value) for value in values["mean"]),
+                std=tuple(float(value) for value in values["std"]),
+                autoencoder=str(values["autoencoder"]),
+                fingerprint=str(values["fingerprint"]),
             )
-        except (KeyError, TypeError) as error:
+            if min(space.shape) < 1 or not len(space.mean) == len(space.std) == channels:
+                raise ValueError(f"a shape {space.shape} of {len(space.mean)} channels")
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise UserError(
-                f"{run / FILE_NAME} lacks {error}; run the training command again to restore it."
+                f"{run / FILE_NAME} lacks a value or has a wrong one ({error}); run the training "
+                "command again to restore it."
             ) from error
+        return space
 
     def write(self, run: Path) -> None:
         write_json(run / FILE_NAME, asdict(self))

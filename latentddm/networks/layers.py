@@ -13,33 +13,51 @@ from torch.nn import functional
 from latentddm.networks.attention import attention
 
 TIME_FREQUENCIES = 64
+HIGHEST_FREQUENCY = 1000.0
+SMOOTH_FREQUENCY = 32.0  # the highest of a network of two times, see TimeEmbedding
 
 
 class TimeEmbedding(nn.Module):
     """Sines and cosines of t at geometric frequencies, through a perceptron. [B] -> [B, width].
 
     With `classes`, a vector for each label is added before the last layer; the label `classes`
-    stands for no label.
+    stands for no label. With two `times` so are sines and cosines of the length of a step, through
+    weights that start at zero. Its frequencies end lower: derivatives by t are targets in training
+    (MeanFlow), and those of sin(1000 t) would bury the rest (arXiv 2410.11081, section 4.1).
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int = 0) -> None:
+    def __init__(self, width: int, classes: int = 0, times: int = 1) -> None:
         super().__init__()
-        frequencies = torch.exp(torch.linspace(0, math.log(1000.0), TIME_FREQUENCIES))
+        highest = HIGHEST_FREQUENCY if times == 1 else SMOOTH_FREQUENCY
+        frequencies = torch.exp(torch.linspace(0, math.log(highest), TIME_FREQUENCIES))
         self.register_buffer("frequencies", frequencies, persistent=False)
         self.input = nn.Linear(2 * TIME_FREQUENCIES, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.output = nn.Linear(width, width)
+        self.step = nn.Linear(2 * TIME_FREQUENCIES, width, bias=False) if times == 2 else None
+        if self.step is not None:
+            nn.init.zeros_(self.step.weight)
 
-    def forward(self, t: Tensor, labels: Tensor | None = None) -> Tensor:
-        phases = t[:, None] * self.frequencies  # [B, frequencies]
-        hidden = self.input(torch.cat([phases.sin(), phases.cos()], dim=1))
+    def forward(
+        self, t: Tensor, labels: Tensor | None = None, step: Tensor | None = None
+    ) -> Tensor:
+        """t, step: [B]; without `step` it is 0. ValueError for a step where there is one time."""
+        hidden = self.input(self._waves(t))
+        if self.step is not None:
+            hidden = hidden + self.step(self._waves(torch.zeros_like(t) if step is None else step))
+        elif step is not None:
+            raise ValueError("s is for a network of two times; set network.times to 2.")
         if self.label is not None:
             if labels is None:
                 labels = torch.full_like(t, self.label.num_embeddings - 1, dtype=torch.long)
             hidden = hidden + self.label(labels)
         return functional.silu(self.output(functional.silu(hidden)))
+
+    def _waves(self, t: Tensor) -> Tensor:
+        phases = t[:, None] * self.frequencies  # [B, frequencies]
+        return torch.cat([phases.sin(), phases.cos()], dim=1)
 
 
 class Norm(nn.GroupNorm):

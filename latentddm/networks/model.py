@@ -35,14 +35,17 @@ NETWORKS: dict[str, type[NetworkModel]] = {}
 class NetworkConfig:
     """The settings that all networks have; each kind adds its own.
 
-    prediction, sigma_data: see `diffusion.process.to_x0`. noise: xi as it is, or the posterior
-    noise of Gaussian latents with so many leading components; see `PosteriorNoise`.
+    prediction, sigma_data: see `diffusion.process.to_x0`. times: 2 for a network that also reads
+    the time s at which a step from t ends, as flow maps do (`diffusion.flow_maps`). noise: xi as it
+    is, or the posterior noise of Gaussian latents with so many leading components; see
+    `PosteriorNoise`.
     """
 
     kind: str
     prediction: Prediction = "v"
     sigma_data: float = 1.0  # of the prediction "edm": standard deviation of the finest detail
     classes: int = 0  # labels 0 ... classes - 1; 0: no labels
+    times: int = 1
     dropout: float = 0.0
     noise: NoiseKind = "white"
     noise_components: int = 512  # of the noise "posterior"
@@ -64,6 +67,13 @@ class NetworkConfig:
             raise ValueError(f"sigma_data must be above 0, not {self.sigma_data}")
         if self.classes < 0:
             raise ValueError(f"classes must be at least 0, not {self.classes}")
+        if self.times not in (1, 2):
+            raise ValueError(f"times must be 1 or 2, not {self.times}")
+        if self.times == 2 and self.prediction == "eps":
+            raise ValueError(
+                "prediction eps has no x_0 at t = 1, where the steps of a network of two times "
+                "begin; choose v"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {self.dropout}")
         if self.noise not in get_args(NoiseKind):
@@ -177,15 +187,21 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
             )
 
     def forward(
-        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        xi: Tensor | None = None,
+        labels: Tensor | None = None,
+        s: Tensor | None = None,
     ) -> Tensor:
         """Draws of x_0 for x_t [B, C, H, W] at t [B].
 
         xi: [B, m, C, H, W] for m draws of each x_t, [B, C, H, W] for one; the result has its shape.
         None gives the mean [B, C, H, W]: everything that reads xi is skipped, as if xi were 0.
-        labels: [B], of a network with classes; `classes` itself, or None: no label.
+        labels: [B], of a network with classes; `classes` itself, or None: no label. s: [B], the
+        time at which the step ends, of a network of two times; None: at t, a step of length 0.
         """
-        embedding = self.time_embedding(t, labels)
+        embedding = self.time_embedding(t, labels, None if s is None else t - s)
         state = self.run_trunk(x_t, embedding)
         if xi is None:
             return self._to_x0(self.run_draws(state, embedding, None), x_t, t)

@@ -26,7 +26,7 @@ class Network(Protocol):
     """
 
     config: Mapping[str, Any]
-    """At least kind, latent_channels, schedule, classes, prediction, dropout."""
+    """At least kind, latent_channels, schedule, classes, times, prediction, dropout."""
 
     gradient_checkpointing: bool
     """Feature maps are computed again in the backward pass; see `enable_gradient_checkpointing`."""
@@ -40,11 +40,16 @@ class Network(Protocol):
     training: bool
 
     def __call__(
-        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, labels: Tensor | None = None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        xi: Tensor | None = None,
+        labels: Tensor | None = None,
+        s: Tensor | None = None,
     ) -> Tensor:
         """x_t [B, C, H, W], t [B]; xi [B, m, C, H, W] or [B, C, H, W]: draws of xi's shape.
 
-        xi None: the mean [B, C, H, W], which is the draw of xi = 0.
+        xi None: the mean [B, C, H, W], which is the draw of xi = 0. s [B]: of two times.
         """
         ...
 

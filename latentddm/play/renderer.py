@@ -39,6 +39,11 @@ class Renderer:
         """The renderer of a run, on the best device here; UserError if the run cannot be used."""
         device = default_device()
         generator = Generator.load(run, device, ema=ema)
+        if generator.flow_map:
+            raise UserError(
+                f"{run} is a flow map, without the draws and means that this page is about; use "
+                "`latentddm sample`."
+            )
         autoencoder = generator.space.load_autoencoder(device)
         return cls(Path(run).resolve().name, generator, autoencoder)
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from latentddm.engine.errors import UserError
 
 HOST, PORT = "127.0.0.1", 7860
+LARGEST_UPLOAD = 1024  # bytes
 
 
 @contextmanager
@@ -27,8 +28,12 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
     from latentddm.play.renderer import Renderer
 
     renderer = Renderer.open(run, ema)
+    from starlette.middleware import Middleware
+
+    from latentddm.play.guard import Guard, allowed_hosts
     from latentddm.play.page import STYLE, build_page, theme  # imports gradio: seconds
 
+    guard = Middleware(Guard, hosts=allowed_hosts(host))  # type: ignore[arg-type]
     with TemporaryDirectory(prefix="latentddm-play-") as downloads:
         page = build_page(renderer, Path(downloads))
         page.launch(
@@ -41,6 +46,8 @@ def serving(run: Path, host: str = HOST, port: int = PORT, ema: str | None = Non
             css_paths=[STYLE],
             theme=theme(),
             footer_links=[],
+            app_kwargs={"middleware": [guard]},
+            max_file_size=LARGEST_UPLOAD,  # the page takes no files, but gradio does
         )
         try:
             yield f"http://{host}:{port}"

@@ -16,6 +16,7 @@ from latentddm.engine.errors import UserError
 from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
 from latentddm.networks.network import NetworkConfig, make_network
 from latentddm.networks.unet import UNetConfig
+from latentddm.training.objective import Objective
 from latentddm.training.performance import PERFORMANCE_KEYS_THAT_MAY_CHANGE, PerformanceConfig
 from latentddm.training.phases import Phase
 
@@ -66,15 +67,34 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             "images that have some, or leave network.classes out."
         )
     for number, phase in enumerate(config.phases):
-        try:
-            phase.objective.check_latents(store.shape)
-        except ValueError as error:
-            raise UserError(f"phases.{number}.objective, for {config.store}: {error}.") from None
-        if classes and phase.objective.targets > 1:
-            raise UserError(
-                f"phases.{number}.objective.targets takes targets from the whole batch, whatever "
-                "their label; set it to 1 with network.classes."
-            )
+        _check_objective(config, store, phase.objective, f"phases.{number}.objective")
+
+
+def _check_objective(
+    config: TrainConfig, store: LatentStore, objective: Objective, key: str
+) -> None:
+    """UserError for an objective that does not go with the latents, the network or the loop."""
+    try:
+        objective.check_latents(store.shape)
+    except ValueError as error:
+        raise UserError(f"{key}, for {config.store}: {error}.") from None
+    misfit = objective.misfit(config.network.times, config.schedule)
+    if misfit is not None:
+        raise UserError(f"{key}: {misfit}.")
+    if config.network.classes and objective.targets > 1:
+        raise UserError(
+            f"{key}.targets takes targets from the whole batch, whatever their label; set it to 1 "
+            "with network.classes."
+        )
+    if config.network.classes and objective.group_size > 1:
+        raise UserError(
+            f"{key} compares the samples of a group, whatever their label; leave network.classes "
+            "out, or choose another kind."
+        )
+    if config.loop.sharded and objective.derivatives:
+        raise UserError(
+            f"{key} takes derivatives of the network, which loop.sharded hides; set it to false."
+        )
 
 
 def _check_network(config: TrainConfig, store: LatentStore) -> None:

@@ -105,7 +105,7 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
     require_values(config, "teacher", "output")
     teacher = Generator.load(config.teacher, images=config.teacher_images)
     run = RunFolder.open(config.teacher, RUN_KIND).read_config()
-    if teacher.reads_xi:
+    if teacher.reads_xi or teacher.flow_map:
         raise UserError(
             f"{config.teacher} is no run of plain diffusion (the objective of its last phase is "
             "not 'plain'), whose mean the student is to match; give one that is."

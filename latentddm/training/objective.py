@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import Schedule
 from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
 from latentddm.scores.views import ViewInputs
+from latentddm.training.protocols import Evaluator, RandomNumbers
+from latentddm.training.times import partly_on_grid
 
 TIME_MARGIN = 1e-4  # training never sees t = 0 or 1 exactly, where log SNR is infinite
 
@@ -37,6 +40,8 @@ class Objective:
 
     `kind` chooses one of OBJECTIVES.
     """
+
+    derivatives: ClassVar[bool] = False  # whether it takes derivatives of the network by its inputs
 
     kind: str
     targets: int = 1  # for each x_t: x_0 alone, or so many of `process.draw_targets`
@@ -62,11 +67,22 @@ class Objective:
 
     @property
     def draw_count(self) -> int:
-        """Draws of x_0 for each x_t: the field `draws`, where a subclass has one.
-
-        0 is for an objective of the mean, whose network is evaluated without xi, in sampling too.
-        """
+        """Draws of x_0 for each x_t, the field `draws`; 0: of the mean, evaluated without xi."""
         return int(getattr(self, "draws", 0))
+
+    @property
+    def group_size(self) -> int:
+        """Samples beside each other that are compared: the field `group`, or 1."""
+        return int(getattr(self, "group", 1))
+
+    @property
+    def learns_flow_map(self) -> bool:
+        """Whether samples follow a flow map: there is a field `flow_map`, which names its steps."""
+        return hasattr(self, "flow_map")
+
+    def misfit(self, times: int, schedule: str) -> str | None:
+        """What is wrong with a network of so many times, or with a schedule by name; or None."""
+        return None
 
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
@@ -79,9 +95,43 @@ class Objective:
         """xi [B, m, *shape] from `normal(m, *shape)`; None for an objective of the mean."""
         return None
 
+    def numbers(self, random: RandomNumbers, x0: Tensor) -> dict[str, Tensor]:
+        """All random numbers of a step by name, a row for each of the samples x0 [B, C, H, W]."""
+        numbers = {"t": self.times(random.normal()), "noise": random.normal(*x0.shape[1:])}
+        xi = self.xi(random.normal, x0.shape[1:])
+        if xi is not None:
+            numbers["xi"] = xi
+        return numbers | {"uniform": random.uniform(self.targets)}
+
+    def evaluate(
+        self,
+        network: Evaluator,
+        x0: Tensor,
+        numbers: Mapping[str, Tensor],
+        everyone: Tensor,
+        schedule: Schedule,
+    ) -> ObjectiveTerms:
+        """The loss of a micro-batch: corrupt the data, evaluate the network once, `terms`.
+
+        numbers: the rows of `numbers`; everyone: the x_0 of all processes, for several targets.
+        """
+        t, targets = numbers["t"], x0
+        x_t = corrupt(x0, t, numbers["noise"], schedule)
+        drawn = network.train(x_t, t, numbers.get("xi"))
+        if self.targets > 1:
+            targets = draw_targets(x_t, t, everyone, numbers["uniform"], schedule)
+        network.place(x_t, t, drawn.detach(), targets)
+        return self.terms(drawn, targets, t, schedule)
+
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
         """The loss of a network's output. t: [B]."""
         raise NotImplementedError
+
+    def figures(
+        self, terms: ObjectiveTerms, numbers: Mapping[str, Tensor]
+    ) -> Mapping[str, tuple[Tensor, Tensor]]:
+        """More figures to log, by name: values [B], and where they count, bool [B]."""
+        return {}
 
     def weight(self, t: Tensor, schedule: Schedule) -> Tensor:
         """w_t = sigmoid(log SNR - b), [B] (section 3 of arXiv 2502.02483)."""
@@ -93,22 +143,9 @@ class Objective:
         """Training times in (0, 1) from standard normal `noise`, [B].
 
         uniform: t = Phi(z); logit-normal: t = sigmoid(mean + std z). A share of them is taken from
-        1 / k, 2 / k, ..., 1 instead, k = grid_steps, each as often: the times at which a sampler of
-        1, 2, ... k steps evaluates the network.
+        the times at which a sampler of grid_steps steps evaluates the network.
         """
-        if self.grid_share == 0:
-            t = self._times_off_grid(noise)
-        else:
-            # Phi(z) is uniform: below the share it chooses a time of the grid, and the rest is
-            # stretched over (0, 1) again, so that one number a sample is enough.
-            uniform, tiny = torch.special.ndtr(noise), torch.finfo(noise.dtype).eps
-            on_grid = (uniform / self.grid_share * self.grid_steps).ceil().clamp_min(1)
-            rest = (uniform - self.grid_share) / max(1 - self.grid_share, tiny)
-            t = torch.where(
-                uniform < self.grid_share,
-                on_grid / self.grid_steps,
-                self._times_off_grid(torch.special.ndtri(rest.clamp(tiny, 1 - tiny))),
-            )
+        t = partly_on_grid(noise, self._times_off_grid, self.grid_share, self.grid_steps)
         return t.clamp(TIME_MARGIN, 1 - TIME_MARGIN)
 
     def _times_off_grid(self, noise: Tensor) -> Tensor:
@@ -208,6 +245,5 @@ def _precise(*tensors: Tensor) -> list[Tensor]:
 def _spread(draws: Tensor) -> Tensor:
     """The standard deviation of the draws, root mean square over the sample, [B]."""
     m = draws.shape[1]
-    # draws.var(dim=1) is ten times slower.
-    apart = draws - draws.mean(dim=1, keepdim=True)
+    apart = draws - draws.mean(dim=1, keepdim=True)  # draws.var(dim=1) is ten times slower
     return (apart.square().flatten(1).mean(1) * (m / (m - 1))).sqrt()

@@ -67,6 +67,7 @@ def record_cuda_graphs(
         "several processes": accelerator.num_processes > 1,
         "loop.micro_batches": trainable.loop.micro_batches > 1,
         "network.dropout": network.config["dropout"] > 0,
+        "network.times=2": network.config["times"] == 2,
         "performance.two_pass": network.one_draw_at_a_time,
         "performance.checkpointing": network.gradient_checkpointing,
     }
@@ -108,13 +109,17 @@ def replace_forward(
     original = network.forward
 
     def forward(
-        x_t: Tensor, t: Tensor, xi: Tensor | None = None, labels: Tensor | None = None
+        x_t: Tensor,
+        t: Tensor,
+        xi: Tensor | None = None,
+        labels: Tensor | None = None,
+        s: Tensor | None = None,
     ) -> Tensor:
-        given = {"x_t": x_t, "t": t, "xi": xi, "labels": labels}
+        given = {"x_t": x_t, "t": t, "xi": xi, "labels": labels, "s": s}
         tensors = {name: value for name, value in given.items() if value is not None}
         if network.training and tuple(tensors) == tuple(names):
             return recorded(*tensors.values())
-        return original(x_t, t, xi, labels)
+        return original(x_t, t, xi, labels, s)
 
     network.forward = forward  # type: ignore[method-assign]
 

@@ -13,7 +13,10 @@ from itertools import accumulate
 
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.task import Span
-from latentddm.training.objective import DistributionalObjective, Objective
+from latentddm.training.objective import OBJECTIVES, DistributionalObjective, Objective
+from latentddm.training.rivals import RIVALS
+
+OBJECTIVES.update(RIVALS)
 
 
 @dataclass(frozen=True, kw_only=True)

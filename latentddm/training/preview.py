@@ -13,11 +13,13 @@ from autoencoder.decode import decode_latents
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
+from latentddm.diffusion.flow_maps import sample_flow_map
 from latentddm.diffusion.sampling import Denoiser, sample, time_grid
 from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
+from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
 
 _log = logging.getLogger("latentddm")
@@ -38,7 +40,7 @@ class Preview:
 
     def write(
         self,
-        denoiser: Denoiser,
+        denoiser: Denoiser | FlowMapNetwork,
         path: Path,
         schedule: Schedule,
         steps: int = 4,
@@ -48,7 +50,10 @@ class Preview:
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
-        x0 = sample(denoiser, x, time_grid(steps), churn, schedule, generator)
+        if isinstance(denoiser, FlowMapNetwork):
+            x0 = sample_flow_map(denoiser, x, time_grid(steps))
+        else:
+            x0 = sample(denoiser, x, time_grid(steps), churn, schedule, generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:

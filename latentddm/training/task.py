@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.guidance import drop_labels
-from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.distributed import process_batch_size
 from latentddm.engine.errors import UserError
@@ -20,11 +19,13 @@ from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.seeding import BatchDraws, BatchMasks
 from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
+from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.generator import denoiser_of
 from latentddm.networks.layers import place_masks
 from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
-from latentddm.training.objective import ObjectiveTerms
+from latentddm.training.evaluator import NetworkEvaluator
+from latentddm.training.objective import Objective, ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
@@ -59,6 +60,7 @@ class GeneratorTask:
             network, phase.optimizer, config.loop, span, accelerator, config.ema
         )
         self.averages = self.trainable.averages
+        check_groups(phase.objective, config.loop, accelerator)
         if config.performance.cuda_graphs:
             record_cuda_graphs(self.trainable, self.objective.draw_count or None, store.shape)
 
@@ -77,44 +79,45 @@ class GeneratorTask:
         return process_batches(self.store, self.config.seed, loop, self.accelerator, start)
 
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
-        objective, schedule = self.objective, self.schedule
+        objective = self.objective
         x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
         labels = self._labels(batch, images)
 
         # Every random number is a function of (seed, images seen), on any number of processes.
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
-        t, noise = objective.times(random.normal()), random.normal(*x0.shape[1:])
-        xi = objective.xi(random.normal, x0.shape[1:])  # [B, m, C, H, W], or None for the mean
-        uniform = random.uniform(objective.targets)
+        numbers = objective.numbers(random, x0)
         everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
         for view in self._learnt:
             view.begin(images, len(x0))
         for part in self.trainable.micro_batches(len(x0)):
             self._place_dropout(images, part, len(x0))
-            # Corrupt the data, draw x_0 m times (or predict its mean), and score the draws.
-            x_t = corrupt(x0[part], t[part], noise[part], schedule)
-            with self.accelerator.autocast():
-                given = () if labels is None else (labels[part],)
-                drawn = self.trainable.wrapped(
-                    x_t, t[part], None if xi is None else xi[part], *given
-                )
-            targets = x0[part]
-            if objective.targets > 1:
-                targets = draw_targets(x_t, t[part], everyone, uniform[part], schedule)
-            for view in self._learnt:
-                view.place(part, x_t, t[part], drawn.detach(), targets)
-            terms = objective.terms(drawn, targets, t[part], schedule)
+            network = self._evaluator(part, labels)
+            rows = {name: values[part] for name, values in numbers.items()}
+            terms = objective.evaluate(network, x0[part], rows, everyone, self.schedule)
             self.trainable.backward(terms.loss.mean())
-            _report(accumulator, terms, t[part], draws=objective.draw_count > 0)
+            _report(accumulator, terms, rows["t"], draws=objective.draw_count > 0)
+            for name, (values, where) in objective.figures(terms, rows).items():
+                accumulator.add(name, values, where)
         accumulator.add("gradient_norm", self.trainable.step(images))
         for view in self._learnt:
             view.learn(images, accumulator)
 
     def preview(self, path: Path) -> None:
         """A grid drawn in a few evaluations."""
-        denoiser = denoiser_of(self.averages.first, reads_xi=self.objective.draw_count > 0)
-        self._preview.write(denoiser, path, self.schedule)
+        network = self.averages.first
+        self._preview.write(
+            FlowMapNetwork(network)
+            if self.objective.learns_flow_map
+            else denoiser_of(network, reads_xi=self.objective.draw_count > 0),
+            path,
+            self.schedule,
+        )
+
+    def _evaluator(self, part: slice, labels: Tensor | None) -> NetworkEvaluator:
+        given = None if labels is None else labels[part]
+        bare = self.objective.derivatives
+        return NetworkEvaluator(self.trainable, part, given, self._learnt, bare)
 
     def _place_dropout(self, images: int, part: slice, share: int) -> None:
         """Every image has its own masks, in whatever part of whatever process it is."""
@@ -135,6 +138,16 @@ class GeneratorTask:
         random = BatchDraws(self.config.seed, "labels", images, len(labels), self.accelerator)
         labels = labels.to(self.accelerator.device, non_blocking=True)
         return drop_labels(labels, random.uniform(), self.config.label_dropout, classes)
+
+
+def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerator) -> None:
+    """UserError if a micro-batch is not made of whole groups of the objective."""
+    part = process_batch_size(loop.batch_size, accelerator) // loop.micro_batches
+    if part % objective.group_size:
+        raise UserError(
+            f"A micro-batch has {part} images of a process, no multiple of objective.group, "
+            f"{objective.group_size}; change it, loop.batch_size or loop.micro_batches."
+        )
 
 
 def process_batches(

@@ -93,6 +93,48 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     assert again["results"] == entry["results"]  # the same numbers to the last digit
 
 
+def test_a_flow_map_is_swept_over_its_times_alone(runs: Path, compare: ModuleType) -> None:
+    plan = importlib.import_module("compare_plan")
+    (plain,) = plan.parse_methods([f"rival={runs / 'plain'}"])
+    sweep = plan.Sweep(evaluations=(1, 4), safety=(0.0, 0.05), grids=("uniform", "power"))
+
+    def swept(learnt: str) -> list[tuple[object, ...]]:
+        trained = tuple(replace(run, flow_map=learnt) for run in plain.runs)
+        cells = plan.plan_cells([replace(plain, runs=trained)], sweep, batch_size=4)
+        of = [cell.sampling for cell in cells]
+        assert all((each.churn, each.safety, each.xi_scale) == (0, 0, 1) for each in of)
+        return [(each.steps, each.grid) for each in of]
+
+    assert swept("dyadic") == [(1, None), (4, None)]
+    assert swept("free") == [(1, "uniform"), (4, "uniform"), (4, "power")]
+
+
+def test_rivals_stand_in_the_table_at_every_number_of_evaluations(
+    runs: Path, tmp_path: Path, compare: ModuleType
+) -> None:
+    from tiny_runs import ONE_LEVEL, generator_config, phase
+
+    from latentddm.training.generator import train
+    from latentddm.training.rivals import RIVALS
+
+    methods = []
+    for name, kind in RIVALS.items():
+        network = replace(ONE_LEVEL, times=2)
+        train(generator_config(runs / "store", tmp_path / name, phase(8, kind()), network=network))
+        methods += ["--method", f"{name}={tmp_path / name}"]
+    request = [*methods, "--features", "latents", "--samples", "12", "--reference-images", "20"]
+    request += ["--evaluations", "1,2,4,8", "--grids", "uniform,power"]
+    assert compare.main([*request, "--output", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = [(best["method"].split(" ")[0], best["evaluations"]) for best in report["best"]]
+    assert found == [(name, count) for name in RIVALS for count in (1, 2, 4, 8)]
+    spent = {each["setting"]["network_evaluations"] for each in report["settings"]}
+    assert spent == {1, 2, 4, 8}
+    with_solver = f"x={tmp_path / 'shortcut'}:unipc"
+    refused = ["--method", with_solver, "--features", "latents", "--output", str(tmp_path / "no")]
+    assert compare.main(refused) == 2
+
+
 def test_other_weights_or_another_protocol_are_other_cells(
     runs: Path, tmp_path: Path, compare: ModuleType
 ) -> None:

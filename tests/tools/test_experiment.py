@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from autoencoder.training import AutoencoderConfig
 from latentddm.cli.arguments import find_config
 from latentddm.cli.parser import build_parser
 from latentddm.engine.config import load_config
+from latentddm.engine.errors import Interrupted
 from latentddm.training.distillation import DistillConfig
 from latentddm.training.generator import TrainConfig
 from latentddm.training.objective import PlainObjective
@@ -98,6 +100,19 @@ def test_it_stops_in_time_with_what_a_stage_has_saved(
     assert code == 128 + signal.SIGTERM
     assert saved.exists()
     assert "in the stage patience; run the same command again" in capsys.readouterr().err
+
+
+def test_a_stage_that_does_not_stop_is_killed(
+    tool: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = importlib.import_module("stages")
+    monkeypatch.setattr(stages, "STOP_SECONDS", 0.2)
+    deaf = "trap '' TERM; while true; do sleep 0.1; done"
+    stage = stages.Stage("stubborn", ["sh", "-c", deaf])
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="the time was over in the stage stubborn"):
+        stages._run_until(started + 1, stage)
+    assert time.monotonic() - started < 50
 
 
 def test_a_stage_that_fails_is_named(

@@ -93,7 +93,7 @@ class Trunk(View):
 def load_trunk(run: str, images: int | None, inputs: TrainingInputs) -> NetworkModel:
     """The averaged weights of a run; UserError unless it is plain diffusion of the same latents."""
     generator = Generator.load(run, device=inputs.accelerator.device, images=images)
-    if generator.reads_xi:
+    if generator.reads_xi or generator.flow_map:
         raise UserError(
             f"run of the view 'trunk' is {run}, whose last phase is not plain diffusion; give one "
             "that ends in it, or the images of a checkpoint of its plain phase."

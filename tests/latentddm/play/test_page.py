@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import io
 import ipaddress
 import socket
@@ -122,6 +123,31 @@ def test_a_wrong_setting_is_named_on_the_page_in_the_place_of_pictures(
     assert named in html
     assert "<figure>" not in html
     assert path is None
+
+
+@needs_gradio
+def test_other_names_other_files_and_uploads_are_refused(address: str) -> None:
+    def status(method: str, path: str, host: str | None = None, body: bytes | None = None) -> int:
+        connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+        headers = {"Host": host} if host else {}
+        if body is not None:
+            headers["Content-Type"] = "multipart/form-data; boundary=x"
+            part = (
+                b'--x\r\nContent-Disposition: form-data; name="files"; filename="../../a"\r\n\r\n'
+            )
+            body = part + body + b"\r\n--x--\r\n"
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status
+
+    assert status("GET", "/") == 200
+    assert status("GET", "/", "localhost") == 200
+    assert status("GET", "/", "evil.example") == 403
+    assert status("GET", "/gradio_api/file=https://evil.example/x") == 403
+    for path in ("/etc/passwd", "../../../../etc/passwd", "%2e%2e/%2e%2e/etc/passwd", __file__):
+        assert status("GET", f"/gradio_api/file={path}") in (403, 404), path
+    assert status("POST", "/gradio_api/upload", body=bytes(100_000)) in (400, 413)
 
 
 @needs_gradio

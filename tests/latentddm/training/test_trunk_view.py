@@ -17,6 +17,7 @@ from torch import nn
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
+from latentddm.inference.generator import Generator
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.blocks import Block, State
 from latentddm.networks.dit import TransformerBlock
@@ -157,6 +158,12 @@ def test_a_run_that_is_no_trunk_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=r"trunk.*not plain diffusion"):
         TrunkConfig(run=str(plain.path)).make(inputs_of(tiny_store, 0))
+    generator = Generator.load(plain.path, images=32)
+    with monkeypatch.context() as patch:  # a rival's network reads no xi either
+        rival = staticmethod(lambda *_, **__: replace(generator, flow_map="free"))
+        patch.setattr(Generator, "load", rival)
+        with pytest.raises(UserError, match=r"trunk.*not plain diffusion"):
+            TrunkConfig(run=str(plain.path), images=32).make(inputs_of(tiny_store, 0))
     with pytest.raises(UserError, match="nowhere"):
         TrunkConfig(run=str(tmp_path / "nowhere")).make(inputs_of(tiny_store, 0))
     with pytest.raises(ValueError, match=r"trunk.*training"):

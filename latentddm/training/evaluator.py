@@ -1,0 +1,73 @@
+"""The network of a training as its objective evaluates it: wrapped, as it is, and averaged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from latentddm.engine.trainable_module import TrainableModule
+from latentddm.training.views.learnt import LearntView
+
+
+@dataclass(frozen=True)
+class NetworkEvaluator:
+    """`protocols.Evaluator` of a trainable network, on the micro-batch `part` of the share.
+
+    labels: [B], of its samples, if any; learnt: the views that learn beside the network.
+    bare: `current` is the network without what sharding and torch.compile wrap around it, which
+    derivatives cannot pass.
+    """
+
+    trainable: TrainableModule
+    part: slice
+    labels: Tensor | None = None
+    learnt: Sequence[LearntView] = ()
+    bare: bool = False
+
+    def train(
+        self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
+    ) -> Tensor:
+        return self._evaluate(self.trainable.wrapped, x_t, t, xi, s)
+
+    def current(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        network = self.trainable.network
+        with _without_dropout(network):
+            return self._evaluate(network.forward if self.bare else network, x_t, t, None, s)
+
+    def average(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
+        return self._evaluate(self.trainable.averages.first, x_t, t, None, s)
+
+    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
+        for view in self.learnt:
+            view.place(self.part, x_t, t, drawn, targets)
+
+    def on(self, rows: Tensor) -> NetworkEvaluator:
+        return self if self.labels is None else replace(self, labels=self.labels[rows])
+
+    def _evaluate(
+        self,
+        network: Callable[..., Tensor],
+        x_t: Tensor,
+        t: Tensor,
+        xi: Tensor | None,
+        s: Tensor | None,
+    ) -> Tensor:
+        given = () if self.labels is None else (self.labels,)
+        named = {} if s is None else {"s": s}
+        with self.trainable.accelerator.autocast():
+            return network(x_t, t, xi, *given, **named)
+
+
+@contextmanager
+def _without_dropout(network: nn.Module) -> Iterator[None]:
+    training = network.training
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        if training:
+            network.train()

@@ -1,0 +1,54 @@
+"""Commands one after the other, each of which goes on where it stopped: the body of long tools."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from latentddm.engine.errors import Interrupted, JobError
+
+STOP_SECONDS = 120  # for saving, after a request to stop; a stage that takes longer is killed
+
+
+class Stage(NamedTuple):
+    """One command."""
+
+    name: str
+    command: Sequence[str]
+
+
+def run_stages(stages: Iterable[Stage], minutes: float | None = None) -> None:
+    """All stages, or as many as the time allows; Interrupted if it ended first.
+
+    JobError for a stage that fails.
+    """
+    ends = time.monotonic() + 60 * minutes if minutes else None
+    for stage in stages:
+        print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
+        started = time.monotonic()
+        _run_until(ends, stage)
+        print(f"== {stage.name}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _run_until(ends: float | None, stage: Stage) -> None:
+    """Run a stage to its end, or ask it to save and stop when the time is over."""
+    with subprocess.Popen(stage.command) as process:
+        try:
+            process.wait(None if ends is None else max(0.0, ends - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:  # its files are whole without its help
+                process.kill()
+            message = f"the time was over in the stage {stage.name}"
+            raise Interrupted(signal.SIGTERM, message) from None
+    if process.returncode:
+        raise JobError(
+            f"The stage {stage.name} ended with exit code {process.returncode}; it says why above. "
+            "Run the same command again to go on there."
+        )
