@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     metric = _deciding_metric(options.best_by, judgement)
     cells = plan_cells(methods, sweep, options.batch_size)
     folder: Path = options.output / "cells"
-    accelerator = start_processes(kwargs_handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
+    accelerator = start_processes(handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
 
     missing = _missing(cells, judgement, folder)
     accelerator.wait_for_everyone()  # else a quick process changes the cells that a slow one finds

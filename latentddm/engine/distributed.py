@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    KwargsHandler,
+    broadcast_object_list,
+)
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
@@ -42,10 +47,12 @@ def start_run(
     return run, accelerator
 
 
-def start_processes(precision: str = "no", **options: Any) -> Accelerator:
+def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
     """Accelerate's devices and processes; UserError if its own sharding was configured."""
+    # Buffers are the same on all processes from the start, or follow reduced figures.
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False)
     try:
-        accelerator = Accelerator(mixed_precision=precision, **options)
+        accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[gradients, *handlers])
     except ValueError as error:  # a precision that the device lacks
         raise UserError(
             f"precision={precision} is not possible here ({error}); use precision=no."
