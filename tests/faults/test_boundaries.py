@@ -21,7 +21,7 @@ VERBS = (
 )
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, "bug")
 APPENDED = ("metrics.jsonl",)  # of a run in the making
-SAMPLE = {"encode": 3, "train": 2, "train-autoencoder": 1, "decode": 1, "sample": 2, "export": 1}
+SAMPLE = {"encode": 2, "train": 1, "sample": 1}  # faults in the default suite
 
 
 class Undisturbed:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command
 from image_files import image_file, write_folder
 from messages import raises_naming
 from packaging.version import Version
@@ -28,7 +29,7 @@ from latentddm.engine.config import load_config
 from latentddm.engine.errors import UserError
 from latentddm.training.config import TrainConfig
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FIXED = {  # package: the first version without a known hole
     "torch": "2.13",
     "torchvision": "0.28",
@@ -148,36 +149,30 @@ def test_an_index_of_weights_names_files_of_its_own_folder_only(
         load_autoencoder(folder)
 
 
-def test_an_exported_folder_runs_no_code_unless_it_is_named(
-    commands_export: Path, trace: Path
-) -> None:
+@pytest.fixture
+def exported(commands: dict[str, Command], tmp_path: Path) -> Path:
+    """An exported run."""
+    run = str(commands["export"].root / "run")
+    assert main(["export", run, str(tmp_path / "exported"), "--steps", "1"]) == 0
+    return tmp_path / "exported"
+
+
+def test_an_exported_folder_runs_no_code_unless_it_is_named(exported: Path, trace: Path) -> None:
     from latentddm import LatentDDMPipeline
 
     code = f"import os\nos.mkdir({str(trace)!r})\n"
-    loader = commands_export / "pipeline.py"
+    loader = exported / "pipeline.py"
     loader.write_text(code + loader.read_text())
-    LatentDDMPipeline.from_pretrained(commands_export)
+    LatentDDMPipeline.from_pretrained(exported)
     assert not trace.exists()
-    index = commands_export / "model_index.json"
+    index = exported / "model_index.json"
     content = json.loads(index.read_text())
     index.write_text(json.dumps({**content, "network": ["evil", "Evil"]}))
-    for place in (commands_export / "evil.py", commands_export / "network" / "evil.py"):
+    for place in (exported / "evil.py", exported / "network" / "evil.py"):
         place.write_text(code + "class Evil: pass\n")
     with pytest.raises((ImportError, ValueError, AttributeError, OSError, TypeError)):
-        LatentDDMPipeline.from_pretrained(commands_export)
+        LatentDDMPipeline.from_pretrained(exported)
     assert not trace.exists()
-
-
-@pytest.fixture
-def commands_export(tiny_store: Path, tmp_path: Path) -> Path:
-    """An exported run."""
-    from tiny_runs import generator_config
-
-    from latentddm.training.generator import train
-
-    run = train(generator_config(tiny_store, tmp_path / "run")).path
-    assert main(["export", str(run), str(tmp_path / "exported"), "--steps", "1"]) == 0
-    return tmp_path / "exported"
 
 
 def test_names_in_archives_are_keys_and_never_paths(tmp_path: Path) -> None:
