@@ -31,8 +31,8 @@ from latentddm.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[2]
 FIXED = {  # package: the first version without a known hole
-    "torch": "2.13",
-    "torchvision": "0.28",
+    "torch": "2.10",
+    "torchvision": "0.25",
     "diffusers": "0.38",
     "safetensors": "0.8",
     "accelerate": "1.15",
