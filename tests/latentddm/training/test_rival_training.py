@@ -168,7 +168,10 @@ def test_micro_batches_change_nothing_but_rounding(
             torch.testing.assert_close(tensor, parts[1][name], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["shortcut", "moment_matching_inductive"])
+@pytest.mark.parametrize(
+    "kind",
+    ["shortcut", pytest.param("moment_matching_inductive", marks=pytest.mark.slow)],
+)
 def test_two_processes_that_share_the_weights_train_what_one_trains(
     kind: str, tiny_store: Path, tmp_path: Path
 ) -> None:
