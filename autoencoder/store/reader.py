@@ -167,6 +167,10 @@ class LatentStore:
         )
         return maker.stream(batch_size, start + rank * batch_size, world_size * batch_size)
 
+    def sample(self, count: int, seed: int) -> torch.Tensor:
+        """The first latents of the order of `seed`, [count, C, H, W]; all if there are fewer."""
+        return next(self.stream(min(count, len(self)), seed=seed)).latents
+
     def _in_memory(self) -> WholeStore | None:
         if not self._decided:
             if fits_in_memory(len(self), self.manifest.plan.layout, self._memory):

@@ -203,9 +203,7 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         """
         embedding = self.time_embedding(t, labels, None if s is None else t - s)
         state = self.run_trunk(x_t, embedding)
-        if xi is None:
-            return self._to_x0(self.run_draws(state, embedding, None), x_t, t)
-        if self.posterior_noise is None:
+        if xi is None or self.posterior_noise is None:
             return self._draw(state, embedding, xi, x_t, t)
         read, added = self.posterior_noise(xi, t, embedding, self.schedule)
         return self._draw(state, embedding, read, x_t, t) + added
@@ -218,8 +216,11 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
                     for parameter in module.parameters(recurse=False):
                         nn.init.zeros_(parameter)
 
-    def _draw(self, state: S, embedding: Tensor, xi: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        if xi.ndim == x_t.ndim:
+    def _draw(
+        self, state: S, embedding: Tensor, xi: Tensor | None, x_t: Tensor, t: Tensor
+    ) -> Tensor:
+        """What the layers make of xi as they read it; shapes as in `forward`."""
+        if xi is None or xi.ndim == x_t.ndim:
             return self._to_x0(self.run_draws(state, embedding, xi), x_t, t)
         if self.one_draw_at_a_time and torch.is_grad_enabled():
             outputs = self._draw_one_by_one(state, embedding, xi)

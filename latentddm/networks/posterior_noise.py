@@ -19,10 +19,10 @@ class PosteriorNoise(nn.Module):
 
     whatever x_t. So U diag(sqrt v) U^T xi is added to the network's output, and the layers read the
     same divided by sqrt(mean v): white near data, the latents' own covariance at pure noise.
-    Around a trained mean the draws are coherent before the score has taught anything; it teaches
-    the rest, and the factors of the standard deviations, from t, that begin as 1. From white noise
-    a network has to learn which numbers vary together; in D dimensions that has a weight of 1 / D
-    in the score (tools/results/posterior-noise).
+    Around a trained mean the draws are coherent before any training of theirs, which goes on from
+    there; factors of the standard deviations are learnt from t and begin as 1. A network that reads
+    white noise has to add up D independent numbers for each direction of large variance, and hardly
+    does (tools/results/posterior-noise).
 
     The leading axes are kept, [D, K]; the others share the mean of their variances. They are set
     once by `fit`, and saved and exported with the weights.
@@ -63,11 +63,11 @@ class PosteriorNoise(nn.Module):
 
         t: [B]; embedding: of t, [B, width].
         """
-        spread = self.posterior_variances(t, schedule).sqrt().to(xi)
-        scale = self._mean(spread.square()).sqrt()
+        variances = self.posterior_variances(t, schedule)
         components = xi.flatten(-3) @ self.axes.to(xi)
-        read = self._coloured(xi, components, spread / scale)
-        return read, self._coloured(xi, components, (1 + self.factors(embedding)) * spread)
+        read = self._coloured(xi, components, (variances / self._mean(variances)).sqrt())
+        gains = (1 + self.factors(embedding)) * variances.sqrt()
+        return read, self._coloured(xi, components, gains)
 
     def posterior_variances(self, t: Tensor, schedule: Schedule) -> Tensor:
         """v_k(t), [B, K + 1], at t [B]; the last is that of all other axes."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,14 +42,14 @@ OF_XI_ALONE = {"global_noise", "noise", "noise_components"}  # settings that a s
 def train(config: TrainConfig) -> RunFolder:
     """Train or resume the run at `config.output`, all its phases; returns its folder."""
     store = _checked_store(config)
-    start = _start_weights(config, store)
+    begin = _beginning(config, store)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, keys_that_may_change(config)
     )
     on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
-    run_loop(_phases(config, store, start, accelerator), run, config.loop, accelerator)
+    run_loop(_phases(config, store, begin, accelerator), run, config.loop, accelerator)
     accelerator.end_training()
     return run
 
@@ -96,11 +96,10 @@ def _checked_store(config: TrainConfig) -> LatentStore:
 def _phases(
     config: TrainConfig,
     store: LatentStore,
-    start: Mapping[str, Tensor] | None,
+    begin: Callable[[NetworkModel], None] | None,
     accelerator: Accelerator,
 ) -> list[PhaseOfTask]:
-    """The phases as the loop sees them; the first one begins with the weights `start`, if any."""
-    first = newest_checkpoint(RunFolder(Path(config.output)).checkpoints) is None
+    """The phases as the loop sees them; `begin` completes the first one's network, if given."""
     preview = Preview(store, config.seed, accelerator)
     spans = phase_spans(config.phases, config.loop.batch_size)
 
@@ -108,10 +107,8 @@ def _phases(
         network = _new_network(config, store)
         if before is not None:  # the averaged weights of the phase before
             before.load_module("ema", network)
-        elif number == 0 and first:
-            fit_noise(network, store, config.seed)
-            if start is not None:
-                network.load_state_dict({**network.state_dict(), **start})
+        elif number == 0 and begin is not None:
+            begin(network)
         # Snapshots are of the averages of one phase, the last: those that are sampled.
         last = number == len(spans) - 1
         ema = config.ema if last else replace(config.ema, snapshots=0)
@@ -132,32 +129,42 @@ def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
     return make_network(config.network, store.shape, config.schedule)
 
 
-def fit_noise(network: NetworkModel, store: LatentStore, seed: int) -> None:
-    """Give a network whose noise has the latents' covariance their leading components."""
-    if network.posterior_noise is not None:
-        latents = next(
-            store.stream(min(NOISE_SAMPLES, len(store)), seed=derive_seed(seed, "noise"))
-        )
-        network.posterior_noise.fit(*principal_axes(latents.latents))
+def _beginning(config: TrainConfig, store: LatentStore) -> Callable[[NetworkModel], None] | None:
+    """What a new run's network has beside its own first weights: axes of its noise, a start.
+
+    None if there is nothing, or a checkpoint that has it already.
+    """
+    coloured = config.network.noise == "posterior"
+    if not coloured and config.start is None:
+        return None
+    if newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
+        return None
+    start = {} if config.start is None else _start_weights(config, config.start, store)
+
+    def begin(network: NetworkModel) -> None:
+        if network.posterior_noise is not None:
+            latents = store.sample(NOISE_SAMPLES, derive_seed(config.seed, "noise"))
+            network.posterior_noise.fit(*principal_axes(latents))
+        network.load_state_dict({**network.state_dict(), **start})
+
+    return begin
 
 
-def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tensor] | None:
-    """The averaged weights of the run `config.start`, for a run that has no checkpoint yet.
+def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mapping[str, Tensor]:
+    """The averaged weights of the run at `path`, config.start.
 
     UserError if that run belongs to other latents, has another network or another schedule.
     """
-    if config.start is None or newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
-        return None
-    start = Generator.load(config.start)
+    start = Generator.load(path)
     if start.space != LatentSpace.of_store(store):
         raise UserError(
-            f"start is {config.start}, which was trained on other latents than those in "
+            f"start is {path}, which was trained on other latents than those in "
             f"{config.store}: their shape, statistics or autoencoder differ; give a run of that "
             "store."
         )
-    theirs = RunFolder.open(config.start, RUN_KIND).read_config()
+    theirs = RunFolder.open(path, RUN_KIND).read_config()
     ours = to_plain(config.network)
-    network = to_plain(build(NetworkConfig, theirs["network"], config.start, "network."))
+    network = to_plain(build(NetworkConfig, theirs["network"], path, "network."))
     for key in OF_XI_ALONE & set(ours):  # a run of plain diffusion has no need of them
         if network[key] == getattr(default_config(), key):
             network[key] = ours[key]
@@ -171,7 +178,7 @@ def _start_weights(config: TrainConfig, store: LatentStore) -> Mapping[str, Tens
     ]
     if changed:
         raise UserError(
-            f"start is {config.start}, whose network is another one (differs in: "
+            f"start is {path}, whose network is another one (differs in: "
             f"{', '.join(changed)}); use its values."
         )
     weights = start.network.state_dict()

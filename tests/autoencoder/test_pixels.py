@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from processes import Processes
-from safetensors.torch import load_file
-from tiny_runs import generator_config, phase
+from tiny_runs import final_weights, generator_config, phase, train_until
 
 from autoencoder.decode import decode_files
 from autoencoder.images import Preprocessing, open_source
@@ -21,14 +19,12 @@ from autoencoder.sources.arrays import ArraySource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.tiling import decode_tiled
 from latentddm.cli import main
-from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.errors import UserError
 from latentddm.engine.task import LoopConfig
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.training.generator import train
-from latentddm.training.task import GeneratorTask
 
 SIZE = 16
 
@@ -107,23 +103,11 @@ def test_a_run_on_pixels_that_was_stopped_ends_bit_equal(
     settings = {"loop": LoopConfig(batch_size=8, log_every=8, checkpoint_every=8)}
     whole = train(generator_config(store, tmp_path / "whole", phase(24), **settings))
     stopped = generator_config(store, tmp_path / "stopped", phase(24), **settings)
-    step = GeneratorTask.step
-
-    def interrupted(self: GeneratorTask, batch: Any, images: int, accumulator: Any) -> None:
-        if images >= 16:
-            raise KeyboardInterrupt
-        step(self, batch, images, accumulator)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratorTask, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped)
-    again = train(stopped)
-    ends = [newest_checkpoint(run.checkpoints) for run in (whole, again)]
-    for name in ("network", "ema", "optimizer"):
-        first, second = (load_file(end.path / f"{name}.safetensors") for end in ends if end)
-        assert first.keys() == second.keys()
-        assert all(torch.equal(first[key], second[key]) for key in first)
+    train_until(16, stopped, monkeypatch)
+    first, second = final_weights(whole), final_weights(train(stopped))
+    assert {"network", "ema", "optimizer"} <= {name.partition("/")[0] for name in first}
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_two_processes_that_share_the_weights_train_on_pixels_what_one_trains(

@@ -29,8 +29,7 @@ class TrainingInputs:
 
     def latents(self, count: int) -> Tensor:
         """The first latents of an order of their own, [count, C, H, W]; see `ViewInputs`."""
-        count = min(count, len(self.store))
-        return next(self.store.stream(count, seed=derive_seed(self.seed, "views"))).latents
+        return self.store.sample(count, derive_seed(self.seed, "views"))
 
 
 def of_training(inputs: ViewInputs | None, kind: str) -> TrainingInputs:

@@ -11,11 +11,10 @@ import torch
 from messages import raises_naming
 from processes import Processes
 from safetensors.torch import load_file
-from tiny_runs import PLAIN, UNET, generator_config, phase
+from tiny_runs import PLAIN, UNET, final_weights, generator_config, phase, train_until
 from torch import nn
 
 from latentddm.cli import main
-from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import build, to_plain
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
@@ -25,7 +24,6 @@ from latentddm.inference.generator import LATENTS_NAME, Generator, SamplingConfi
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.rivals import RIVALS, MeanFlowObjective, ShortcutObjective
-from latentddm.training.task import GeneratorTask
 
 NETWORK = replace(UNET, times=2, dropout=0.1)
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,16 +44,6 @@ def config(store: Path, output: Path, kind: str, **changes: Any) -> TrainConfig:
     return generator_config(store, output, *phases, **values)
 
 
-def final_weights(run: RunFolder) -> dict[str, torch.Tensor]:
-    checkpoint = newest_checkpoint(run.checkpoints)
-    assert checkpoint is not None
-    return {
-        f"{path.stem}/{name}": tensor
-        for path in checkpoint.path.glob("*.safetensors")
-        for name, tensor in load_file(path).items()
-    }
-
-
 @pytest.fixture(scope="module", params=RIVALS)
 def run(
     request: pytest.FixtureRequest, tiny_store: Path, tmp_path_factory: pytest.TempPathFactory
@@ -69,17 +57,7 @@ def test_a_run_that_was_stopped_ends_bit_equal(
     values = run.read_config()
     values.pop("kind")
     stopped = replace(build(TrainConfig, values, "the run"), output=str(tmp_path / "stopped"))
-    step = GeneratorTask.step
-
-    def interrupted(self: GeneratorTask, batch: Any, images: int, accumulator: Any) -> None:
-        if images >= 24:
-            raise KeyboardInterrupt
-        step(self, batch, images, accumulator)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(GeneratorTask, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train(stopped)
+    train_until(24, stopped, monkeypatch)
     again = train(stopped)
     first, second = final_weights(run), final_weights(again)
     assert first.keys() == second.keys()
