@@ -1,7 +1,11 @@
-"""Strategies of hypothesis: images of any mode and format, archives, damage to bytes or JSON."""
+"""Strategies of hypothesis: images of any mode and format, archives, damage to bytes or JSON.
+
+The same draws give the same bytes, whatever the clock says: else hypothesis refuses a strategy.
+"""
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import warnings
@@ -52,6 +56,9 @@ def image_files(draw: st.DrawFn) -> bytes:
         options["transparency"] = 0
     for attempt in (image, image.convert("RGB") if image.mode != "F" else image.convert("L")):
         buffer = io.BytesIO()
+        profile = attempt.info.get("icc_profile")
+        if profile:  # bytes 24 to 35 are the second it was made in
+            attempt.info["icc_profile"] = profile[:24] + bytes(12) + profile[36:]
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -120,10 +127,11 @@ def archives(draw: st.DrawFn) -> tuple[str, bytes]:
 
 def _zip(members: list[tuple[str, bytes]]) -> bytes:
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(buffer, "w") as archive:
         warnings.simplefilter("ignore")  # of a name twice
         for name, data in members:
-            archive.writestr(name.encode("utf-8", "ignore").decode() or "x", data)
+            member = zipfile.ZipInfo(name.encode("utf-8", "ignore").decode() or "x")  # of 1980
+            archive.writestr(member, data, zipfile.ZIP_DEFLATED)
     return buffer.getvalue()
 
 
@@ -139,8 +147,7 @@ def _tar(draw: st.DrawFn, suffix: str) -> Callable[[list[tuple[str, bytes]]], by
 
     def make(members: list[tuple[str, bytes]]) -> bytes:
         buffer = io.BytesIO()
-        mode = "w:gz" if suffix == ".tar.gz" else "w"
-        with tarfile.open(fileobj=buffer, mode=mode, format=kind) as archive:  # type: ignore[call-overload]
+        with tarfile.open(fileobj=buffer, mode="w", format=kind) as archive:
             for name, data in members:
                 member = tarfile.TarInfo(name)
                 member.type = draw(kinds)
@@ -150,7 +157,8 @@ def _tar(draw: st.DrawFn, suffix: str) -> Callable[[list[tuple[str, bytes]]], by
                     archive.addfile(member, io.BytesIO(data))
                 except (ValueError, UnicodeError):  # a name that the format lacks
                     continue
-        return buffer.getvalue()
+        data = buffer.getvalue()
+        return gzip.compress(data, mtime=0) if suffix == ".tar.gz" else data
 
     return make
 
