@@ -54,20 +54,20 @@ class Input(nn.Module):
 
     def __init__(
         self,
-        latent_channels: int,
+        channels: int,
         width: int,
         *,
-        reads_noise: bool,
+        noise_channels: int,
         patch: int,
         pointwise: bool,
         keep: Keep | None,
     ) -> None:
         super().__init__()
         self.patch, self.keep = patch, keep
-        channels = latent_channels * patch**2
-        self.convolution = Convolution(channels, width, pointwise)
-        self.noise = Convolution(channels, width, pointwise, bias=False) if reads_noise else None
-        if reads_noise:
+        self.convolution = Convolution(channels * patch**2, width, pointwise)
+        self.noise: nn.Module | None = None
+        if noise_channels:
+            self.noise = Convolution(noise_channels * patch**2, width, pointwise, bias=False)
             for parameter in self.parameters():  # as in one convolution of twice the channels
                 parameter.data *= 0.5**0.5
 

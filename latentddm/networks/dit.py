@@ -84,7 +84,7 @@ class DiT(NetworkModel[DiTConfig, Tokens]):
     def build(self, config: DiTConfig, latent_channels: int) -> None:
         numbers = latent_channels * config.patch_size**2
         self.time_embedding = TimeEmbedding(config.width, config.classes, config.times)
-        self.input = nn.Linear(numbers, config.width)
+        self.input = nn.Linear(self.input_channels * config.patch_size**2, config.width)
         self.positions = Positions(
             config.width, config.position_grid if config.positions == "learnt" else 0
         )

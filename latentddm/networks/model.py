@@ -22,8 +22,8 @@ from torch.utils.checkpoint import checkpoint
 
 from latentddm.diffusion.process import Prediction, to_x0
 from latentddm.diffusion.schedules import make_schedule
+from latentddm.networks.gaussian_posterior import GaussianLatents, PosteriorNoise
 from latentddm.networks.layers import NoiseGate, TimeEmbedding
-from latentddm.networks.posterior_noise import PosteriorNoise
 
 NoiseKind = Literal["white", "posterior"]
 
@@ -37,8 +37,9 @@ class NetworkConfig:
 
     prediction, sigma_data: see `diffusion.process.to_x0`. times: 2 for a network that also reads
     the time s at which a step from t ends, as flow maps do (`diffusion.flow_maps`). noise: xi as it
-    is, or the posterior noise of Gaussian latents with so many leading components; see
-    `PosteriorNoise`.
+    is, or the posterior noise of Gaussian latents, see `PosteriorNoise`; gaussian_mean: the layers
+    read the posterior mean of these beside x_t; gaussian_components: leading principal components
+    of both, see `GaussianLatents`.
     """
 
     kind: str
@@ -48,7 +49,8 @@ class NetworkConfig:
     times: int = 1
     dropout: float = 0.0
     noise: NoiseKind = "white"
-    noise_components: int = 512  # of the noise "posterior"
+    gaussian_mean: bool = False
+    gaussian_components: int = 512
 
     @staticmethod
     def kinds() -> Mapping[str, type[NetworkConfig]]:
@@ -79,8 +81,10 @@ class NetworkConfig:
         if self.noise not in get_args(NoiseKind):
             known = ", ".join(get_args(NoiseKind))
             raise ValueError(f"noise must be one of {known}, not {self.noise!r}")
-        if self.noise_components < 1:
-            raise ValueError(f"noise_components must be at least 1, not {self.noise_components}")
+        if self.gaussian_components < 1:
+            raise ValueError(
+                f"gaussian_components must be at least 1, not {self.gaussian_components}"
+            )
 
 
 C = TypeVar("C", bound=NetworkConfig)
@@ -124,15 +128,20 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         self.gradient_checkpointing = False
         self.one_draw_at_a_time = False
         self.memory_format = torch.contiguous_format  # of feature maps; weights stay as they are
+        self.input_channels = (2 if config.gaussian_mean else 1) * latent_channels
         self.build(config, latent_channels)  # type: ignore[arg-type]
+        self.gaussian_latents: GaussianLatents | None = None
         self.posterior_noise: PosteriorNoise | None = None
-        if config.noise == "posterior":
+        if config.gaussian_mean or config.noise == "posterior":
             if size is None:
-                raise ValueError("noise is 'posterior', which needs the size of the latents")
-            self._begin_without_xi()
+                raise ValueError("noise: posterior and gaussian_mean need the size of the latents")
             shape = (latent_channels, size[0], size[1])
+            self.gaussian_latents = GaussianLatents(shape, config.gaussian_components)
+        if config.noise == "posterior" and self.gaussian_latents is not None:
+            self._begin_without_xi()
+            components = self.gaussian_latents.axes.shape[1]
             width = self.time_embedding.output.out_features
-            self.posterior_noise = PosteriorNoise(shape, config.noise_components, width)
+            self.posterior_noise = PosteriorNoise(components, width)
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Give the class an __init__ whose signature has the fields of its config."""
@@ -152,11 +161,15 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
 
     @abstractmethod
     def build(self, config: C, latent_channels: int) -> None:
-        """Make the layers, `time_embedding` among them."""
+        """Make the layers, `time_embedding` among them; the first reads `input_channels`."""
 
     @abstractmethod
     def run_trunk(self, x_t: Tensor, embedding: Tensor) -> S:
-        """The part that all draws of an x_t share. x_t: [B, C, H, W]; embedding: [B, width]."""
+        """The part that all draws of an x_t share. embedding: [B, width].
+
+        x_t: [B, input_channels, H, W], with the posterior mean of Gaussian latents behind it where
+        the layers read that.
+        """
 
     @abstractmethod
     def run_draws(self, state: S, embedding: Tensor, xi: Tensor | None) -> Tensor:
@@ -180,10 +193,10 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
                 f"{channels} channels"
             )
         size = self.config["latent_size"]
-        if self.posterior_noise is not None and tuple(shape[1:]) != tuple(size):
+        if self.gaussian_latents is not None and tuple(shape[1:]) != tuple(size):
             raise ValueError(
-                f"noise is 'posterior', of latents of {size[0]} x {size[1]}, but these have "
-                f"{shape[1]} x {shape[2]}"
+                f"noise: posterior and gaussian_mean are of latents of {size[0]} x {size[1]}, but "
+                f"these have {shape[1]} x {shape[2]}"
             )
 
     def forward(
@@ -202,10 +215,10 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
         time at which the step ends, of a network of two times; None: at t, a step of length 0.
         """
         embedding = self.time_embedding(t, labels, None if s is None else t - s)
-        state = self.run_trunk(x_t, embedding)
+        state = self.run_trunk(self._input(x_t, t), embedding)
         if xi is None or self.posterior_noise is None:
             return self._draw(state, embedding, xi, x_t, t)
-        read, added = self.posterior_noise(xi, t, embedding, self.schedule)
+        read, added = self.posterior_noise(xi, t, embedding, self.gaussian_latents, self.schedule)
         return self._draw(state, embedding, read, x_t, t) + added
 
     def _begin_without_xi(self) -> None:
@@ -215,6 +228,13 @@ class NetworkModel(ModelMixin, ConfigMixin, Generic[C, S], ABC):
                 if not isinstance(module, NoiseGate):
                     for parameter in module.parameters(recurse=False):
                         nn.init.zeros_(parameter)
+
+    def _input(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """What the first layer reads, [B, input_channels, H, W]."""
+        if self.gaussian_latents is None or not self.config["gaussian_mean"]:
+            return x_t
+        mean = self.gaussian_latents.posterior_mean(x_t, t, self.schedule)
+        return torch.cat([x_t, mean], dim=1)
 
     def _draw(
         self, state: S, embedding: Tensor, xi: Tensor | None, x_t: Tensor, t: Tensor

@@ -29,7 +29,7 @@ class UNet(NetworkModel[UNetConfig, State]):
 
     def build(self, config: UNetConfig, latent_channels: int) -> None:
         embedding = config.embedding_width or 4 * config.channels
-        builder = UNetBuilder(config, latent_channels, embedding)
+        builder = UNetBuilder(config, self.input_channels, latent_channels, embedding)
         builder.go_down()
         builder.turn()
         builder.go_up()

@@ -70,8 +70,11 @@ class UNetBuilder:
     parts[:split] are the trunk; width: channels of the last part's map.
     """
 
-    def __init__(self, config: UNetConfig, latent_channels: int, embedding: int) -> None:
-        self.config, self.latent_channels, self.embedding = config, latent_channels, embedding
+    def __init__(
+        self, config: UNetConfig, input_channels: int, latent_channels: int, embedding: int
+    ) -> None:
+        self.config, self.embedding = config, embedding
+        self.input_channels, self.latent_channels = input_channels, latent_channels
         self.widths = [config.channels * multiplier for multiplier in config.multipliers]
         self.parts: list[nn.Module] = []
         self.split: int | None = None
@@ -89,9 +92,9 @@ class UNetBuilder:
             ]
             if level == 0:
                 first = Input(
-                    self.latent_channels,
+                    self.input_channels,
                     self.width,
-                    reads_noise=self.split is not None,
+                    noise_channels=self.latent_channels if self.split is not None else 0,
                     patch=self.config.patch_size,
                     pointwise=0 in self.config.pointwise_levels,
                     keep=keep[0],

@@ -35,8 +35,8 @@ from latentddm.training.task import GeneratorTask
 
 _log = logging.getLogger("latentddm")
 
-NOISE_SAMPLES = 8192  # latents whose covariance colours xi
-OF_XI_ALONE = {"global_noise", "noise", "noise_components"}  # settings that a start may lack
+GAUSSIAN_SAMPLES = 8192  # latents that the statistics of Gaussian latents are of
+OF_XI_ALONE = {"global_noise", "noise", "gaussian_components"}  # settings that a start may lack
 
 
 def train(config: TrainConfig) -> RunFolder:
@@ -130,21 +130,21 @@ def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
 
 
 def _beginning(config: TrainConfig, store: LatentStore) -> Callable[[NetworkModel], None] | None:
-    """What a new run's network has beside its own first weights: axes of its noise, a start.
+    """What a new run's network has beside its own first weights: statistics of latents, a start.
 
     None if there is nothing, or a checkpoint that has it already.
     """
-    coloured = config.network.noise == "posterior"
-    if not coloured and config.start is None:
+    of_latents = config.network.noise == "posterior" or config.network.gaussian_mean
+    if not of_latents and config.start is None:
         return None
     if newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
         return None
     start = {} if config.start is None else _start_weights(config, config.start, store)
 
     def begin(network: NetworkModel) -> None:
-        if network.posterior_noise is not None:
-            latents = store.sample(NOISE_SAMPLES, derive_seed(config.seed, "noise"))
-            network.posterior_noise.fit(*principal_axes(latents))
+        if network.gaussian_latents is not None:
+            latents = store.sample(GAUSSIAN_SAMPLES, derive_seed(config.seed, "gaussian"))
+            network.gaussian_latents.fit(latents.mean(0), *principal_axes(latents))
         network.load_state_dict({**network.state_dict(), **start})
 
     return begin
@@ -165,7 +165,8 @@ def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mappin
     theirs = RunFolder.open(path, RUN_KIND).read_config()
     ours = to_plain(config.network)
     network = to_plain(build(NetworkConfig, theirs["network"], path, "network."))
-    for key in OF_XI_ALONE & set(ours):  # a run of plain diffusion has no need of them
+    free = OF_XI_ALONE - ({"gaussian_components"} if network["gaussian_mean"] else set())
+    for key in free & set(ours):  # a run of plain diffusion has no need of them
         if network[key] == getattr(default_config(), key):
             network[key] = ours[key]
     changed = [

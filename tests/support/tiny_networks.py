@@ -40,7 +40,11 @@ VARIANTS: dict[str, NetworkConfig] = {
     "dit": DIT,
     "dit, last block": replace(DIT, draw_blocks=1),
     "dit, global": replace(DIT, draw_blocks=2, global_noise=True),
-    "dit, posterior noise": replace(DIT, noise="posterior", noise_components=5),
+    "dit, posterior noise": replace(DIT, noise="posterior", gaussian_components=5),
+    "dit, gaussian mean": replace(
+        DIT, noise="posterior", gaussian_mean=True, gaussian_components=5
+    ),
+    "unet, gaussian mean": replace(UNET, gaussian_mean=True, gaussian_components=5),
     "dit, learnt": replace(DIT, positions="learnt", position_grid=3),
 }
 SHAPE = (3, 8, 12)

@@ -56,7 +56,7 @@ def test_the_first_convolution_starts_as_one_of_x_t_and_xi_side_by_side() -> Non
     """The paper's form: in scale its two parts are one convolution of twice the channels."""
     torch.manual_seed(0)
     joint = torch.nn.Conv2d(8, 256, 3, padding=1)
-    first = Input(4, 256, reads_noise=True, patch=1, pointwise=False, keep=None)
+    first = Input(4, 256, noise_channels=4, patch=1, pointwise=False, keep=None)
     assert first.noise is not None
     pairs = [
         (first.convolution.weight, joint.weight),

@@ -281,7 +281,7 @@ def test_the_noise_of_a_run_takes_its_axes_from_the_store_once(
 ) -> None:
     """They are saved with the weights, and a run that starts from one with white noise has them."""
     white = train(config(tiny_store, tmp_path / "white", images=16))
-    network = replace(UNET, noise="posterior", noise_components=3)
+    network = replace(UNET, noise="posterior", gaussian_components=3)
 
     def coloured(name: str, images: int) -> TrainConfig:
         wanted = generator_config(tiny_store, tmp_path / name, phase(images), network=network)
@@ -295,10 +295,11 @@ def test_the_noise_of_a_run_takes_its_axes_from_the_store_once(
     store = LatentStore(tiny_store)
     latents = next(store.stream(len(store))).latents
     axes, variances = principal_axes(latents)
-    noise = straight.posterior_noise
-    assert noise is not None
-    torch.testing.assert_close(noise.variances[:3].double(), variances[:3], rtol=1e-4, atol=1e-6)
-    along = (noise.axes.double() * axes[:, :3]).sum(0).abs()
+    gaussian = straight.gaussian_latents
+    assert gaussian is not None
+    torch.testing.assert_close(gaussian.mean, latents.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gaussian.variances[:3].double(), variances[:3], rtol=1e-4, atol=1e-6)
+    along = (gaussian.axes.double() * axes[:, :3]).sum(0).abs()
     torch.testing.assert_close(along, torch.ones(3).double(), rtol=1e-4, atol=1e-4)
     back = replace(config(tiny_store, tmp_path / "back", 16), start=str(tmp_path / "straight"))
     with pytest.raises(UserError, match=r"start is .*network\.noise"):
