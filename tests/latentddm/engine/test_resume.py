@@ -284,8 +284,15 @@ def two_phases(tmp_path: Path, name: str, **loop: object) -> TinyConfig:
     return replace(config(tmp_path, name, **loop), border=BORDER)
 
 
-@pytest.mark.parametrize("killed_after", [7, 29])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("count", "killed_after"),
+    [
+        (1, 7),
+        (2, 29),
+        pytest.param(1, 29, marks=pytest.mark.slow),
+        pytest.param(2, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_is_killed_in_either_of_two_phases_ends_bit_equal(
     tmp_path: Path, killed_after: int, count: int
 ) -> None:
