@@ -138,7 +138,8 @@ class _Job:
         images = dict(zip(self.names(indices), pixels, strict=True))
 
         def write(name: str) -> None:
-            write_bytes(self.output / name, image_bytes(images[name], self.format))
+            data = image_bytes(images[name], self.format)
+            write_bytes(self.output / name, data, existing=self.output)
 
         with ThreadPoolExecutor(WRITING_THREADS) as pool:
             list(pool.map(write, missing))
@@ -152,7 +153,7 @@ class _Job:
 
     def _write_shard(self, path: Path, indices: range) -> None:
         with (
-            atomic_path(path) as temporary,
+            atomic_path(path, existing=self.output) as temporary,
             tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             images = (image for batch in self._decoded(indices) for image in batch)

@@ -17,12 +17,14 @@ from autoencoder.sources.protocol import (
 )
 from autoencoder.sources.registry import open_source
 from autoencoder.sources.selection import Selection, select_at_random
+from autoencoder.sources.tar_samples import SampleKeys
 
 __all__ = [
     "ImageSource",
     "LeftOut",
     "LoadedPixels",
     "Preprocessing",
+    "SampleKeys",
     "Selection",
     "SourceImage",
     "UnreadableImage",

@@ -27,6 +27,7 @@ from latentddm.engine.locks import locked
 _LOG = logging.getLogger("latentddm")
 ATTEMPTS = 6
 FIRST_DELAY = 0.5  # seconds, doubled after each failure
+CONNECT_TIMEOUT, READ_TIMEOUT = 5.0, 20.0  # seconds without any answer; a transfer has no limit
 _PACKAGES = {"s3": "s3fs", "http": "aiohttp", "https": "aiohttp", "gs": "gcsfs", "az": "adlfs"}
 _OF_THE_CACHE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # no retry mends these
 Result = TypeVar("Result")
@@ -53,7 +54,10 @@ class RemoteFolder:
         try:
             if scheme in ("http", "https"):
                 # fsspec logs its URLs, so credentials are passed apart from them.
-                system, root = fsspec.core.url_to_fs(self.name, **_http_credentials(url))
+                system, root = fsspec.core.url_to_fs(self.name, **_http_options(url))
+            elif scheme == "s3":
+                system, root = fsspec.core.url_to_fs(url, config_kwargs=_s3_config())
+                system.retries = 1  # `_retried` does it
             else:
                 system, root = fsspec.core.url_to_fs(url)
         except ImportError:
@@ -92,23 +96,23 @@ class RemoteFolder:
         """One access through fsspec; its errors are translated, without their text."""
         try:
             return access(f"{self._root}/{name}", *arguments)
-        except FileNotFoundError as error:
-            # fsspec also raises this for a server that does not answer; the cause differs.
-            cause = error.__cause__
-            absent = isinstance(cause, FileNotFoundError | None)
-            if not absent and getattr(cause, "status", None) != 404:
-                raise FailedTransferError(type(cause).__name__) from None
-            raise JobError(f"{self.name}/{name} does not exist; check the URL.") from None
-        except PermissionError:
-            raise JobError(
-                f"{self.name}/{name} may not be read; check the credentials in the environment."
-            ) from None
         except Exception as error:  # the exceptions differ between fsspec's protocols
-            if isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
+            cause: BaseException = error
+            if isinstance(error, FileNotFoundError):
+                # fsspec also raises this for a server that does not answer; the cause differs.
+                cause = error.__cause__ or error
+            elif isinstance(error, OSError) and error.errno in _OF_THE_CACHE:
                 raise
-            status = getattr(error, "status", None)
-            detail = f", status {status}" if isinstance(status, int) else ""
-            raise FailedTransferError(type(error).__name__ + detail) from None
+            status = _status(cause)
+            if isinstance(cause, FileNotFoundError) or status == 404:
+                raise JobError(f"{self.name}/{name} does not exist; check the URL.") from None
+            if isinstance(cause, PermissionError) or _is_refused(cause, status):
+                raise JobError(
+                    f"{self.name}/{name} may not be read; check the credentials (in the URL, or "
+                    "in the environment)."
+                ) from None
+            detail = f", status {status}" if status is not None else ""
+            raise FailedTransferError(type(cause).__name__ + detail) from None
 
     def _retried(self, name: str, fetch: Callable[[], Result]) -> Result:
         reason = ""
@@ -163,15 +167,44 @@ def default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentddm"
 
 
-def _http_credentials(url: str) -> dict[str, Any]:
-    """fsspec options with the user, the password and the query of a URL."""
+def _status(error: BaseException) -> int | None:
+    """The HTTP status of an error of aiohttp, or of one of botocore that s3fs has translated."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    found = getattr(error, "status", None)
+    if isinstance(response, dict):
+        found = response.get("ResponseMetadata", {}).get("HTTPStatusCode", found)
+    return found if isinstance(found, int) else None
+
+
+def _is_refused(error: BaseException, status: int | None) -> bool:
+    """Whether an error is one of credentials, which no retry mends."""
+    return status in (401, 403) or "Credentials" in type(error).__name__
+
+
+def _http_options(url: str) -> dict[str, Any]:
+    """fsspec options with the user, the password and the query of a URL, and the time limits."""
     import aiohttp
 
     parts = urlsplit(url)
-    options: dict[str, Any] = {}
+    limits = aiohttp.ClientTimeout(
+        total=None, sock_connect=CONNECT_TIMEOUT, sock_read=READ_TIMEOUT
+    )  # aiohttp's own limit is five minutes for a whole transfer
+    client: dict[str, Any] = {"timeout": limits}
+    options: dict[str, Any] = {"client_kwargs": client}
     if parts.query:
         options["params"] = dict(parse_qsl(parts.query, keep_blank_values=True))
     if parts.username is not None:
-        auth = aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
-        options["client_kwargs"] = {"auth": auth}
+        client["auth"] = aiohttp.BasicAuth(unquote(parts.username), unquote(parts.password or ""))
     return options
+
+
+def _s3_config() -> dict[str, Any]:
+    """Options of botocore: the time limits, and no retries, which would multiply with those here.
+
+    botocore and s3fs make 25 attempts by default: of a server that never answers, six minutes.
+    """
+    return {
+        "connect_timeout": CONNECT_TIMEOUT,
+        "read_timeout": READ_TIMEOUT,
+        "retries": {"total_max_attempts": 1},
+    }

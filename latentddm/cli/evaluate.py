@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentddm.cli.arguments import SOURCE_HELP
+from latentddm.cli.arguments import SOURCE_HELP, add_keys_argument
 from latentddm.cli.verb import Outcome, Verb
 
 NAMED_KEYS = 5  # how many unreadable images a line names
@@ -16,6 +16,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", required=True, metavar="SRC", help="the reference images")
     parser.add_argument("--metrics", help="names, e.g. fid,kid,prdc (default: frechet,energy)")
     parser.add_argument("--features", help="default: pyramid-v1, or inception for fid and kid")
+    add_keys_argument(parser)
     parser.add_argument("--num", type=int, help="NUM random images of each side")
     parser.add_argument("--size", type=int, help="crop and resize both sides to N pixels")
     parser.add_argument("--seed", type=int, default=0)
@@ -33,6 +34,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         num=arguments.num,
         size=arguments.size,
         seed=arguments.seed,
+        sample_keys=arguments.keys,
         device=str(default_device()),
         show_progress=True,
     )

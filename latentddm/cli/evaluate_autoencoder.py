@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentddm.cli.arguments import AUTOENCODER_HELP, SOURCE_HELP
+from latentddm.cli.arguments import AUTOENCODER_HELP, SOURCE_HELP, add_keys_argument
 from latentddm.cli.verb import Outcome, Verb
 
 
@@ -18,6 +18,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of psnr, ssim, lpips, rfid, frechet (default: the first four)",
     )
     parser.add_argument("--lpips-weights", metavar="FILE", help="AlexNet's (default: downloaded)")
+    add_keys_argument(parser)
     parser.add_argument("--num", type=int, help="number of random images (default: all)")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
     parser.add_argument("--seed", type=int, default=0)
@@ -36,6 +37,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         num=arguments.num,
         size=arguments.size,
         seed=arguments.seed,
+        sample_keys=arguments.keys,
         batch_size=arguments.batch_size,
         lpips_weights=arguments.lpips_weights,
         show_progress=True,

@@ -19,16 +19,18 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, existing: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder; rename it to `path` at the end of the block.
 
     After a crash at any moment `path` is either unchanged or complete. A folder must not exist
-    under its final name. JobError for an error of the disk; its message names the path.
+    under its final name. existing: a folder above `path` that is never made again, as a disk may
+    have vanished with it. JobError for an error of the disk; its message names the path.
     """
     path = Path(path)
     temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.parent != existing:
+            path.parent.mkdir(parents=existing is None, exist_ok=True)
         _remove(temporary)
         yield temporary
         _sync_tree(temporary)
@@ -75,9 +77,9 @@ def remove_folder(path: Path) -> None:
     _remove(removed)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically."""
-    with atomic_path(path) as temporary:
+def write_bytes(path: Path, data: bytes, existing: Path | None = None) -> None:
+    """Write `data` to `path` atomically; existing: as for `atomic_path`."""
+    with atomic_path(path, existing) as temporary:
         temporary.write_bytes(data)
 
 

@@ -146,8 +146,8 @@ def save_checkpoint(
     """
     path = checkpoint_path(folder, state.images)
     remove_leftovers(folder)
-    with atomic_path(path) as temporary:
-        temporary.mkdir(parents=True)
+    with atomic_path(path, existing=folder.parent) as temporary:
+        temporary.mkdir()
         for name, tensors in state.tensors.items():
             save_file(dict(tensors), temporary / f"{name}.safetensors")
         described = {

@@ -26,9 +26,10 @@ class JobError(Exception):
     """
 
 
-def one_line(error: BaseException) -> str:
-    """The message of an error of another library, without line breaks."""
-    return " ".join(str(error).split())
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The message of an error of another library, without line breaks, of `limit` characters."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else f"{text[:limit]} ..."
 
 
 def unexpected(error: BaseException, what: str) -> JobError:

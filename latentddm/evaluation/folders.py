@@ -8,7 +8,13 @@ from typing import Any
 
 import torch
 
-from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
+from autoencoder.images import (
+    Preprocessing,
+    SampleKeys,
+    open_source,
+    read_pixels,
+    select_at_random,
+)
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import DEFAULT_FEATURES, feature_space, open_extractor
@@ -34,7 +40,7 @@ class EvaluationOptions:
     extractor's name for the metrics of every space, or None for inception if another metric needs
     it and DEFAULT_FEATURES otherwise. num: at most so many images of each side, drawn with the
     seed; None takes all. size: crop and resize both sides to it; None takes the size that all
-    images have.
+    images have. sample_keys: "whole" for samples of tar shards whose names hold dots.
     """
 
     metrics: Sequence[str] | None = None
@@ -42,6 +48,7 @@ class EvaluationOptions:
     num: int | None = None
     size: int | None = None
     seed: int = 0
+    sample_keys: SampleKeys = "webdataset"
     batch_size: int = BATCH_SIZE
     workers: int = 0
     device: str = "cpu"
@@ -111,11 +118,11 @@ def evaluate_folders(
 
 def _open_sides(images: str, reference: str, options: EvaluationOptions) -> dict[str, SizeChecked]:
     """Both sources, at most `num` images of each, with the size of the comparison checked."""
-    samples = open_source(images, options.size)
+    samples = open_source(images, options.size, sample_keys=options.sample_keys)
     size = options.size or common_size(samples)
     chosen, others = (
         select_at_random(source, options.num, options.seed)
-        for source in (samples, open_source(reference, size))
+        for source in (samples, open_source(reference, size, sample_keys=options.sample_keys))
     )
     return {
         "images": SizeChecked(chosen, size, exact=options.size is None),

@@ -14,6 +14,7 @@ from torch import Tensor
 from autoencoder.images import (
     LoadedPixels,
     Preprocessing,
+    SampleKeys,
     UnreadableImage,
     iterate_pixels,
     open_source,
@@ -41,14 +42,16 @@ class ReconstructionOptions:
     """Options of the evaluation of an autoencoder.
 
     metrics: of psnr, ssim, lpips, rfid, frechet (rfid in the built-in features). num: at most so
-    many images, drawn with the seed. size: edge of the images in pixels. lpips_weights: a file of
-    AlexNet's weights; None takes torch's cache of downloads.
+    many images, drawn with the seed. size: edge of the images in pixels. sample_keys: "whole" for
+    samples of tar shards whose names hold dots. lpips_weights: a file of AlexNet's weights; None
+    takes torch's cache of downloads.
     """
 
     metrics: Sequence[str] = DEFAULT_METRICS
     num: int | None = None
     size: int = 256
     seed: int = 0
+    sample_keys: SampleKeys = "webdataset"
     batch_size: int = 16
     workers: int = 0
     lpips_weights: str | None = None
@@ -104,7 +107,8 @@ def evaluate_autoencoder(
             f"Images of {options.size} pixels do not fit the autoencoder {autoencoder.reference}; "
             f"choose a multiple of {autoencoder.factor}."
         )
-    source = select_at_random(open_source(images, options.size), options.num, options.seed)
+    whole = open_source(images, options.size, sample_keys=options.sample_keys)
+    source = select_at_random(whole, options.num, options.seed)
     checked = SizeChecked(source, options.size, exact=False)
     measuring = _Measuring(autoencoder, options, source.name)
     preprocessing = Preprocessing(size=options.size)

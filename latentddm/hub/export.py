@@ -11,7 +11,13 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder, PixelAutoencoder
 from autoencoder.models.tiny import PooledBlock
-from latentddm.engine.atomic_io import atomic_path, read_json, remove_leftovers
+from latentddm.engine.atomic_io import (
+    atomic_path,
+    read_json,
+    remove_folder,
+    remove_leftovers,
+    sha256_of,
+)
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
@@ -49,11 +55,13 @@ class ExportOptions:
 def export_run(run: Path, output: Path, options: ExportOptions | None = None) -> Path:
     """Write the folder `output`, whole or not at all, for `from_pretrained` of the pipeline.
 
-    UserError if the run has no checkpoint, the folder holds something else, or diffusers alone
-    could not load the autoencoder.
+    A folder with the same export may be there, as after a kill in the last moment. UserError if
+    the run has no checkpoint, the folder holds something else, or diffusers alone could not load
+    the autoencoder.
     """
     options = options or ExportOptions()
-    require_new_folder(output, "an export")
+    if not (output / LatentDDMPipeline.config_name).is_file():
+        require_new_folder(output, "an export")
     remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
@@ -82,9 +90,26 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         (temporary / LOADER_NAME).write_text(LOADER, encoding="utf-8")
         save_image(temporary / GRID_NAME, image_grid(pixels.numpy(), GRID_COLUMNS))
         write_card(temporary, card)
-        if output.is_dir():  # empty, and a folder is renamed into place
-            output.rmdir()
+        _make_way(output, temporary)
     return output
+
+
+def _make_way(output: Path, export: Path) -> None:
+    """Remove a folder that is empty or holds the same files as `export`; UserError for others."""
+    if not output.is_dir():
+        return
+    if _contents(output) not in ({}, _contents(export)):
+        raise UserError(f"{output} already holds another export; choose another output folder.")
+    remove_folder(output)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Name -> hash of the files of a folder."""
+    return {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def build_pipeline(generator: Generator, autoencoder: str | None = None) -> LatentDDMPipeline:

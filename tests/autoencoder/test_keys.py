@@ -119,3 +119,14 @@ def test_a_command_names_a_folder_that_is_not_utf_8(
     assert main([*arguments, "--output", output]) == 0
     assert main(["verify", str(images)]) == 2
     assert "caf" in capsys.readouterr().err
+
+
+def test_evaluate_reads_shards_of_dotted_names_as_encode_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {f"img.v1.{seed:04d}.png": image_file(seed, (40, 40)) for seed in range(6)}
+    shard = str(write_tar(tmp_path / "a.tar", content))
+    arguments = ["evaluate", shard, "--reference", shard, "--size", "32", "--metrics", "energy"]
+    assert main(arguments) != 0
+    assert "--keys whole" in capsys.readouterr().err
+    assert main([*arguments, "--keys", "whole"]) == 0

@@ -49,7 +49,13 @@ def mount(folder: Path, size: str, flags: int = 0) -> None:
         raise OSError(ctypes.get_errno(), "mount")
 
 
-REMOUNT = 32  # MS_REMOUNT
+def move(folder: Path, target: Path) -> None:
+    """Move a mounted file system: its folder is empty then, as when a share is gone."""
+    if LIBRARY.mount(os.fsencode(folder), os.fsencode(target), None, MOVE, None):
+        raise OSError(ctypes.get_errno(), "mount --move")
+
+
+REMOUNT, MOVE = 32, 8192  # MS_REMOUNT, MS_MOVE
 
 
 def can_mount() -> bool:
@@ -116,6 +122,48 @@ def test_a_full_disk_ends_the_command_which_finishes_once_there_is_space(
 
     ended, _ = run(on_full_disk, command.root, tmp_path / "log")
     _one_sentence(ended, "disk is full")
+    assert "codes 1 0, left [], same True" in ended.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_output_disk_that_vanishes_ends_the_command_which_finishes_once_it_is_back(
+    verb: str, commands: dict[str, Command], tmp_path: Path
+) -> None:
+    if not can_mount():
+        pytest.skip("a file system may not be mounted here")
+    command, disk = commands[verb], commands[verb].output.parent
+    command.clean()
+    assert run(command, command.root, tmp_path / "log")[0].code == 0
+    expected = command.written()
+    command.clean()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def on_a_disk_that_vanishes() -> int:
+        own_mounts()
+        mount(disk, "64m")
+        written = []
+
+        def vanish(event: str, arguments: tuple) -> None:
+            below = str(arguments[0]).startswith(str(disk)) if event == "os.rename" else False
+            if below:
+                written.append(arguments[0])
+            if below and len(written) == 2:
+                move(disk, elsewhere)
+
+        sys.addaudithook(vanish)
+        code = command()
+        left = [path.name for path in disk.rglob("*") if path.is_file()]
+        move(elsewhere, disk)
+        again = command()
+        same = command.written() == expected
+        print(f"codes {code} {again}, left {left}, same {same}, renames {len(written)}")
+        return code
+
+    ended, _ = run(on_a_disk_that_vanishes, command.root, tmp_path / "log")
+    print(ended.output)
+    _one_sentence(ended, str(disk))
     assert "codes 1 0, left [], same True" in ended.output
 
 

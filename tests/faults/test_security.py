@@ -39,6 +39,7 @@ FIXED = {  # package: the first version without a known hole
     "datasets": "5.0.1",
     "pillow": "12.3",
     "pillow-heif": "1.7",
+    "omegaconf": "2.4",
     "aiohttp": "3.14.3",
     "requests": "2.33",
     "filelock": "3.20.3",

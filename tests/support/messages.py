@@ -17,8 +17,8 @@ def assert_names(message: str, *named: str) -> None:
 
 
 @contextmanager
-def raises_naming(kind: type[Exception], *named: str) -> Iterator[None]:
+def raises_naming(kind: type[Exception], *named: str) -> Iterator[pytest.ExceptionInfo[Exception]]:
     """The block raises `kind`, and its message is one line that contains each of `named`."""
     with pytest.raises(kind) as caught:
-        yield
+        yield caught
     assert_names(str(caught.value), *named)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -262,3 +263,18 @@ def test_a_folder_that_holds_something_else_is_left_alone(
     assert main(["export", str(run), str(tmp_path)]) == 2
     assert "already holds something else" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_the_same_export_again_is_the_same_folder_and_another_one_is_refused(
+    run: Path, exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As after a kill between the last rename and the end."""
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert main(["export", str(run), str(folder), "--license", "cc0-1.0"]) == 0
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    assert main(["export", str(run), str(folder), "--license", "mit"]) == 2
+    assert "another export" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
