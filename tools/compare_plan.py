@@ -38,6 +38,7 @@ class Trained:
     weights: str
     reads_xi: bool
     flow_map: str | None = None  # the steps that a flow map has learnt
+    classes: int = 0  # of the network; it is drawn from in every class in turn
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
             phase = checkpoint.phase
             settings = reads_xi(config, phase), flow_map(config, phase)
-            one = Trained(run, described["sha256"], *settings)
+            one = Trained(run, described["sha256"], *settings, config["network"]["classes"])
             found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
         if len(trained) < len(runs):
@@ -212,6 +213,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
                 xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
                 noise_scale=noise_scale,
                 safety=safety,
+                label="every" if trained.classes else None,
                 seed=seed,
                 solver=method.solver,
                 grid=grid,
