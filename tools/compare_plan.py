@@ -231,8 +231,17 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields and its seconds of training, the mean over its runs."""
-    seconds = [
-        RunFolder(Path(trained.run)).training_seconds(method.images) for trained in method.runs
-    ]
-    return {**asdict(method), "training_seconds": round(fmean(seconds), 3)}
+    """A method's fields, its images and its seconds of training, the mean over its runs.
+
+    Those of a student's teacher count: without them there is no student.
+    """
+    taught, seconds = 0, []
+    for trained in method.runs:
+        run = RunFolder(Path(trained.run))
+        config, spent = run.read_config(), run.training_seconds(method.images)
+        if "teacher" in config:
+            taught = config["teacher_images"]
+            spent += RunFolder(Path(config["teacher"])).training_seconds(taught)
+        seconds.append(spent)
+    record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
+    return asdict(method) | record
