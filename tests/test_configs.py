@@ -30,6 +30,7 @@ BATCH = 2
 GENERATORS = {
     "celebahq256.yaml": (4, 32, 32),
     "celebahq256_f4.yaml": (3, 64, 64),
+    "cifar10.yaml": (3, 32, 32),
     "faces128.yaml": (4, 16, 16),
     "faces64_taef2.yaml": (32, 8, 8),
     "lsun_bedroom256.yaml": (4, 32, 32),

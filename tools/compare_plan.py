@@ -38,6 +38,7 @@ class Trained:
     weights: str
     reads_xi: bool
     flow_map: str | None = None  # the steps that a flow map has learnt
+    classes: int = 0  # of the network; it is drawn from in every class in turn
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
             phase = checkpoint.phase
             settings = reads_xi(config, phase), flow_map(config, phase)
-            one = Trained(run, described["sha256"], *settings)
+            one = Trained(run, described["sha256"], *settings, config["network"]["classes"])
             found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
         if len(trained) < len(runs):
@@ -212,6 +213,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
                 xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
                 noise_scale=noise_scale,
                 safety=safety,
+                label="every" if trained.classes else None,
                 seed=seed,
                 solver=method.solver,
                 grid=grid,
@@ -229,8 +231,17 @@ def actual_evaluations(cell: Cell) -> int:
 
 
 def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields and its seconds of training, the mean over its runs."""
-    seconds = [
-        RunFolder(Path(trained.run)).training_seconds(method.images) for trained in method.runs
-    ]
-    return {**asdict(method), "training_seconds": round(fmean(seconds), 3)}
+    """A method's fields, its images and its seconds of training, the mean over its runs.
+
+    Those of a student's teacher count: without them there is no student.
+    """
+    taught, seconds = 0, []
+    for trained in method.runs:
+        run = RunFolder(Path(trained.run))
+        config, spent = run.read_config(), run.training_seconds(method.images)
+        if "teacher" in config:
+            taught = config["teacher_images"]
+            spent += RunFolder(Path(config["teacher"])).training_seconds(taught)
+        seconds.append(spent)
+    record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
+    return asdict(method) | record

@@ -23,14 +23,19 @@ from latentddm.engine.errors import (
 Item = TypeVar("Item")
 
 
-def parser(description: str, file_format: str) -> argparse.ArgumentParser:
+def parser(
+    description: str,
+    file_format: str,
+    size: int = 256,
+    source: str = "the download: a folder or a zip",
+) -> argparse.ArgumentParser:
     """The parser of a prepare_*.py, with the options that all of them have."""
     options = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("source", type=Path, help="the download: a folder or a zip")
+    options.add_argument("source", type=Path, help=source)
     options.add_argument("output", type=Path, help="the folder for the shards")
-    options.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    options.add_argument("--size", type=int, default=size, help=f"pixels a side (default {size})")
     options.add_argument(
         "--file-format", choices=FORMATS, default=file_format, help=f"default {file_format}"
     )

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preparation import exit_code
+from preparation import exit_code, list_of
 from torch import Tensor
 from toy2d_measures import (
     LearntFlowMap,
@@ -109,14 +109,14 @@ def _sampled(network: ToyDenoiser) -> Denoiser | LearntFlowMap:
 
 
 def _study_all(
-    names: Sequence[str], seeds: Sequence[int], training: Training, sizes: Sizes
+    names: Sequence[str], seeds: Sequence[int], training: Training, sizes: Sizes, processes: int
 ) -> dict[str, list[Study]]:
-    """The studies of each target, by seed, in processes of one thread, one for each core.
+    """The studies of each target, by seed, in so many processes of one thread.
 
     A second thread of a process costs more than it gives here.
     """
     context = multiprocessing.get_context("spawn")
-    workers = min(len(names) * len(seeds), os.cpu_count() or 1)
+    workers = min(len(names) * len(seeds), processes)
     with ProcessPoolExecutor(
         workers, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
@@ -135,10 +135,14 @@ def run(options: argparse.Namespace) -> None:
         if options.points < training.batch:
             raise UserError(f"--points must be at least one batch, {training.batch}.")
         training = replace(training, points=options.points)
-    if options.seeds < 1:
-        raise UserError("--seeds must be at least 1.")
+    if options.evaluations is not None:
+        sizes = replace(sizes, evaluations=options.evaluations)
+    if options.repetitions is not None:
+        sizes = replace(sizes, repetitions=options.repetitions)
+    if min(options.seeds, options.processes, sizes.repetitions, *sizes.evaluations) < 1:
+        raise UserError("--seeds, --processes, --evaluations and --repetitions must be at least 1.")
     seeds, output = range(options.seed, options.seed + options.seeds), options.output
-    by_seed = _study_all(names, seeds, training, sizes)
+    by_seed = _study_all(names, seeds, training, sizes, options.processes)
     reports, spreads = {}, {}
     for name, done in by_seed.items():
         each = [one.report for one in done]
@@ -178,6 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument("--points", type=int, help="training points seen by each model")
     options.add_argument("--seed", type=int, default=0, help="the first (default 0)")
     options.add_argument("--seeds", type=int, default=1, help="how many (default 1)")
+    options.add_argument("--evaluations", type=list_of(int), help="NFE, such as 1,2,4,8")
+    options.add_argument("--repetitions", type=int, help="of each squared MMD, averaged")
+    options.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="default: cores"
+    )
     options.add_argument("--quick", action="store_true", help="a smoke run of seconds")
     parsed = options.parse_args(arguments)
     return exit_code(lambda: run(parsed))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from latentddm.engine.run import RunFolder, claim_folder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.inference.settings import SamplingConfig, flow_map_times
+from latentddm.inference.settings import SamplingConfig, class_labels, flow_map_times
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
@@ -122,23 +122,27 @@ class Generator:
             raise UserError(str(error)) from None
         return times
 
-    def denoiser(self, config: SamplingConfig) -> Denoiser:
-        """The network, with a label if one is given; UserError where it has no such label."""
-        return self._with_label(denoiser_of(self.network, self.reads_xi), config)
+    def denoiser(self, config: SamplingConfig, indices: Sequence[int] = ()) -> Denoiser:
+        """The network, with a label if one is given; UserError where it has no such label.
 
-    def flow_map_denoiser(self, config: SamplingConfig) -> FlowMap:
+        indices: of the images, for the label "every".
+        """
+        return self._with_label(denoiser_of(self.network, self.reads_xi), config, indices)
+
+    def flow_map_denoiser(self, config: SamplingConfig, indices: Sequence[int] = ()) -> FlowMap:
         """The network of a flow map, with a label if one is given, as `denoiser`."""
-
         network = FlowMapNetwork(self.network)
         if config.label is None and config.guidance == 1:
             return network
 
         def with_label(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return self._with_label(network.ending_at(s), config)(x_t, t, x_t)
+            return self._with_label(network.ending_at(s), config, indices)(x_t, t, x_t)
 
         return with_label
 
-    def _with_label(self, denoiser: Any, config: SamplingConfig) -> Denoiser:
+    def _with_label(
+        self, denoiser: Any, config: SamplingConfig, indices: Sequence[int]
+    ) -> Denoiser:
         if config.label is None:
             if config.guidance != 1:
                 raise UserError("guidance needs a label; add --label.")
@@ -149,7 +153,8 @@ class Generator:
                 "The run was trained without labels (network.classes is 0); leave --label out."
             )
         try:
-            return GuidedDenoiser(denoiser, config.label, classes, config.guidance)
+            labels = class_labels(config.label, indices, classes)
+            return GuidedDenoiser(denoiser, labels, classes, config.guidance)
         except ValueError as error:
             raise UserError(f"{error}.") from None
 
@@ -158,9 +163,9 @@ class Generator:
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
         x = config.noise_scale * noise.to(self.network.device)
         if self.flow_map:
-            return sample_flow_map(self.flow_map_denoiser(config), x, times)
+            return sample_flow_map(self.flow_map_denoiser(config, indices), x, times)
         return solve(
-            self.denoiser(config),
+            self.denoiser(config, indices),
             x,
             times,
             config.solver,

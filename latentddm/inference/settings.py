@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from latentddm.diffusion.flow_maps import dyadic_times
@@ -22,7 +25,8 @@ class SamplingConfig:
     xi_scale: float | tuple[float, ...] = 1.0  # of xi, by evaluation (the last goes on); 1 is exact
     noise_scale: float = 1.0  # of the noise at t = 1; 1 is exact
     safety: float = 0.0  # distance of the times from t = 0 and 1
-    label: int | None = None  # class of a network with classes; None: any
+    # class of a network with classes; None: any; every: in turn, image i has i modulo their number
+    label: int | Literal["every"] | None = None
     guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
     solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
     grid: GridKind | None = None  # None: the solver's own
@@ -30,6 +34,11 @@ class SamplingConfig:
     seed: int = 0
     ema: str | None = None  # width or file of the average; None: the first that was tracked
     batch_size: int = 64
+
+
+def class_labels(label: int | str, indices: Sequence[int], classes: int) -> int | Tensor:
+    """The class of all images, or the classes [B] of the images `indices` for "every"."""
+    return torch.tensor([i % classes for i in indices]) if isinstance(label, str) else label
 
 
 def flow_map_times(learnt: str, config: SamplingConfig) -> Tensor:

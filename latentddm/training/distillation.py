@@ -48,7 +48,7 @@ from latentddm.training.moment_matching import (
     student_loss,
 )
 from latentddm.training.preview import Preview
-from latentddm.training.task import process_batches
+from latentddm.training.task import labels_given, process_batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,7 @@ class DistillConfig:
     seed: int = 0
     schedule: str = "flow"  # filled in: the teacher's
     network: NetworkConfig = field(default_factory=UNetConfig)  # likewise
+    label_dropout: float = 0.1  # likewise
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of both networks
     loop: SinglePhaseConfig
     ema: EMAConfig = field(default_factory=EMAConfig)
@@ -110,9 +111,12 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
             f"{config.teacher} is no run of plain diffusion (the objective of its last phase is "
             "not 'plain'), whose mean the student is to match; give one that is."
         )
-    if run["network"].get("classes"):
-        raise UserError(f"{config.teacher} takes labels; give a teacher without classes.")
     store = LatentStore(config.store or run["store"])
+    if run["network"].get("classes") and not store.manifest.labelled:
+        raise UserError(
+            f"{config.teacher} takes labels, but the store {config.store} holds none; give the "
+            "teacher's store."
+        )
     if LatentSpace.of_store(store) != teacher.space:
         raise UserError(
             f"{config.teacher} was trained on other latents than those in "
@@ -126,6 +130,7 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
         teacher_images=teacher.images,
         schedule=run["schedule"],
         network=network,
+        label_dropout=run["label_dropout"],
     )
     return resolved, teacher, store
 
@@ -184,25 +189,36 @@ class StudentTask:
         t, s = distillation_times(random.uniform(), random.uniform(), self.config.steps)
         z_t = corrupt(x0, t, random.normal(*x0.shape[1:]), self.schedule)
         noise = random.normal(*x0.shape[1:])
+        config = self.config
+        labels = labels_given(
+            batch,
+            images,
+            config.network.classes,
+            config.label_dropout,
+            config.seed,
+            self.accelerator,
+        )
 
         # A step of the student as it is now, and the teacher's mean where the step arrives.
         with torch.no_grad(), self.accelerator.autocast():
-            drawn = self.student.network(z_t, t, None)
+            drawn = self.student.network(z_t, t, None, labels)
             z_s = renoise(z_t, drawn, t, s, noise, self.schedule)
-            target = self.teacher(z_s, s, None)
+            target = self.teacher(z_s, s, None, labels)
         for part in self.auxiliary.micro_batches(len(x0)):
             with self.accelerator.autocast():
-                mean = self.auxiliary.wrapped(z_s[part], s[part], None)
+                given = None if labels is None else labels[part]
+                mean = self.auxiliary.wrapped(z_s[part], s[part], None, given)
             loss = auxiliary_loss(mean, drawn[part], target[part])
             self.auxiliary.backward(loss.mean())
             accumulator.add("loss", loss)
         accumulator.add("auxiliary_gradient_norm", self.auxiliary.step(images))
 
         with torch.no_grad(), self.accelerator.autocast():
-            mean = self.auxiliary.network(z_s, s, None)
+            mean = self.auxiliary.network(z_s, s, None, labels)
         for part in self.student.micro_batches(len(x0)):
             with self.accelerator.autocast():
-                again = self.student.wrapped(z_t[part], t[part], None)
+                given = None if labels is None else labels[part]
+                again = self.student.wrapped(z_t[part], t[part], None, given)
             self.student.backward(student_loss(again, mean[part], target[part]).mean())
         accumulator.add("moment_gap", moment_gap(mean, target))
         accumulator.add("gradient_norm", self.student.step(images))

@@ -81,7 +81,15 @@ class GeneratorTask:
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
         objective = self.objective
         x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
-        labels = self._labels(batch, images)
+        config = self.config
+        labels = labels_given(
+            batch,
+            images,
+            config.network.classes,
+            config.label_dropout,
+            config.seed,
+            self.accelerator,
+        )
 
         # Every random number is a function of (seed, images seen), on any number of processes.
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
@@ -125,19 +133,27 @@ class GeneratorTask:
             masks = BatchMasks(self.config.seed, images, share, self.accelerator)
             place_masks(self.trainable.network, partial(masks.draw, part))
 
-    def _labels(self, batch: LatentBatch, images: int) -> Tensor | None:
-        """The labels [B] given to the network, some dropped; None for one without classes."""
-        classes, labels = self.config.network.classes, batch.labels
-        if not classes or labels is None:
-            return None
-        if int(labels.max()) >= classes:
-            raise UserError(
-                f"The store has the label {int(labels.max())}, but network.classes is {classes}; "
-                "it must be larger than every label."
-            )
-        random = BatchDraws(self.config.seed, "labels", images, len(labels), self.accelerator)
-        labels = labels.to(self.accelerator.device, non_blocking=True)
-        return drop_labels(labels, random.uniform(), self.config.label_dropout, classes)
+
+def labels_given(
+    batch: LatentBatch,
+    images: int,
+    classes: int,
+    dropout: float,
+    seed: int,
+    accelerator: Accelerator,
+) -> Tensor | None:
+    """The labels [B] given to a network, a share `dropout` hidden; None for one without classes."""
+    labels = batch.labels
+    if not classes or labels is None:
+        return None
+    if int(labels.max()) >= classes:
+        raise UserError(
+            f"The store has the label {int(labels.max())}, but network.classes is {classes}; "
+            "it must be larger than every label."
+        )
+    random = BatchDraws(seed, "labels", images, len(labels), accelerator)
+    labels = labels.to(accelerator.device, non_blocking=True)
+    return drop_labels(labels, random.uniform(), dropout, classes)
 
 
 def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerator) -> None:

