@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from latentddm.engine.errors import UserError
 from latentddm.engine.trainable_module import TrainableModule
-from latentddm.networks.attention import default_backend
+from latentddm.networks.attention import default_backend, default_kernel
 from latentddm.networks.network import Network, NetworkModel
 
 
@@ -136,7 +136,7 @@ def describe_performance(config: PerformanceConfig, precision: str, device: torc
     }
     on = [name for name, is_on in switches.items() if is_on]
     number_format = {"no": "float32"}.get(precision, f"{precision} autocast")
-    attention = default_backend(device.type, NUMBER_FORMATS[precision])
+    attention = default_kernel(device.type, NUMBER_FORMATS[precision])
     return f"{device.type}, {number_format}; attention {attention}; {', '.join(on) or 'plain'}"
 
 

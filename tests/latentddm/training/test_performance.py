@@ -148,7 +148,9 @@ def test_a_recorded_pass_serves_training_with_the_recorded_arguments_only(
 def test_the_line_at_the_start_names_what_is_on() -> None:
     config = PerformanceConfig(two_pass=True, channels_last=True)
     line = describe_performance(config, "bf16", CPU)
-    assert line == "cpu, bf16 autocast; attention sdpa; two-pass gradient, channels_last"
+    assert line == (
+        "cpu, bf16 autocast; attention sdpa (no CUDA device); two-pass gradient, channels_last"
+    )
 
 
 # Formats and names
