@@ -19,6 +19,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from experiment_plan import MEASURE, Plan, Rates, Work, make_plan, stages_of
 from experiment_rates import autoencoder_of, measure_rates, sample_of
@@ -112,7 +113,7 @@ def open_state(options: argparse.Namespace) -> State:
                 f"{path} is of another request (differs in: {', '.join(changed)}); repeat that "
                 "one, or choose another --output."
             )
-        parts = {
+        parts: dict[str, Any] = {
             name: build(kind, kept[name], str(path), f"{name}.")
             for name, kind in (("work", Work), ("rates", Rates), ("plan", Plan))
         }

@@ -42,10 +42,11 @@ def arithmetic(precision: Precision | None, device_type: str) -> Iterator[None]:
     None: torch's own setting, in which CUDA's convolutions are in TF32 and products in float32.
     Norms, exponentials and sums stay float32 in all formats (torch.autocast).
     """
-    if precision in HALF:
+    half = HALF.get(precision or "")
+    if half is not None:
         # Without its cache of weights: they are in the format already, and a recorded graph could
         # not repeat the filling of a cache.
-        with torch.autocast(device_type, HALF[precision], cache_enabled=False):
+        with torch.autocast(device_type, half, cache_enabled=False):
             yield
         return
     backends = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -65,10 +66,11 @@ def convert_products(network: nn.Module, precision: Precision | None) -> None:
 
     The result is bit-equal; the conversion is spared at every evaluation.
     """
-    if precision in HALF:
+    half = HALF.get(precision or "")
+    if half is not None:
         for module in network.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
-                module.to(HALF[precision])
+                module.to(half)
 
 
 class EvaluatedNetwork(nn.Module):
