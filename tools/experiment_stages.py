@@ -16,7 +16,7 @@ from autoencoder.models import Autoencoder
 from autoencoder.training import AutoencoderConfig
 from latentddm.cli.arguments import find_config
 from latentddm.demo import DemoConfig
-from latentddm.demo.sizing import shortened, widened
+from latentddm.demo.sizing import shortened, whole_if_small, widened
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
@@ -70,7 +70,7 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
     assert isinstance(network, UNetConfig)
     return replace(
         config,
-        network=replace(network, noise=noise),
+        network=whole_if_small(replace(network, noise=noise), edge),
         store=str(options.output / "store"),
         precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower
         performance=replace(config.performance, cuda_graphs=on_cuda()),

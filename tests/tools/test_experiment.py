@@ -214,12 +214,12 @@ def test_larger_latents_have_the_larger_network_and_posterior_noise(
     commands: ModuleType, options: Namespace
 ) -> None:
     autoencoder = load_autoencoder(PORTRAITS)
-    for edge, levels in ((8, 1), (16, 2), (32, 2)):
+    for edge, levels, patch in ((4, 1, 4), (8, 1, 2), (16, 2, 2), (32, 2, 2)):
         options.size = edge * autoencoder.factor
         network = commands.generator_config(options, autoencoder).network
         large = autoencoder.latent_channels * edge**2 >= 1000
         assert network.noise == ("posterior" if large else "white")
-        assert len(network.multipliers) == levels
+        assert (len(network.multipliers), network.patch_size) == (levels, patch)
     assert large
 
 
@@ -285,7 +285,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     assert tool.main(arguments(options)) == 0
     state = json.loads((options.output / "plan.json").read_text())
     encoded = LatentStore(options.output / "store")
-    assert len(encoded) == 2 * state["plan"]["images"] == 2 * planning.FEWEST_IMAGES  # mirrored too
+    assert len(encoded) == state["plan"]["images"] == planning.FEWEST_IMAGES
     measured = state["rates"]
     assert all(measured[name] > 0 for name in ("read", "encode", "decode", "evaluation"))
     assert [network["channels"] for network in measured["networks"]] == [16]
