@@ -10,7 +10,7 @@ import time
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -159,6 +159,8 @@ def stand_in(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, done: list[Any])
     monkeypatch.setattr(tool, "measure_rates", lambda *_: rates_of(planning, 30.0, start=0.1))
     monkeypatch.setattr(tool, "run_stages", lambda stages, minutes: done.extend(stages))
     monkeypatch.setattr(tool, "report", lambda *_: "the report")
+    begun = SimpleNamespace(create_time=time.time)  # not the start of these tests
+    monkeypatch.setattr(tool, "psutil", SimpleNamespace(Process=lambda: begun))
 
 
 def arguments(options: Namespace, *more: str) -> list[str]:
