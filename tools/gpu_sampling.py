@@ -70,7 +70,7 @@ class Sampler:
         if noise.device.type == "cuda":
             network.memory_format = torch.channels_last
         convert_products(network, precision)
-        self.decoder.to(HALF.get(precision or "", torch.float32))
+        nn.Module.to(self.decoder, HALF.get(precision or "", torch.float32))  # without a warning
         recorder = record_cuda_graph if path == "graphs" else None
         self.network = EvaluatedNetwork(network, precision, recorder)
         if path == "compiled":
