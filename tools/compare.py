@@ -141,8 +141,8 @@ def _parser() -> argparse.ArgumentParser:
     add, sweep, judgement = parser.add_argument, Sweep(), Judgement(reference="")
     numbers, words = list_of(float), list_of(str)
     method = (
-        "NAME=RUN[,RUN...][@IMAGES][:SOLVER,...]; several runs are averaged, @all every "
-        "checkpoint, :all every solver; repeat"
+        "NAME=RUN[,RUN...][@IMAGES][:SOLVER[/GRID],...]; several runs are averaged, @all every "
+        "checkpoint, :all every solver, /GRID of times in the place of --grids; repeat"
     )
     add("--method", action="append", required=True, metavar="METHOD", help=method)
     add("--output", type=Path, required=True, metavar="DIR")

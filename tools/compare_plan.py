@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from latentddm.diffusion.sampling import POWER, GridKind
 from latentddm.diffusion.solvers import SOLVERS, evaluations_of, steps_within
@@ -49,6 +49,7 @@ class Method:
     images: int
     solver: str
     runs: tuple[Trained, ...]
+    grid: GridKind | None = None  # of its times, in the place of those swept over
 
     @property
     def series(self) -> str:
@@ -121,7 +122,7 @@ class Cell:
 
 
 def parse_methods(texts: Sequence[str]) -> list[Method]:
-    """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].
+    """Methods from NAME=RUN[,RUN...][@IMAGES][:SOLVER[/GRID],...].
 
     Several runs are one method, to be averaged: trainings of other seeds. @all: a method for every
     checkpoint, :all: for every solver. UserError for another form, a run without such a
@@ -138,21 +139,30 @@ def parse_methods(texts: Sequence[str]) -> list[Method]:
 def _parse(text: str) -> Iterator[Method]:
     name, equals, rest = text.partition("=")
     if not equals or not name or not rest:
-        raise UserError(f"{text!r} is no method; write NAME=RUN[,RUN...][@IMAGES][:SOLVER,...].")
+        form = "NAME=RUN[,RUN...][@IMAGES][:SOLVER[/GRID],...]"
+        raise UserError(f"{text!r} is no method; write {form}.")
     rest, _, solvers = rest.partition(":")
     runs, _, images = rest.partition("@")
-    chosen = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
-    for solver in chosen:
-        if solver not in SOLVERS:
-            raise UserError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
+    words = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
+    chosen = [_solver_and_grid(text, word) for word in words]
     for seen, trained in _checkpoints(runs.split(","), images).items():
         if trained[0].flow_map:  # which has a sampler of its own
-            if solvers != ALL and chosen != ["ddim"]:
+            if solvers != ALL and chosen != [("ddim", None)]:
                 raise UserError(f"{text!r}: {trained[0].run} is a flow map; leave the solver out.")
             yield Method(name, seen, "ddim", trained)
             continue
-        for solver in chosen:
-            yield Method(name, seen, solver, trained)
+        for solver, grid in chosen:
+            yield Method(name, seen, solver, trained, grid)
+
+
+def _solver_and_grid(text: str, word: str) -> tuple[str, GridKind | None]:
+    """SOLVER or SOLVER/GRID, of the method `text`; UserError for an unknown one."""
+    solver, slash, grid = word.partition("/")
+    if solver not in SOLVERS:
+        raise UserError(f"{text!r}: the solver {solver!r} is none of {', '.join(SOLVERS)}.")
+    if slash and grid not in get_args(GridKind):
+        raise UserError(f"{text!r}: the grid {grid!r} is none of {', '.join(get_args(GridKind))}.")
+    return solver, cast(GridKind, grid) if slash else None
 
 
 def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, ...]]:
@@ -189,9 +199,9 @@ def _checkpoints_of(folder: RunFolder, images: str) -> list[Checkpoint]:
 def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list[Cell]:
     """The cells of a sweep, cheapest first; settings that make no difference stand once.
 
-    DDIM is swept over churn; the others have none and are swept over the grid of times, the power
-    grid over its exponents too. Of a flow map the grid is swept alone, if it has learnt all steps.
-    With one evaluation neither churn nor the grid is seen.
+    DDIM is swept over churn; the others have none and are swept over the grid of times, if their
+    method names none, the power grid over its exponents too. Of a flow map the grid is swept alone,
+    if it has learnt all steps. With one evaluation neither churn nor the grid is seen.
     """
     cells = []
     for method, evaluations in product(methods, sweep.evaluations):
@@ -199,6 +209,8 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
         learnt, ddim = method.runs[0].flow_map, method.solver == "ddim"
         churns: tuple[float, ...] = sweep.churn if ddim and not learnt else (0.0,)
         grids: tuple[Any, ...] = (None,) if ddim and learnt != "free" else sweep.grids
+        if method.grid is not None:
+            grids = (method.grid,)
         powers, safeties = sweep.powers, (0.0,) if learnt else sweep.safety
         if steps == 1:
             churns, grids, powers = churns[:1], grids[:1], (POWER,)

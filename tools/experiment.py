@@ -1,146 +1,197 @@
-"""The experiment on real faces in one command: every stage, DDM beside all that it is held against.
+"""From a folder of images to a 4-step generator, in a number of hours.
 
-    python tools/experiment.py --images FACES --output experiment [--minutes 10] [--scale 0.01]
+    python tools/experiment.py --images SRC --hours 1 [--autoencoder REF] --output experiment
 
-An f8 autoencoder, the latents, a DDM (its first phase plain diffusion), plain diffusion (the same
-network without xi, as many images), a student distilled from it, then tools/compare.py: all methods
-in few evaluations, DDM and DDIM in many. Each stage is a command, which is printed, and goes on
-where it stopped; so does the experiment, when its command is run again. With --minutes it stops in
-time, everything saved: a long experiment in pieces. Sized for one GPU and 30 minutes; --scale makes
-every training longer or shorter.
+The stages: an autoencoder (unless REF is given), the latents, a DDM (its first phase plain
+diffusion), plain diffusion on as many images for comparison, and tools/compare.py: the DDM at the
+power grid and several scales of xi beside UniPC at the uniform grid, by FID where its Inception can
+be had and enough samples can be drawn in the time, else by the built-in features. The first minute
+measures this machine; the plan is printed and kept in plan.json, and a restart goes on with it. A
+stage is sized when it begins, by the time that is left; what was planned and taken is in report.md.
+Each stage is a command, which is printed, and goes on where it stopped; so does the experiment,
+when its command is run again. With --minutes it stops in time, everything saved: in pieces.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
-from collections.abc import Sequence
-from dataclasses import replace
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
+import psutil
+from experiment_plan import MEASURE, Plan, Rates, Work, make_plan, stages_of
+from experiment_rates import autoencoder_of, measure_rates, sample_of
+from experiment_stages import autoencoder_config, compared, generator_config, on_cuda, stage_of
 from preparation import exit_code
-from stages import Stage, run_stages
+from stages import run_stages
 
-from latentddm.cli.arguments import find_config
-from latentddm.diffusion.sampling import GridKind
-from latentddm.engine.config import load_config, to_plain
-from latentddm.engine.devices import default_device
+from autoencoder.images import open_source
+from latentddm.engine.atomic_io import read_json, write_json, write_text
+from latentddm.engine.config import build, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError
-from latentddm.training.config import TrainConfig
-from latentddm.training.objective import PlainObjective
 
-SIZE = 128  # pixels
-AUTOENCODER_IMAGES = 76_800
-PHASE_IMAGES = (1_280_000, 640_000)  # as plain diffusion, then as a DDM; plain diffusion: the sum
-STUDENT_IMAGES = 128_000
-FEWEST_SEEN = 128  # to which --scale can bring a training
-SOLVERS = "ddim,dpmsolver++,sde-dpmsolver++,deis,unipc"
-OF_DRAWS = "ddim,dpmsolver++"  # solvers that DDM is tried with
-STUDENT_STEPS = 4
+REQUEST = ("images", "hours", "autoencoder", "size", "alone")
 
 
 def run(options: argparse.Namespace) -> None:
-    """All stages, or as many as the time allows; Interrupted if it ended first."""
-    if options.scale <= 0:
-        raise UserError(f"--scale must be positive, not {options.scale}.")
-    run_stages((*training_stages(options), *comparisons(options)), options.minutes)
-    print(f"The tables and pictures are in {options.output}/comparison*.")
+    """All stages, or as many as the minutes allow; Interrupted if they ended first."""
+    if options.hours <= 0:
+        raise UserError(f"--hours must be positive, not {options.hours}.")
+    ends = time.monotonic() + 60 * options.minutes if options.minutes else None
+    state = open_state(options)
+    for name in stages_of(state.work, state.rates):
+        if name not in state.taken:
+            state.replan()
+            print(f"The plan:\n{state.plan.describe()}", flush=True)
+        stage = stage_of(name, state.plan, options)
+        left = None if ends is None else max((ends - time.monotonic()) / 60, 1e-3)
+        with state.timed(name):
+            run_stages([stage], left)
+    text = report(state, options)
+    write_text(options.output / "report.md", text)
+    print(text)
 
 
-def training_stages(options: argparse.Namespace) -> list[Stage]:
-    """From images to three trained generators."""
-    out: Path = options.output
-    autoencoder, store, ddm, plain, student = (
-        str(out / name) for name in ("autoencoder", "store", "ddm", "plain", "student")
+@dataclass
+class State:
+    """The plan of an experiment and the seconds that its stages have taken, in plan.json."""
+
+    path: Path
+    request: Mapping[str, object]
+    work: Work
+    rates: Rates
+    plan: Plan
+    first: dict[str, float]  # seconds of each stage as planned at the beginning
+    taken: dict[str, float]
+
+    def replan(self) -> None:
+        """Size the stages that have not begun by the time that is left."""
+        self.plan = make_plan(self.work, self.rates, self.taken, self.plan)
+        self.write()
+
+    def timed(self, name: str) -> _Clock:
+        return _Clock(self, name)
+
+    def write(self) -> None:
+        values = {name: to_plain(getattr(self, name)) for name in ("work", "rates", "plan")}
+        write_json(
+            self.path,
+            {"request": self.request, **values, "first": self.first, "taken": self.taken},
+        )
+
+
+class _Clock:
+    """Adds the seconds of a block to those that a stage has taken, however it ends."""
+
+    def __init__(self, state: State, name: str) -> None:
+        self.state, self.name = state, name
+
+    def __enter__(self) -> None:
+        self.started, self.before = time.monotonic(), self.state.taken.get(self.name, 0.0)
+        self.state.taken[self.name] = self.before
+        self.state.write()  # begun: its sizes are kept from now on
+
+    def __exit__(self, *_: object) -> None:
+        self.state.taken[self.name] = self.before + time.monotonic() - self.started
+        self.state.write()
+
+
+def open_state(options: argparse.Namespace) -> State:
+    """The state in the output folder, or a new one after a look at the images and the machine.
+
+    UserError if the folder's is of another request, or the hours are too few.
+    """
+    path: Path = options.output / "plan.json"
+    request = {name: getattr(options, name) for name in REQUEST}
+    if path.is_file():
+        kept = read_json(path)
+        changed = differences(kept["request"], request)
+        if changed:
+            raise UserError(
+                f"{path} is of another request (differs in: {', '.join(changed)}); repeat that "
+                "one, or choose another --output."
+            )
+        parts: dict[str, Any] = {
+            name: build(kind, kept[name], str(path), f"{name}.")
+            for name, kind in (("work", Work), ("rates", Rates), ("plan", Plan))
+        }
+        return State(path, request, **parts, first=kept["first"], taken=kept["taken"])
+    started = psutil.Process().create_time()  # the imports of this command count as well
+    print("Measuring the rates of this machine ...", flush=True)
+    source = open_source(options.images, size=options.size)
+    sampled = sample_of(source, options.size)
+    training = autoencoder_config(options)
+    autoencoder = autoencoder_of(options.autoencoder, training)
+    generator = generator_config(options, autoencoder)
+    write_text(options.output / "generator.yaml", to_yaml(generator))
+    work = Work(
+        seconds=3600 * options.hours,
+        available=len(source),
+        batch=generator.loop.batch_size,
+        evaluations=tuple(compared(rival=not options.alone)),
+        rival=not options.alone,
     )
-    images, file = options.images, options.perceptual_file
-    perceptual = [f"loss.perceptual_file={file}"] if file else []
-    on_cuda = default_device().type == "cuda"
-    precision = f"precision={'bf16' if on_cuda else 'no'}"  # which CPUs emulate, many times slower
-    graphs = f"performance.cuda_graphs={str(on_cuda).lower()}"
-    train = ["train", "faces128.yaml", f"store={store}", precision, graphs]
-    first, second = (_scaled(count, options.scale) for count in PHASE_IMAGES)
-    (phase, *_) = load_config(TrainConfig, find_config("faces128.yaml")).phases
-    only = to_plain(replace(phase, images=first + second, objective=PlainObjective()))
-    commands = {
-        "autoencoder": [
-            *("train-autoencoder", "faces128_autoencoder.yaml", f"images={images}"),
-            *(f"output={autoencoder}", precision, *perceptual),
-            f"loop.images={_scaled(AUTOENCODER_IMAGES, options.scale)}",
-        ],
-        "latents": [
-            *("encode", "--images", images, "--size", str(SIZE), "--flips"),
-            *("--autoencoder", f"{autoencoder}/autoencoder", "--output", store),
-        ],
-        "DDM": [*train, f"output={ddm}", f"phases.0.images={first}", f"phases.1.images={second}"],
-        "plain diffusion": [*train, f"output={plain}", f"phases={json.dumps([only])}"],
-        "student of plain diffusion": [
-            *("distill", "distill.yaml", f"teacher={plain}", f"output={student}"),
-            *(f"steps={STUDENT_STEPS}", precision, "loop.batch_size=256"),
-            f"loop.images={_scaled(STUDENT_IMAGES, options.scale)}",
-            *("optimizer.learning_rate=3e-4", "optimizer.decay=cosine"),
-        ],
-    }
-    latentddm = [sys.executable, "-m", "latentddm"]
-    return [Stage(name, [*latentddm, *command]) for name, command in commands.items()]
+    trained = training if options.autoencoder is None else None
+    rates = measure_rates(work, source, sampled, autoencoder, trained, generator)
+    taken = {MEASURE: time.time() - started}
+    plan = make_plan(work, rates, taken, None)
+    state = State(path, request, work, rates, plan, plan.seconds, taken)
+    state.write()
+    return state
 
 
-def _scaled(images: int, scale: float) -> int:
-    return max(FEWEST_SEEN, round(scale * images))
-
-
-def comparisons(options: argparse.Namespace) -> list[Stage]:
-    """tools/compare.py in few evaluations over all of them, and in many over DDM and DDIM."""
+def report(state: State, options: argparse.Namespace) -> str:
+    """Markdown: the table of the comparison, the time of each stage, the way to more samples."""
     out: Path = options.output
-    ddm, plain, student = (str(out / name) for name in ("ddm", "plain", "student"))
-    few = [f"DDM={ddm}:{OF_DRAWS}", f"plain={plain}:{SOLVERS}", f"student={student}"]
-    many = [f"DDM={ddm}", f"plain={plain}"]
-    return [
-        _comparison("comparison", few, options.evaluations, options),
-        _comparison("comparison-many", many, options.many, options),
+    best = next(
+        finding
+        for finding in read_json(out / "comparison" / "results.json")["best"]
+        if finding["method"].startswith("DDM at ") and finding["evaluations"] == 4
+    )
+    rows = [
+        f"| {name} | {state.first.get(name, 0) / 60:.1f} | {seconds / 60:.1f} |"
+        for name, seconds in state.taken.items()
     ]
+    asked, whole = state.work.seconds, sum(state.taken.values())
+    return "\n".join(
+        [
+            f"# A 4-step generator of {options.images}\n",
+            (out / "comparison" / "table.md").read_text("utf-8"),
+            f"{state.plan.samples:,} samples of each setting against as many reconstructions. "
+            f"Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
+            f"    latentddm sample {out / 'ddm'} --steps 4 --grid power --xi-scale "
+            f"{best['setting']['xi_scale']:g} --output samples --decode\n",
+            f"{whole / 60:.1f} minutes of {asked / 60:.1f} asked for ({whole / asked:.0%}).\n",
+            "| stage | minutes, first plan | taken |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
-def _comparison(
-    name: str, methods: Sequence[str], evaluations: str, options: argparse.Namespace
-) -> Stage:
-    """Methods against reconstructions of the images."""
-    distance = "fid,kid" if options.features == "inception" else "frechet"
-    command = [
-        *(sys.executable, str(Path(__file__).with_name("compare.py"))),
-        *(part for method in methods for part in ("--method", method)),
-        *("--reference", options.images, "--reconstructed"),
-        *("--reference-images", str(options.samples), "--samples", str(options.samples)),
-        *("--features", options.features, "--metrics", f"{distance},energy"),
-        *("--evaluations", evaluations, "--churn", options.churn, "--safety", options.safety),
-        *("--grids", options.grids),
-        *("--batch-size", "500", "--output", str(options.output / name)),
-    ]
-    return Stage(name, command)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add, size = parser.add_argument, 128 if on_cuda() else 64
+    add("--images", required=True, metavar="SRC", help="a folder, zip, tar shards ...")
+    add("--hours", type=float, required=True, help="of the whole work, which choose its sizes")
+    add("--autoencoder", metavar="REF", help="a pretrained one (default: one is trained)")
+    add("--size", type=int, default=size, help="pixels a side (default 64; 128 with a GPU)")
+    add("--alone", action="store_true", help="no plain diffusion beside the DDM: more images")
+    add("--output", type=Path, default=Path("experiment"), help="default ./experiment")
+    add("--minutes", type=float, help="stop after these, everything saved (default: never)")
+    add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; 0 done, 1 a stage failed, 2 the request was wrong, 143 more is to be done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--images", required=True, metavar="SRC", help="aligned faces, 128 px or more")
-    add("--output", type=Path, default=Path("experiment"), help="default ./experiment")
-    add("--minutes", type=float, help="stop after these, everything saved (default: never)")
-    add("--scale", type=float, default=1.0, help="of the images seen in training (default 1)")
-    add("--samples", type=int, default=3000, help="of each setting, and of the reference")
-    add("--evaluations", default="1,2,4,8,10", help="few, of all methods (default 1,2,4,8,10)")
-    add("--many", default="50", help="many, of DDM and DDIM (default 50)")
-    add("--churn", default="0,1", help="of ddim; a student's is 1 (default 0,1)")
-    add("--safety", default="0.02", help="of all (default 0.02)")
-    grids = ",".join(get_args(GridKind))
-    add("--grids", default=grids, help=f"of all solvers but ddim (default {grids})")
-    add("--features", default="inception", help="inception (default: FID and KID) or pyramid-v1")
-    add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
-    parsed = parser.parse_args(arguments)
+    parsed = _parser().parse_args(arguments)
     return exit_code(lambda: run(parsed))
 
 

@@ -1,10 +1,11 @@
-"""A report of the speed of latentddm on the device of this machine, in under 9 minutes.
+"""A report of the speed of latentddm on the device of this machine, in pieces of minutes.
 
-    python tools/gpu_report.py [--size small|large] [--minutes 8] [--output DIR]
+    python tools/gpu_report.py [--size small|large] [--minutes 6] [--output DIR]
 
-Runs on any device; `small` (the default on a CPU) checks that every section works. A section that
-fails is named with its error and the rest still prints; one that would start after the time is over
-is named too. Ends in gpu_report.md and gpu_report.json.
+Runs on any device; `small` (the default on a CPU) checks that every section works. No section
+starts after the minutes are over, and the longest takes two: the same command again does those that
+are missing or have failed. A section that fails is named with its error. Ends in gpu_report.md and
+gpu_report.json.
 """
 
 from __future__ import annotations
@@ -31,50 +32,72 @@ from bench_train import (
     setting_of,
     table,
 )
-from torch import Tensor
-from training_steps import Step, measure, seconds
+from gpu_attention import bench_attention
+from gpu_flops import bench_flops
+from gpu_sampling import bench_sampling
+from training_steps import Setting, Step, measure
 
-from latentddm.diffusion.sampling import sample, time_grid
-from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.cli.arguments import find_config
+from latentddm.engine.atomic_io import read_json, write_json, write_text
+from latentddm.engine.config import load_config
 from latentddm.engine.devices import default_device
-from latentddm.networks.attention import Backend, attention, set_attention_backend
-from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
-from latentddm.training.performance import PerformanceConfig
+from latentddm.networks.unet import UNetConfig
+from latentddm.training.config import TrainConfig
+from latentddm.training.performance import PerformanceConfig, replace_by_graphs
 
 Results = dict[str, Any]
+TOKENS = {"small": 4096, "large": 65_536}  # of an attention, positions of all samples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--size", choices=SIZES, help="default: small on a CPU, large on a GPU")
-    parser.add_argument("--minutes", type=float, default=8, help="no section starts after these")
+    parser.add_argument("--minutes", type=float, default=6, help="no section starts after these")
     parser.add_argument("--output", type=Path, default=Path("gpu_report"))
     arguments = parser.parse_args()
     device = default_device()
-    size = SIZES[arguments.size or default_size(device)]
+    name = arguments.size or default_size(device)
+    size, tokens = SIZES[name], TOKENS[name]
+    sampled = size if name == "small" else size_of_faces128(size)
     sections: dict[str, Callable[[], list[Results]]] = {
-        "attention": partial(bench_attention, device),
-        "sampling": partial(bench_sampling, size, device),
+        "sampling": partial(bench_sampling, sampled, device),
+        "use of the card": partial(bench_flops, size, device),
+        "attention": partial(bench_attention, device, tokens),
         "ours and diffusers": partial(bench_diffusers, size, device),
         "networks": partial(bench_networks, size, device),
         "expansions and draws": partial(bench_expansions, size, device),
-        "switches": partial(bench_switches, size, device),  # the last two compile: minutes
-        "compiled": partial(bench_diffusers, size, device, compiled=True),
     }
-    run_sections(sections, 60 * arguments.minutes, describe_machine(device), arguments.output)
+    if device.type == "cuda":  # elsewhere compiling takes longer than it saves
+        sections["sampling, compiled"] = partial(bench_sampling, sampled, device, compiled=True)
+        sections["training, compiled"] = partial(bench_diffusers, size, device, compiled=True)
+    sections["switches"] = partial(bench_switches, size, device)
+    machine = f"{describe_machine(device)}, size {name}"
+    run_sections(sections, 60 * arguments.minutes, machine, arguments.output)
+
+
+def size_of_faces128(size: Size) -> Size:
+    """The size with the UNet and the latents of configs/faces128.yaml, 57 M parameters."""
+    unet = load_config(TrainConfig, find_config("faces128.yaml")).network
+    assert isinstance(unet, UNetConfig)
+    return replace(size, unet=unet, shape=(4, 16, 16))
 
 
 def run_sections(
     sections: dict[str, Callable[[], list[Results]]], limit: float, machine: str, output: Path
 ) -> None:
-    """Print each section when it is done, and write all so far: a stop loses one section only."""
-    results: dict[str, list[Results]] = {}
+    """Print each section when it is done, and write all so far: a stop loses one section only.
+
+    Sections that the folder has of the same machine are not run again.
+    """
+    results = finished(output / "gpu_report.json", machine)
     problems: dict[str, str] = {}
     print(f"# {machine}\n", flush=True)
     start = time.monotonic()
     for name, section in sections.items():
+        if name in results:
+            continue
         if time.monotonic() - start > limit:
-            problems[name] = "not started: the time was over"
+            problems[name] = "not started: the time was over; run the same command again"
         else:
             try:
                 results[name] = section()
@@ -87,6 +110,12 @@ def run_sections(
         write_text(output / "gpu_report.md", "\n".join([f"# {machine}\n", *parts]))
         content = {"machine": machine, "results": results, "problems": problems}
         write_json(output / "gpu_report.json", content)
+
+
+def finished(path: Path, machine: str) -> dict[str, list[Results]]:
+    """The results of an earlier call on the same machine, by section."""
+    report = read_json(path) if path.is_file() else {}
+    return report["results"] if report.get("machine") == machine else {}
 
 
 def bench_switches(size: Size, device: torch.device) -> list[Results]:
@@ -104,95 +133,18 @@ def bench_switches(size: Size, device: torch.device) -> list[Results]:
         name: partial(our_step, size, setting, 1, None, PerformanceConfig(**chosen))
         for name, chosen in switches.items()
     }
+    if device.type == "cuda":
+        steps["CUDA graphs"] = partial(graphed_step, size, setting)
     return rows_of(measure(steps, setting))
 
 
-def bench_attention(device: torch.device) -> list[Results]:
-    """xformers against torch's attention: time, and agreement of results and gradients."""
-    if device.type != "cuda":
-        raise RuntimeError("xformers has kernels for CUDA only")
-    rows = []
-    for positions, dtype in ((256, torch.bfloat16), (1024, torch.bfloat16), (1024, torch.float32)):
-        generator = torch.Generator(device).manual_seed(0)
-        shape = (3, 32, positions, 8, 64)
-        inputs = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-        outputs: dict[Backend, tuple[Tensor, ...]] = {}
-        milliseconds: dict[Backend, float] = {}
-        backends: tuple[Backend, ...] = ("sdpa", "xformers")
-        for backend in backends:
-            set_attention_backend(backend)
-            try:
-                outputs[backend] = _attend(inputs)
-                milliseconds[backend] = 1e3 * seconds(partial(_attend, inputs), device)
-            finally:
-                set_attention_backend(None)
-        forward, backward = (
-            float((one - other).float().norm() / one.float().norm())
-            for one, other in zip(outputs["sdpa"], outputs["xformers"], strict=True)
-        )
-        rows.append(
-            {
-                "variant": f"{positions} positions, {str(dtype).removeprefix('torch.')}",
-                "sdpa_ms": milliseconds["sdpa"],
-                "xformers_ms": milliseconds["xformers"],
-                "difference_forward": forward,
-                "difference_backward": backward,
-            }
-        )
-    return rows
-
-
-def _attend(inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """The result, and the gradient of its sum of squares with respect to query, key and value."""
-    leaf = inputs.detach().requires_grad_()
-    result = attention(*leaf.unbind(0))
-    result.float().square().sum().backward()
-    assert leaf.grad is not None
-    return result.detach(), leaf.grad
-
-
-def bench_sampling(size: Size, device: torch.device) -> list[Results]:
-    """Images per second at 4 network evaluations, bare and with an f8 decoder."""
-    from diffusers import AutoencoderKL
-
-    torch.manual_seed(0)
-    decoder_widths = (128, 256, 512, 512) if device.type == "cuda" else (16, 16, 16, 16)
-    autoencoder = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=decoder_widths,
-        layers_per_block=2,
-        norm_num_groups=16,
-        latent_channels=size.shape[0],
-    )
-    autoencoder = autoencoder.to(device).eval()
-    networks: dict[str, NetworkConfig] = {
-        "UNet, input": size.unet,
-        "UNet, output": replace(size.unet, expansion="output"),
-        "DiT": size.dit,
-    }
-    rows = []
-    for name, config in networks.items():
-        network = make_network(config, size.shape).to(device).eval()
-        noise = torch.randn(size.batch, *size.shape, device=device)
-
-        def draw(decode: bool, network: NetworkModel = network, noise: Tensor = noise) -> None:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, size.bf16):
-                latents = sample(network, noise, time_grid(4))
-                if decode:
-                    autoencoder.decode(latents)
-
-        draw(True)
-        latents_only = size.batch / seconds(partial(draw, False), device, 3)
-        with_decoding = size.batch / seconds(partial(draw, True), device, 3)
-        rows.append(
-            {
-                "variant": f"{name}, 4 evaluations",
-                "latents_per_second": latents_only,
-                "images_per_second": with_decoding,
-            }
-        )
-    return rows
+def graphed_step(size: Size, setting: Setting) -> Step:
+    """The plain step, its forward and backward pass launched as CUDA graphs."""
+    step = our_step(size, setting, 1)
+    assert step.xi is not None
+    with torch.autocast(setting.device.type, torch.bfloat16, setting.bf16, cache_enabled=False):
+        replace_by_graphs(step.network, {"x_t": step.x0, "t": step.t, "xi": step.xi})
+    return step
 
 
 def describe_machine(device: torch.device) -> str:

@@ -12,7 +12,7 @@ from autoencoder.training.network import build_network
 from autoencoder.training.task import AutoencoderTask
 from latentddm.engine.config import require_values, to_yaml
 from latentddm.engine.distributed import start_processes, start_run
-from latentddm.engine.dry_run import dry_run
+from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, single_phase
@@ -52,10 +52,20 @@ def describe(config: AutoencoderConfig) -> str:
         discriminator = build_discriminator(config.adversarial, config.seed)
         count = sum(parameter.numel() for parameter in discriminator.parameters())
         lines.append(f"{count:,} parameters of the discriminator")
-    accelerator = start_processes(config.precision)
-    task = AutoencoderTask(config, network, source, accelerator)
-    measured = dry_run(task, config.loop, accelerator)
+    measured = measure_training(config, source)
     return "\n".join([*lines, f"{len(source):,} images", measured.describe()])
+
+
+def measure_training(
+    config: AutoencoderConfig, source: ImageSource, seconds: float = SECONDS
+) -> DryRun:
+    """Memory and speed of `train_autoencoder`, in steps of about `seconds`; writes nothing."""
+    _check(config)
+    accelerator = start_processes(config.precision)
+    task = AutoencoderTask(config, build_network(config), source, accelerator)
+    measured = dry_run(task, config.loop, accelerator, seconds=seconds)
+    accelerator.free_memory()
+    return measured
 
 
 def _check(config: AutoencoderConfig) -> None:

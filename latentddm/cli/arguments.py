@@ -45,6 +45,16 @@ def add_keys_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_precision_argument(parser: argparse.ArgumentParser, default: str) -> None:
+    """--precision: the number format of products and convolutions."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "tf32", "bf16", "fp16"),
+        metavar="FORMAT",
+        help=f"float32, tf32, bf16 or fp16 (default {default})",
+    )
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     """--rank and --world-size: the arguments of the verbs that several processes can share."""
     parser.add_argument("--rank", type=int, help="of this process (default: accelerate's)")

@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from latentddm.cli.arguments import add_process_arguments, rank_and_world_size
+from latentddm.cli.arguments import (
+    add_precision_argument,
+    add_process_arguments,
+    rank_and_world_size,
+)
 from latentddm.cli.verb import Outcome, Verb
 from latentddm.engine.errors import UserError
 
@@ -24,6 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="latents a side of a tile, for larger images; bounds the memory",
     )
+    add_precision_argument(parser, "bf16 on a GPU that has it, else float32")
     add_process_arguments(parser)
 
 
@@ -31,21 +36,25 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.decode import decode_files
     from autoencoder.models import load_autoencoder
     from latentddm.engine.devices import default_device, encoding_dtype
+    from latentddm.inference.precision import arithmetic, check_precision, weights_dtype
 
-    device = default_device()
+    device, precision = default_device(), arguments.precision
+    check_precision(precision, device)
+    dtype = weights_dtype(precision) if precision else encoding_dtype(device)
     reference = arguments.autoencoder or _autoencoder_of(arguments.latents)
-    autoencoder = load_autoencoder(reference, device=device, dtype=encoding_dtype(device))
+    autoencoder = load_autoencoder(reference, device=device, dtype=dtype)
     rank, world_size = rank_and_world_size(arguments)
-    made = decode_files(
-        arguments.latents,
-        Path(arguments.output),
-        autoencoder,
-        format=arguments.format,
-        batch_size=arguments.batch_size,
-        tile=arguments.tile,
-        rank=rank,
-        world_size=world_size,
-    )
+    with arithmetic(precision, device.type):
+        made = decode_files(
+            arguments.latents,
+            Path(arguments.output),
+            autoencoder,
+            format=arguments.format,
+            batch_size=arguments.batch_size,
+            tile=arguments.tile,
+            rank=rank,
+            world_size=world_size,
+        )
     return Outcome(
         f"The images are in {arguments.output}", {"output": arguments.output, "new_images": made}
     )

@@ -13,6 +13,7 @@ from latentddm.cli.arguments import (
     rank_and_world_size,
 )
 from latentddm.cli.verb import Outcome, Verb
+from latentddm.engine.errors import UserError
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +21,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--autoencoder", required=True, metavar="REF", help=AUTOENCODER_HELP)
     parser.add_argument("--output", required=True, metavar="STORE")
     parser.add_argument("--size", type=int, default=256, help="pixels a side (default 256)")
+    parser.add_argument("--num", type=int, help="N random images (default: all)")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, help="image decoding processes")
     parser.add_argument("--moments", action="store_true", help="store mean and log variance")
@@ -35,7 +37,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from autoencoder.images import Preprocessing, left_out, open_source
+    from autoencoder.images import Preprocessing, left_out, open_source, select_at_random
     from autoencoder.models import load_autoencoder
     from autoencoder.sources.formats import describe_left_out
     from autoencoder.store import encode_store
@@ -48,6 +50,9 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         sample_keys=arguments.keys,
         decompress=arguments.decompress,
     )
+    if arguments.num is not None and arguments.num < 1:
+        raise UserError(f"--num is {arguments.num}; give 1 or more.")
+    source = select_at_random(source, arguments.num, seed=0)
     rank, world_size = rank_and_world_size(arguments)
     manifest = encode_store(
         source,

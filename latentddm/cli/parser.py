@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from latentddm import __version__
 from latentddm.cli.registry import load_verbs
 from latentddm.cli.verb import Verb
+from latentddm.cli.versions import ShowVersions
 from latentddm.engine.errors import UserError
 
 DESCRIPTION = "Few-step latent image generators from a folder of pictures, with no teacher."
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; the parsed namespace has the chosen `Verb` under `verb`."""
     groups = load_verbs()
     parser = _Parser(groups, prog="latentddm", description=DESCRIPTION)
-    parser.add_argument("--version", action="version", version=f"latentddm {__version__}")
+    parser.add_argument("--version", action=ShowVersions, help="versions, and the attention kernel")
     subparsers = parser.add_subparsers(
         required=True, metavar="VERB", dest="name", parser_class=_VerbParser
     )

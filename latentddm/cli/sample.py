@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from latentddm.cli.arguments import add_precision_argument
 from latentddm.cli.verb import Outcome, Verb
 
 SOLVER_HELP = (
@@ -25,7 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_numbers,
         default=1.0,
         metavar="N,N...",
-        help="factor of xi: one number, or one for each evaluation, the last going on (default 1)",
+        help="factor of xi, or one for each evaluation, the last going on (default 1)",
     )
     parser.add_argument(
         "--noise-scale", type=float, default=1.0, metavar="N", help="factor of the noise at t = 1"
@@ -34,7 +35,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--grid",
         choices=("uniform", "log_snr", "power"),
-        help="of times (default: the solver's own)",
+        metavar="GRID",
+        help="uniform, log_snr or power (default: the solver's own)",
     )
     parser.add_argument(
         "--power", type=float, default=0.5, help="exponent of the power grid (default 0.5)"
@@ -44,6 +46,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
     parser.add_argument("--batch-size", type=int, default=64)
+    add_precision_argument(parser, "torch's float32")
+    parser.add_argument("--cuda-graphs", action="store_true", help="on a GPU, for small networks")
     parser.add_argument("--decode", action="store_true", help="write images as well")
 
 
@@ -57,7 +61,8 @@ def _numbers(text: str) -> float | tuple[float, ...]:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.inference.generator import SamplingConfig, write_samples
+    from latentddm.inference.samples import write_samples
+    from latentddm.inference.settings import SamplingConfig
 
     config = SamplingConfig(
         steps=arguments.steps,
@@ -75,7 +80,13 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         batch_size=arguments.batch_size,
     )
     written = write_samples(
-        Path(arguments.run), arguments.num, config, Path(arguments.output), decode=arguments.decode
+        Path(arguments.run),
+        arguments.num,
+        config,
+        Path(arguments.output),
+        decode=arguments.decode,
+        precision=arguments.precision,
+        cuda_graphs=arguments.cuda_graphs,
     )
     return Outcome(
         f"{arguments.num} samples are in {written}",
@@ -91,7 +102,6 @@ VERB = Verb(
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
         "latentddm sample run --steps 2 --xi-scale 0.8,0.9 --output samples --decode",
-        "latentddm sample run --steps 4 --solver dpmsolver++ --grid power --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),
 )

@@ -7,6 +7,7 @@ which gets the rest, and the widest network that this time can train.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentddm.demo.config import Sizes
@@ -112,12 +113,18 @@ def training_seconds(images: int, budget: Budget, network: NetworkSpeed, togethe
 
 
 def choose_network(minutes: float, budget: Budget, speeds: Speeds) -> tuple[NetworkSpeed, int]:
-    """The widest measured network that sees enough images (WIDTHS), and their number."""
+    """The widest measured network that sees enough images, and their number."""
+    return widest(
+        [
+            (network, training_images(minutes, budget, network, speeds.together))
+            for network in speeds.networks
+        ]
+    )
+
+
+def widest(found: Sequence[tuple[NetworkSpeed, int]]) -> tuple[NetworkSpeed, int]:
+    """Of networks and the images that each can see: the widest that sees enough (WIDTHS)."""
     fewest = dict(WIDTHS)
-    found = [
-        (network, training_images(minutes, budget, network, speeds.together))
-        for network in speeds.networks
-    ]
     fit = [(network, images) for network, images in found if images >= fewest[network.channels]]
     return fit[-1] if fit else found[0]
 

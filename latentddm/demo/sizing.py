@@ -112,7 +112,14 @@ def fitting_network(config: DemoConfig, edge: int) -> NetworkConfig:
                 "its own; add whole_patch=false."
             )
         return replace(network, patch_size=edge)
-    if config.plan is None or not isinstance(network, UNetConfig) or edge > WHOLE_EDGE:
+    if config.plan is None or not isinstance(network, UNetConfig):
+        return network
+    return whole_if_small(network, edge)
+
+
+def whole_if_small(network: UNetConfig, edge: int) -> UNetConfig:
+    """The network with all latents as one patch, if they have few positions (WHOLE_EDGE)."""
+    if edge > WHOLE_EDGE:
         return network
     return replace(network, patch_size=edge, attention_levels=(), pointwise_levels=(0,))
 

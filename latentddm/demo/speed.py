@@ -35,19 +35,25 @@ STEP_COST = 4.0  # a training step of an autoencoder, in encodings and decodings
 
 def measure_speeds(config: DemoConfig, autoencoder: Autoencoder, sample: Sample) -> Speeds:
     """Seconds for each image of all stages but the training of the generators."""
-    count = len(sample.pixels)
-    autoencoder.encode(sample.pixels[:1])  # the first call prepares kernels
-    latents, encode = _timed(lambda: autoencoder.encode(sample.pixels))
-    autoencoder.decode(latents[:1])
-    _, decode = _timed(lambda: decode_latents(latents, autoencoder))
+    encode, decode = codec_speeds(autoencoder, sample.pixels)
     trained = config.plan is not None and config.plan.autoencoder is None
     return Speeds(
         read=sample.seconds,
-        encode=encode / count,
-        decode=decode / count,
-        autoencoder=STEP_COST * (encode + decode) / count if trained else 0.0,
+        encode=encode,
+        decode=decode,
+        autoencoder=STEP_COST * (encode + decode) if trained else 0.0,
         together=TRAININGS if threads_of_each(TRAININGS) else 1,
     )
+
+
+def codec_speeds(autoencoder: Autoencoder, pixels: torch.Tensor) -> tuple[float, float]:
+    """Seconds of encoding and of decoding an image, on some of them, uint8 [N, S, S, 3]."""
+    count = len(pixels)
+    autoencoder.encode(pixels[:1])  # the first call prepares kernels
+    latents, encode = timed(lambda: autoencoder.encode(pixels).cpu())
+    autoencoder.decode(latents[:1])
+    _, decode = timed(lambda: decode_latents(latents, autoencoder))
+    return encode / count, decode / count
 
 
 def measure_networks(
@@ -60,17 +66,8 @@ def measure_networks(
     assert config.minutes is not None
     budget = make_budget(config.minutes, available, len(config.steps), speeds)
     threads = threads_of_each(TRAININGS)
-    with TemporaryDirectory(prefix="latentddm-") as folder, _threads(threads), _quiet():
-        store = Path(folder) / "store"
-        encode_store(
-            ArraySource(sample.pixels.numpy(), "sample"),
-            autoencoder,
-            store,
-            preprocessing=Preprocessing(size=config.size),
-            workers=0,
-            check=False,
-            show_progress=False,
-        )
+    with TemporaryDirectory(prefix="latentddm-") as folder, _threads(threads), quiet():
+        store = sample_store(Path(folder), sample.pixels, autoencoder, config.size)
         networks: list[NetworkSpeed] = []
         for channels, fewest in WIDTHS:
             if networks:
@@ -79,9 +76,29 @@ def measure_networks(
                     break
             edge = config.size // autoencoder.factor
             run = _training(config, channels, edge, store, Path(folder) / "run")
-            plain, ddm = (1 / each.images_per_second for each in measure_phases(run, SECONDS))
-            networks.append(NetworkSpeed(channels=channels, plain=plain, ddm=ddm))
+            networks.append(network_speed(run, channels))
     return replace(speeds, networks=tuple(networks))
+
+
+def sample_store(folder: Path, pixels: torch.Tensor, autoencoder: Autoencoder, size: int) -> Path:
+    """A store of a few images, in `folder`: a training's speed does not depend on their number."""
+    store = folder / "store"
+    encode_store(
+        ArraySource(pixels.numpy(), "sample"),
+        autoencoder,
+        store,
+        preprocessing=Preprocessing(size=size),
+        workers=0,
+        check=False,
+        show_progress=False,
+    )
+    return store
+
+
+def network_speed(training: TrainConfig, channels: int) -> NetworkSpeed:
+    """The speed of a training of two phases, plain diffusion and a DDM, in a few steps of each."""
+    plain, ddm = (1 / each.images_per_second for each in measure_phases(training, SECONDS))
+    return NetworkSpeed(channels=channels, plain=plain, ddm=ddm)
 
 
 def _training(
@@ -92,14 +109,15 @@ def _training(
     return replace(config.generator, network=network, store=str(store), output=str(output))
 
 
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
+def timed(work: Callable[[], T]) -> tuple[T, float]:
+    """The result of some work that ends on the CPU, and its seconds."""
     started = time.monotonic()
     result = work()
     return result, time.monotonic() - started
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No messages of the measured trainings in the block, but warnings."""
     log = logging.getLogger("latentddm")
     before = log.level

@@ -60,6 +60,18 @@ class TrainableModule:
         self._prepared = accelerator.prepare_optimizer(self.optimizer)
         self._guard = NonfiniteGuard(accelerator, loop.batch_size, loop.sharded)
         self._losses_finite: list[Tensor] = []
+        self._kept = False
+
+    def keep_gradients(self) -> None:
+        """Zero the gradients between steps and do not free them.
+
+        For backward passes that return memory of their own each time, as CUDA graphs do: freed
+        gradients would become that memory itself, and the next micro-batch overwrite the sum.
+        """
+        self._kept = True
+        for parameter in self.network.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
 
     def micro_batches(self, share: int) -> Iterator[slice]:
         """Slices of this process's batch; gradients are synchronised at the last one only."""
@@ -92,7 +104,7 @@ class TrainableModule:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self._prepared.step()
-        self._prepared.zero_grad()
+        self._prepared.zero_grad(set_to_none=not self._kept)
         self.averages.update(seen + self.loop.batch_size, self.loop.batch_size)
         return norm
 

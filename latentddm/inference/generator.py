@@ -1,38 +1,43 @@
-"""Sampling with a trained run: the stage behind `latentddm sample`."""
+"""A trained run, loaded and drawn from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from autoencoder.decode import decode_files
-from autoencoder.latent_files import save_latents
 from latentddm.diffusion.flow_maps import FlowMap, sample_flow_map
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.sampling import Denoiser, continued, least_safety, xi_scales
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
-from latentddm.engine.config import build, to_plain
-from latentddm.engine.devices import default_device
+from latentddm.engine.config import build
 from latentddm.engine.errors import UserError, one_line
 from latentddm.engine.posthoc_ema import load_average
 from latentddm.engine.progress import Progress
-from latentddm.engine.run import RunFolder, claim_folder
+from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.precision import (
+    EvaluatedNetwork,
+    Precision,
+    Recorder,
+    check_precision,
+    convert_products,
+    recorder_of,
+)
 from latentddm.inference.settings import SamplingConfig, class_labels, flow_map_times
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
-LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class Generator:
     images: int  # seen in training
     reads_xi: bool = True  # False: trained as plain diffusion, evaluated without xi
     flow_map: str | None = None  # trained as a flow map: the steps it has learnt
+    precision: Precision | None = None  # of products; None: torch's own
+    recorder: Recorder | None = None  # of the network's evaluations as CUDA graphs
 
     @classmethod
     def load(
@@ -52,11 +59,17 @@ class Generator:
         device: torch.device | str = "cpu",
         images: int | None = None,
         ema: str | None = None,
+        precision: Precision | None = None,
+        cuda_graphs: bool = False,
     ) -> Generator:
         """The averaged weights of a run: of its newest valid checkpoint, or of that at `images`.
 
-        ema: the width or the file of another average than the first that was tracked.
+        ema: the width or the file of another average than the first that was tracked. precision,
+        cuda_graphs: see `inference.precision`.
         """
+        device = torch.device(device)
+        check_precision(precision, device)
+        recorder = recorder_of(cuda_graphs, device)
         folder = RunFolder.open(run, RUN_KIND)
         checkpoint = checkpoint_at(folder, images)
         config, space = folder.read_config(), LatentSpace.read(folder.path)
@@ -72,7 +85,10 @@ class Generator:
             ) from error
         load_average(folder, checkpoint, ema, network)
         network.eval().requires_grad_(False).to(device)
-        return cls(network, space, checkpoint.images, draws, steps_learnt)
+        convert_products(network, precision)
+        if device.type == "cuda":
+            network.memory_format = torch.channels_last
+        return cls(network, space, checkpoint.images, draws, steps_learnt, precision, recorder)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -91,6 +107,13 @@ class Generator:
                 batches.append(self._draw_batch(indices, times, config).cpu())
                 progress.update(len(indices))
         return self.space.restore(torch.cat(batches))
+
+    @cached_property
+    def evaluated(self) -> nn.Module:
+        """The network in its number format, recorded if it is to be; called as it is."""
+        if self.precision is None and self.recorder is None:
+            return self.network
+        return EvaluatedNetwork(self.network, self.precision, self.recorder)
 
     @property
     def schedule(self) -> Schedule:
@@ -127,11 +150,11 @@ class Generator:
 
         indices: of the images, for the label "every".
         """
-        return self._with_label(denoiser_of(self.network, self.reads_xi), config, indices)
+        return self._with_label(denoiser_of(self.evaluated, self.reads_xi), config, indices)
 
     def flow_map_denoiser(self, config: SamplingConfig, indices: Sequence[int] = ()) -> FlowMap:
         """The network of a flow map, with a label if one is given, as `denoiser`."""
-        network = FlowMapNetwork(self.network)
+        network = FlowMapNetwork(self.evaluated)
         if config.label is None and config.guidance == 1:
             return network
 
@@ -223,26 +246,3 @@ def flow_map(config: Mapping[str, Any], phase: int) -> str | None:
     """The steps that the phase `phase` of a run with this config has learnt; None: no flow map."""
     phases = config.get("phases", [])
     return phases[phase]["objective"].get("flow_map") if phases else None
-
-
-def write_samples(
-    run: Path, count: int, config: SamplingConfig, output: Path, decode: bool = False
-) -> Path:
-    """Draw `count` samples of a run into the folder `output`; returns what holds them.
-
-    latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
-    are in output/images. A second call with the same settings finishes an interrupted one.
-    UserError if the folder holds something else.
-    """
-    generator = Generator.load(run, device=default_device(), ema=config.ema)
-    settings = {"run": str(run), "images_seen": generator.images, "count": count}
-    claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")
-    latents = generator.draw(count, config, show_progress=True)
-    generator.space.write(output)
-    path = output / LATENTS_NAME
-    save_latents(path, latents, generator.space.fingerprint)
-    if not decode:
-        return path
-    autoencoder = generator.space.load_autoencoder(default_device())
-    decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
-    return output / "images"

@@ -67,10 +67,13 @@ class LatentSpace:
         return Standardisation(self.mean, self.std).restore(model_space)
 
     def load_autoencoder(
-        self, device: torch.device | str = "cpu", reference: str | None = None
+        self,
+        device: torch.device | str = "cpu",
+        reference: str | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> Autoencoder:
         """The autoencoder of these latents; UserError if the one found is another."""
-        autoencoder = load_autoencoder(reference or self.autoencoder, device=device)
+        autoencoder = load_autoencoder(reference or self.autoencoder, device=device, dtype=dtype)
         if autoencoder.fingerprint != self.fingerprint:
             raise UserError(
                 f"The run was trained on latents of {self.autoencoder} ({self.fingerprint}), but "

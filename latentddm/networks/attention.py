@@ -1,6 +1,6 @@
 """Exact attention with one of two kernels: xformers on CUDA, torch's own elsewhere.
 
-The choice is probed once per device and number format, logged, and can be forced.
+The choice is probed once per device and number format, logged with its reason, and can be forced.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,10 +17,21 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Backend = Literal["xformers", "sdpa"]
 
+
+class Kernel(NamedTuple):
+    """A backend, and the xformers operator that it runs or the reason why it is not xformers."""
+
+    backend: Backend
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.detail})"
+
+
 _log = logging.getLogger("latentddm")
 _forced: Backend | None = None
 # A dict, as torch.compile looks through functools.cache; by device type and dtype.
-_defaults: dict[tuple[str, torch.dtype], Backend] = {}
+_defaults: dict[tuple[str, torch.dtype], Kernel] = {}
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -66,32 +77,44 @@ def _plain_attention() -> Iterator[None]:
 
 def default_backend(device_type: str, dtype: torch.dtype) -> Backend:
     """xformers where it is installed and has a kernel for this CUDA device and dtype, else sdpa."""
+    return default_kernel(device_type, dtype).backend
+
+
+def default_kernel(device_type: str, dtype: torch.dtype) -> Kernel:
+    """`default_backend` with the operator's name or the reason, for people."""
     if (device_type, dtype) not in _defaults:
         _defaults[device_type, dtype] = _choose(device_type, dtype)
     return _defaults[device_type, dtype]
 
 
 @torch.compiler.disable
-def _choose(device_type: str, dtype: torch.dtype) -> Backend:
-    backend: Backend = "sdpa"
-    reason = "no CUDA device"
+def _choose(device_type: str, dtype: torch.dtype) -> Kernel:
+    kernel = Kernel("sdpa", "no CUDA device")
     if device_type == "cuda":
-        reason = _xformers_problem(dtype)
-        backend = "sdpa" if reason else "xformers"
-    number_format = str(dtype).removeprefix("torch.")
-    _log.info("attention in %s: %s%s", number_format, backend, f" ({reason})" if reason else "")
-    return backend
+        kernel = _xformers_kernel(dtype)
+    _log.info("attention in %s: %s", str(dtype).removeprefix("torch."), kernel)
+    return kernel
 
 
-def _xformers_problem(dtype: torch.dtype) -> str:
-    """Why xformers cannot be used on the CUDA device; empty if it can."""
+def _xformers_kernel(dtype: torch.dtype) -> Kernel:
+    """xformers and its operator, or torch's attention and why xformers cannot be used here."""
     try:
-        from xformers.ops import memory_efficient_attention
+        from xformers.ops import fmha, memory_efficient_attention
 
         probe = torch.randn(1, 16, 2, 32, device="cuda", dtype=dtype, requires_grad=True)
         memory_efficient_attention(probe, probe, probe).sum().backward()
+        return Kernel("xformers", _operator(fmha, probe))
     except NotImplementedError:  # a build for another CUDA has no kernel at all
-        return "this build of xformers has no kernel for it; see `python -m xformers.info`"
+        detail = "this build of xformers has no kernel for it; see `python -m xformers.info`"
     except Exception as error:  # a missing package, or a broken one
-        return f"xformers is not usable: {type(error).__name__}"
-    return ""
+        detail = f"xformers is not usable: {type(error).__name__}"
+    return Kernel("sdpa", detail)
+
+
+def _operator(fmha: Any, probe: Tensor) -> str:
+    """The name of the operator that xformers takes for a pass with a gradient."""
+    try:
+        inputs = fmha.Inputs(query=probe, key=probe, value=probe)
+        return fmha.dispatch._dispatch_fw(inputs, True).NAME
+    except (AttributeError, TypeError):  # a private function, which another version may lack
+        return "operator not named by this version"

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentddm.networks.dropout import SharedDropout
 from latentddm.networks.layers import (
     Convolution,
     NoiseGate,
     Norm,
-    SharedDropout,
     TokenAttention,
     add_rows,
     repeat_rows,

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentddm.networks.dropout import SharedDropout
 from latentddm.networks.layers import (
-    SharedDropout,
     TimeEmbedding,
     TokenAttention,
     TokenNoise,
@@ -101,8 +101,10 @@ class DiT(NetworkModel[DiTConfig, Tokens]):
     def run_trunk(self, x_t: Tensor, embedding: Tensor) -> Tokens:
         patches = self._patches(x_t)
         height, width = (edge // self.config["patch_size"] for edge in x_t.shape[2:])
-        # Positions have the format of the weights: under autocast the residual stream is float32.
-        tokens = self.input(patches) + self.positions(height, width, self.input.weight)
+        # Under autocast the residual stream is float32, whatever the format of the weights.
+        rounded = torch.is_autocast_enabled(x_t.device.type)
+        like = x_t.new_empty(0, dtype=torch.float32 if rounded else self.input.weight.dtype)
+        tokens = self.input(patches) + self.positions(height, width, like)
         tokens = self.run_parts(self.trunk, tokens, embedding, embedding, None)
         return Tokens(tokens, (height, width))
 

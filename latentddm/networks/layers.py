@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +30,8 @@ class TimeEmbedding(nn.Module):
     def __init__(self, width: int, classes: int = 0, times: int = 1) -> None:
         super().__init__()
         highest = HIGHEST_FREQUENCY if times == 1 else SMOOTH_FREQUENCY
-        frequencies = torch.exp(torch.linspace(0, math.log(highest), TIME_FREQUENCIES))
-        self.register_buffer("frequencies", frequencies, persistent=False)
+        self.highest = highest
+        self.register_buffer("frequencies", self._frequencies(), persistent=False)
         self.input = nn.Linear(2 * TIME_FREQUENCIES, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None
         self.output = nn.Linear(width, width)
@@ -57,7 +56,20 @@ class TimeEmbedding(nn.Module):
 
     def _waves(self, t: Tensor) -> Tensor:
         phases = t[:, None] * self.frequencies  # [B, frequencies]
-        return torch.cat([phases.sin(), phases.cos()], dim=1)
+        return torch.cat([phases.sin(), phases.cos()], dim=1).to(self.input.weight.dtype)
+
+    def _frequencies(self, device: torch.device | None = None) -> Tensor:
+        steps = torch.linspace(
+            0, math.log(self.highest), TIME_FREQUENCIES, dtype=torch.float32, device=device
+        )
+        return torch.exp(steps)
+
+    def _apply(self, function: Any, recurse: bool = True) -> TimeEmbedding:
+        """Move or convert; but in half precision sin(1000 t) would be off by radians."""
+        super()._apply(function, recurse)
+        if self.frequencies.dtype in (torch.bfloat16, torch.float16):
+            self.frequencies = self._frequencies(self.frequencies.device)
+        return self
 
 
 class Norm(nn.GroupNorm):
@@ -148,49 +160,6 @@ class TokenNoise(nn.Module):
 
     def forward(self, xi: Tensor, embedding: Tensor) -> Tensor:
         return self.linear(self.gate(embedding, len(xi))[:, None] * xi)
-
-
-class Masks(Protocol):
-    """Dropout masks of the rows at hand, by the number of the layer."""
-
-    def __call__(self, layer: int, shape: Sequence[int], probability: float) -> Tensor:
-        """[rows, *shape]: 0, or 1 / (1 - probability)."""
-        ...
-
-
-class SharedDropout(nn.Module):
-    """Dropout with one mask for all draws of an x_t: their differences come from xi alone.
-
-    In a training the masks are those that `place_masks` was given; otherwise torch's generator
-    draws them.
-    """
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-        self.masks: Masks | None = None
-        self.layer = 0
-
-    def forward(self, x: Tensor, rows: int) -> Tensor:
-        """x: [rows or rows m, ...]; rows: the number of x_t, B."""
-        if not self.training or self.probability == 0:
-            return x
-        return (x.unflatten(0, (rows, -1)) * self._mask(x, rows)[:, None]).flatten(0, 1)
-
-    @torch.compiler.disable  # compiled code would hold the masks of one step as constants
-    def _mask(self, x: Tensor, rows: int) -> Tensor:
-        """[rows, ...] in x's format."""
-        shape = x.shape[1:]
-        if self.masks is None:
-            return functional.dropout(x.new_ones(rows, *shape), self.probability)
-        return self.masks(self.layer, shape, self.probability).to(x.dtype)
-
-
-def place_masks(network: nn.Module, masks: Masks) -> None:
-    """Give the dropout layers of `network` the masks of the next rows."""
-    layers = (module for module in network.modules() if isinstance(module, SharedDropout))
-    for number, layer in enumerate(layers):
-        layer.masks, layer.layer = masks, number
 
 
 def repeat_rows(x: Tensor, rows: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.config import build, differences, require_values, to_plain, to_yaml
+from latentddm.engine.devices import default_device
 from latentddm.engine.distributed import on_main, start_processes, start_run
 from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
@@ -55,7 +56,7 @@ def train(config: TrainConfig) -> RunFolder:
 
 
 def describe(config: TrainConfig) -> str:
-    """The work of `train`: config, size, memory and speed of a few steps of each phase.
+    """The work of `train`: config, size, kernels, memory and speed of a few steps of each phase.
 
     Touches nothing.
     """
@@ -65,6 +66,7 @@ def describe(config: TrainConfig) -> str:
         to_yaml(config).rstrip(),
         f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters; latents "
         f"{list(store.shape)}; {len(store):,} images in the store.",
+        describe_performance(config.performance, config.precision, default_device()),
     ]
     spans = phase_spans(config.phases, config.loop.batch_size)
     for number, measured in enumerate(measure_phases(config)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from latentddm.engine.errors import UserError
 from latentddm.engine.trainable_module import TrainableModule
-from latentddm.networks.attention import default_backend
+from latentddm.networks.attention import default_backend, default_kernel
+from latentddm.networks.dropout import RecordedMasks, place_masks
 from latentddm.networks.network import Network, NetworkModel
 
 
@@ -50,8 +51,11 @@ def apply_performance(network: Network, config: PerformanceConfig, device: torch
 
 def record_cuda_graphs(
     trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
-) -> None:
+) -> RecordedMasks | None:
     """Record a network's passes in training, of latents of `shape`, as two CUDA graphs.
+
+    Returns the dropout masks that the graphs read, to be refilled before each pass; None without
+    dropout.
 
     draws: m, of each x_t; None for passes without xi (plain diffusion). A step of a small network
     is the time in which Python launches its kernels one by one; a graph is launched as a whole. It
@@ -65,8 +69,6 @@ def record_cuda_graphs(
         raise UserError("performance.cuda_graphs needs a CUDA device and there is none here.")
     obstacles = {
         "several processes": accelerator.num_processes > 1,
-        "loop.micro_batches": trainable.loop.micro_batches > 1,
-        "network.dropout": network.config["dropout"] > 0,
         "network.times=2": network.config["times"] == 2,
         "performance.two_pass": network.one_draw_at_a_time,
         "performance.checkpointing": network.gradient_checkpointing,
@@ -76,19 +78,36 @@ def record_cuda_graphs(
             raise UserError(
                 f"performance.cuda_graphs does not go with {obstacle}; leave one of the two out."
             )
-    batch = trainable.loop.batch_size
+    batch = trainable.loop.batch_size // trainable.loop.micro_batches
+    masks = RecordedMasks(batch, accelerator.device) if network.config["dropout"] else None
+    if masks is not None:
+        place_masks(network, masks)
     sizes: dict[str, tuple[int, ...]] = {"x_t": (batch, *shape), "t": (batch,)}
     if draws is not None:
         sizes["xi"] = (batch, draws, *shape)
     examples = {name: torch.zeros(*size, device=accelerator.device) for name, size in sizes.items()}
     if network.config["classes"]:
         examples["labels"] = examples["t"].long()
+    replace_by_graphs(network, examples, allow_unused=draws is None)  # the weights of xi
+    if trainable.loop.micro_batches > 1:
+        trainable.keep_gradients()
+    return masks
+
+
+def replace_by_graphs(
+    network: nn.Module, examples: Mapping[str, Tensor], allow_unused: bool = False
+) -> None:
+    """Make the passes of `network` in training with tensors like `examples` two CUDA graphs.
+
+    allow_unused: whether weights may have no part in them.
+    """
+    names = tuple(examples)
     recorded: Any = torch.cuda.make_graphed_callables(
-        ForwardOfTensors(network, tuple(examples)),
+        ForwardOfTensors(network, names),
         tuple(examples.values()),
-        allow_unused_input=draws is None,  # the weights of xi
+        allow_unused_input=allow_unused,
     )
-    replace_forward(network, tuple(examples), recorded)
+    replace_forward(network, names, recorded)
 
 
 class ForwardOfTensors(nn.Module):
@@ -136,7 +155,7 @@ def describe_performance(config: PerformanceConfig, precision: str, device: torc
     }
     on = [name for name, is_on in switches.items() if is_on]
     number_format = {"no": "float32"}.get(precision, f"{precision} autocast")
-    attention = default_backend(device.type, NUMBER_FORMATS[precision])
+    attention = default_kernel(device.type, NUMBER_FORMATS[precision])
     return f"{device.type}, {number_format}; attention {attention}; {', '.join(on) or 'plain'}"
 
 

@@ -21,7 +21,7 @@ from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.generator import denoiser_of
-from latentddm.networks.layers import place_masks
+from latentddm.networks.dropout import RecordedMasks, place_masks
 from latentddm.networks.network import NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.evaluator import NetworkEvaluator
@@ -61,8 +61,10 @@ class GeneratorTask:
         )
         self.averages = self.trainable.averages
         check_groups(phase.objective, config.loop, accelerator)
+        self._recorded_masks: RecordedMasks | None = None
         if config.performance.cuda_graphs:
-            record_cuda_graphs(self.trainable, self.objective.draw_count or None, store.shape)
+            draws = self.objective.draw_count or None
+            self._recorded_masks = record_cuda_graphs(self.trainable, draws, store.shape)
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
@@ -129,9 +131,13 @@ class GeneratorTask:
 
     def _place_dropout(self, images: int, part: slice, share: int) -> None:
         """Every image has its own masks, in whatever part of whatever process it is."""
-        if self.config.network.dropout:
-            masks = BatchMasks(self.config.seed, images, share, self.accelerator)
-            place_masks(self.trainable.network, partial(masks.draw, part))
+        if not self.config.network.dropout:
+            return
+        masks = partial(BatchMasks(self.config.seed, images, share, self.accelerator).draw, part)
+        if self._recorded_masks is None:
+            place_masks(self.trainable.network, masks)
+        else:
+            self._recorded_masks.refill(masks)
 
 
 def labels_given(

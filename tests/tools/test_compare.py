@@ -163,6 +163,26 @@ def test_only_the_grids_asked_for_are_tried(runs: Path, compare: ModuleType) -> 
     assert spread == [(None, 0.5), ("uniform", 0.5), ("power", 0.5), ("power", 0.4)]
 
 
+def test_a_method_may_have_a_grid_of_its_own(
+    runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = importlib.import_module("compare_plan")
+    of_draws = f"DDM={runs / 'ddm'}:ddim/power"
+    solvers = f"plain={runs / 'plain'}:ddim,unipc/uniform"
+    methods = plan.parse_methods([of_draws, solvers])
+    sweep = plan.Sweep(evaluations=(4,), churn=(0.0,), safety=(0.0,))
+    cells = plan.plan_cells(methods, sweep, batch_size=4)
+    assert [(cell.method.series, cell.sampling.grid) for cell in cells] == [
+        ("DDM", "power"),
+        ("plain", None),
+        ("plain, unipc", "uniform"),
+    ]
+    for wrong in ("ddim/linear", "ddim/"):
+        request = ["--method", f"DDM={runs / 'ddm'}:{wrong}", "--output", str(tmp_path / "no")]
+        assert compare.main([*request, "--features", "latents"]) == 2
+        assert "grid" in capsys.readouterr().err
+
+
 def test_scales_of_xi_are_tried_where_a_network_reads_it(runs: Path, compare: ModuleType) -> None:
     plan = importlib.import_module("compare_plan")
     methods = plan.parse_methods([f"DDM={runs / 'ddm'}", f"plain={runs / 'plain'}"])

@@ -190,6 +190,7 @@ def test_a_device_is_asked_for_the_same_few_operations_whatever_the_batch(
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_draws_the_same_words_and_the_same_numbers_to_rounding() -> None:
     positions = torch.arange(5) + 2**33
     words = random_words((8, 9), positions, 50, 0, 1)

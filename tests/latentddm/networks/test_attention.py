@@ -6,11 +6,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from inspect import signature
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from latentddm.networks import attention as attention_module
 from latentddm.networks.attention import attention, default_backend, set_attention_backend
 
 
@@ -48,6 +52,27 @@ def test_xformers_is_imported_without_a_word_and_with_its_extension() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert "xformers" not in (run.stdout + run.stderr).lower()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
+def test_xformers_that_does_not_run_is_a_reason_and_no_error() -> None:
+    kernel = attention_module._xformers_kernel(torch.float32)
+    assert kernel.backend == "sdpa"
+    assert "xformers" in kernel.detail
+
+
+@pytest.mark.skipif(not find_spec("xformers"), reason="xformers is not installed")
+def test_the_operator_is_named_by_the_function_by_which_xformers_chooses_it() -> None:
+    from xformers.ops import fmha
+
+    parameters = list(signature(fmha.dispatch._dispatch_fw).parameters)
+    assert parameters == ["inp", "needs_gradient"]
+    assert all(operator.NAME for operator in fmha.ALL_FW_OPS)
+    chosen = SimpleNamespace(_dispatch_fw=lambda inputs, gradient: fmha.cutlass.FwOp)
+    stand_in: Any = SimpleNamespace(Inputs=fmha.Inputs, dispatch=chosen)
+    probe = torch.randn(1, 16, 2, 32)
+    assert attention_module._operator(stand_in, probe) == fmha.cutlass.FwOp.NAME
+    assert "not named" in attention_module._operator(SimpleNamespace(), probe)
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,10 @@ def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
         torch.testing.assert_close(found.influence.cpu(), expected.influence, rtol=1e-6, atol=1e-9)
 
 
-def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1) -> torch.Tensor:
-    """The averaged weights after six steps."""
+def trained(
+    store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1, **changes: object
+) -> torch.Tensor:
+    """The averaged weights after six steps; changes: of the network."""
     network = UNetConfig(
         channels=32, multipliers=(1,), blocks=1, attention_levels=(0,), expansion="up0"
     )
@@ -98,7 +101,7 @@ def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1
         output,
         phase(24, PLAIN),
         phase(24),
-        network=network,
+        network=replace(network, **changes),  # type: ignore[arg-type]
         loop=LoopConfig(batch_size=8, micro_batches=micro_batches, checkpoint_every=24),
         precision="bf16",
         performance=PerformanceConfig(cuda_graphs=cuda_graphs),
@@ -107,9 +110,15 @@ def trained(store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1
     return torch.cat([parameter.flatten() for parameter in parameters])
 
 
-def test_a_run_learns_the_same_with_cuda_graphs(tiny_store: Path, tmp_path: Path) -> None:
-    plain = trained(tiny_store, tmp_path / "plain", cuda_graphs=False)
-    recorded = trained(tiny_store, tmp_path / "recorded", cuda_graphs=True)
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+@pytest.mark.parametrize("micro_batches", [1, 2])
+def test_a_run_learns_the_same_with_cuda_graphs(
+    tiny_store: Path, tmp_path: Path, dropout: float, micro_batches: int
+) -> None:
+    plain, recorded = (
+        trained(tiny_store, tmp_path / str(graphs), graphs, micro_batches, dropout=dropout)
+        for graphs in (False, True)
+    )
     torch.testing.assert_close(recorded, plain, rtol=1e-3, atol=1e-4)
 
 
@@ -139,5 +148,5 @@ def test_gradients_are_the_same_with_cuda_graphs(config: NetworkConfig, draws: i
 
 
 def test_what_no_graph_repeats_is_refused(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"loop\.micro_batches"):
-        trained(tiny_store, tmp_path / "run", cuda_graphs=True, micro_batches=2)
+    with pytest.raises(UserError, match=r"network\.times=2"):
+        trained(tiny_store, tmp_path / "run", cuda_graphs=True, times=2)

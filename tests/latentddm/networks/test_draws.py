@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from latentddm.engine.seeding import BatchMasks
 from latentddm.networks.blocks import NoiseBranch
 from latentddm.networks.dit import TokenNoise
-from latentddm.networks.layers import place_masks
+from latentddm.networks.dropout import place_masks
 from latentddm.networks.network import NetworkConfig
 
 every_variant = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.keys())

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from latentddm.engine.distributed import full_tensor, shard
 from latentddm.engine.seeding import BatchMasks
-from latentddm.networks.layers import place_masks
+from latentddm.networks.dropout import place_masks
 from latentddm.networks.network import NetworkModel
 
 BATCH, PROCESSES = 4, 2

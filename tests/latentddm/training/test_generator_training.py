@@ -355,6 +355,7 @@ def test_a_dry_run_says_the_size_and_touches_nothing(tiny_store: Path, tmp_path:
     assert "phase 2 of 2: ddm of 2 draws, 24 images" in text
     assert "parameters" in text
     assert "learning_rate: 0.001" in text
+    assert "attention sdpa (" in text  # and why not xformers
     assert "GiB of weights, gradients, optimizer and averages" in text
     assert text.count("steps/s") == 2
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,9 +16,11 @@ from torch import Tensor
 
 from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.seeding import BatchMasks
 from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator
+from latentddm.networks.dropout import RecordedMasks, place_masks
 from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
@@ -145,10 +149,80 @@ def test_a_recorded_pass_serves_training_with_the_recorded_arguments_only(
         assert calls == [len(names)]
 
 
+@every_kind
+def test_recorded_masks_stay_in_their_memory_and_are_those_of_the_rows(
+    config: NetworkConfig,
+) -> None:
+    """The part of dropout in CUDA graphs that a CPU can check."""
+    network, recorded = random_network(config, dropout=0.3), RecordedMasks(2, CPU)
+    place_masks(network, recorded)
+    network(*inputs())  # the recording, in which the layers take their memory
+    places = [kept.data_ptr() for kept, _ in recorded._masks.values()]
+    assert places
+    outputs = []
+    for images in (0, 8):
+        draw = BatchMasks(0, images, 2, Accelerator(cpu=True)).draw
+        masks = partial(draw, slice(0, 2))
+        recorded.refill(masks)
+        found = network(*inputs())
+        other = random_network(config, dropout=0.3)
+        place_masks(other, masks)
+        assert torch.equal(found, other(*inputs()))
+        outputs.append(found)
+    assert not torch.equal(*outputs)
+    assert [kept.data_ptr() for kept, _ in recorded._masks.values()] == places
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_micro_batches_add_up_over_a_backward_pass_that_reuses_its_memory(kept: bool) -> None:
+    """As a replayed CUDA graph does; gradients that are not kept would be that memory itself."""
+    network = fresh(UNET, prediction="x0")
+    x_t, t, xi = inputs(batch=8)
+    (network(x_t, t, xi) - x_t[:, None]).square().mean().backward()
+    expected = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    network.zero_grad()
+
+    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    memory = [torch.zeros_like(weight) for weight in weights]
+    original = network.forward
+
+    class Replay(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *tensors: Tensor) -> Tensor:
+            with torch.enable_grad():
+                ctx.output = original(*tensors[:3])
+            return ctx.output.detach()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+            for place, found in zip(
+                memory, torch.autograd.grad(ctx.output, weights, gradient), strict=True
+            ):
+                place.copy_(found)
+            return (None, None, None, *(place.detach() for place in memory))
+
+    loop = LoopConfig(batch_size=8, micro_batches=4)
+    trainable = TrainableModule(network, OptimizerConfig(), loop, Span(0, 8), Accelerator(cpu=True))
+    replace_forward(network, ("x_t", "t", "xi"), lambda *given: Replay.apply(*given, *weights))
+    if kept:
+        trainable.keep_gradients()
+    for part in trainable.micro_batches(8):
+        draws = trainable.wrapped(x_t[part], t[part], xi[part])
+        trainable.backward((draws - x_t[part, None]).square().mean((1, 2, 3, 4)).mean())
+    found = torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+    close = float((found - expected).norm()) <= 1e-5 * float(expected.norm())
+    assert close == kept
+    if kept:
+        trainable.step(0)
+        assert all(weight.grad is not None and not weight.grad.any() for weight in weights)
+
+
 def test_the_line_at_the_start_names_what_is_on() -> None:
     config = PerformanceConfig(two_pass=True, channels_last=True)
     line = describe_performance(config, "bf16", CPU)
-    assert line == "cpu, bf16 autocast; attention sdpa; two-pass gradient, channels_last"
+    assert line == (
+        "cpu, bf16 autocast; attention sdpa (no CUDA device); two-pass gradient, channels_last"
+    )
 
 
 # Formats and names

@@ -20,7 +20,8 @@ from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 from latentddm.engine.task import LoopConfig
 from latentddm.hub.export import build_pipeline
-from latentddm.inference.generator import LATENTS_NAME, Generator, SamplingConfig
+from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.inference.samples import LATENTS_NAME
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.rivals import RIVALS, MeanFlowObjective, ShortcutObjective

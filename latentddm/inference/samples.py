@@ -1,0 +1,50 @@
+"""Samples of a run in a folder: the stage behind `latentddm sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autoencoder.decode import decode_files
+from autoencoder.latent_files import save_latents
+from latentddm.engine.config import to_plain
+from latentddm.engine.devices import default_device
+from latentddm.engine.run import claim_folder
+from latentddm.inference.generator import Generator
+from latentddm.inference.precision import Precision, arithmetic, weights_dtype
+from latentddm.inference.settings import SamplingConfig
+
+LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
+
+
+def write_samples(
+    run: Path,
+    count: int,
+    config: SamplingConfig,
+    output: Path,
+    decode: bool = False,
+    precision: Precision | None = None,
+    cuda_graphs: bool = False,
+) -> Path:
+    """Draw `count` samples of a run into the folder `output`; returns what holds them.
+
+    latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
+    are in output/images. A second call with the same settings finishes an interrupted one.
+    UserError if the folder holds something else.
+    """
+    device = default_device()
+    generator = Generator.load(
+        run, device=device, ema=config.ema, precision=precision, cuda_graphs=cuda_graphs
+    )
+    settings = {"run": str(run), "images_seen": generator.images, "count": count}
+    settings |= {} if precision is None else {"precision": precision}
+    claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")
+    latents = generator.draw(count, config, show_progress=True)
+    generator.space.write(output)
+    path = output / LATENTS_NAME
+    save_latents(path, latents, generator.space.fingerprint)
+    if not decode:
+        return path
+    autoencoder = generator.space.load_autoencoder(device, dtype=weights_dtype(precision))
+    with arithmetic(precision, device.type):
+        decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
+    return output / "images"

@@ -1,0 +1,137 @@
+"""The commands of tools/experiment.py, by the sizes of its plan."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from experiment_plan import AUTOENCODER, COMPARISON, LATENTS, PLAIN, Plan
+from experiment_rates import OF_SPACE
+from stages import Stage
+
+from autoencoder.models import Autoencoder
+from autoencoder.training import AutoencoderConfig
+from latentddm.cli.arguments import find_config
+from latentddm.demo import DemoConfig
+from latentddm.demo.sizing import shortened, whole_if_small, widened
+from latentddm.engine.atomic_io import write_text
+from latentddm.engine.config import load_config, to_yaml
+from latentddm.engine.devices import default_device
+from latentddm.networks.unet import UNetConfig
+from latentddm.training.config import TrainConfig
+from latentddm.training.phases import Phase
+
+SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
+POSTERIOR_FROM = 1000  # numbers of a latent, from which the noise of the draws is the posterior's
+XI_SCALES = (0.65, 0.8, 1.0)
+EVALUATIONS = (1, 2, 4, 8)
+
+
+def compared(rival: bool) -> list[int]:
+    """Network evaluations of each setting of the comparison: of the DDM and of UniPC."""
+    of_ddm = [steps for steps in EVALUATIONS for _ in XI_SCALES]
+    return of_ddm + (list(EVALUATIONS) if rival else [])
+
+
+def on_cuda() -> bool:
+    return default_device().type == "cuda"
+
+
+def autoencoder_config(options: argparse.Namespace) -> AutoencoderConfig:
+    """The training of an autoencoder for this device; its number of images comes from the plan."""
+    name, *overrides = _autoencoder_arguments(options)
+    return load_config(AutoencoderConfig, find_config(name), overrides)
+
+
+def _autoencoder_arguments(options: argparse.Namespace) -> list[str]:
+    """The config and the overrides of train-autoencoder."""
+    file = options.perceptual_file
+    return [
+        "faces128_autoencoder.yaml" if on_cuda() else "autoencoder_f8_small.yaml",
+        *(f"images={json.dumps(options.images)}", f"size={options.size}"),
+        f"output={json.dumps(str(options.output / 'autoencoder'))}",
+        *([f"loss.perceptual_file={json.dumps(file)}"] if file else []),
+    ]
+
+
+def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> TrainConfig:
+    """Network and phases for the latents; the channels and the images come from the plan."""
+    edge = options.size // autoencoder.factor
+    if edge <= SMALL_EDGE:
+        config = load_config(DemoConfig, find_config("demo_own.yaml")).generator
+    else:
+        config = load_config(TrainConfig, find_config("faces128.yaml"))
+    numbers = autoencoder.latent_channels * edge**2
+    noise = "posterior" if numbers >= POSTERIOR_FROM else "white"
+    network = config.network
+    assert isinstance(network, UNetConfig)
+    return replace(
+        config,
+        network=whole_if_small(replace(network, noise=noise), edge),
+        store=str(options.output / "store"),
+        precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower
+        performance=replace(config.performance, cuda_graphs=on_cuda()),
+    )
+
+
+def stage_of(name: str, plan: Plan, options: argparse.Namespace) -> Stage:
+    """The command of a stage of these sizes."""
+    out: Path = options.output
+    latentddm = [sys.executable, "-m", "latentddm"]
+    if name == COMPARISON:
+        return comparison(plan, options)
+    if name == AUTOENCODER:
+        sized = f"loop.images={plan.autoencoder_images}"
+        command = ["train-autoencoder", *_autoencoder_arguments(options), sized]
+    elif name == LATENTS:
+        reference = options.autoencoder or str(out / "autoencoder" / "autoencoder")
+        command = ["encode", "--images", options.images, "--size", str(options.size), "--flips"]
+        command += ["--num", str(plan.images), "--autoencoder", reference]
+        command += ["--output", str(out / "store")]
+    else:
+        command = ["train", str(training_config(name, plan, out))]
+    return Stage(name, [*latentddm, *command])
+
+
+def training_config(name: str, plan: Plan, out: Path) -> Path:
+    """Write the config of the DDM, or of plain diffusion on as many images; returns its path."""
+    config = load_config(TrainConfig, out / "generator.yaml")
+    mean, draws = config.phases
+    phases: tuple[Phase, ...] = (
+        shortened(mean, plan.plain_images),
+        shortened(draws, plan.ddm_images),
+    )
+    run = "ddm"
+    if name == PLAIN:
+        phases, run = (shortened(mean, plan.seen),), "plain"
+    loop = replace(
+        config.loop,
+        log_every=max(plan.seen // 40, 1),
+        preview_every=max(plan.seen // 4, 1),
+        checkpoint_every=max(plan.seen // 8, 1),
+    )
+    network = widened(config.network, plan.channels)
+    sized = replace(config, network=network, phases=phases, loop=loop, output=str(out / run))
+    path = out / f"{run}.yaml"
+    write_text(path, to_yaml(sized))
+    return path
+
+
+def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
+    """The DDM, and plain diffusion with UniPC, against reconstructions of the images."""
+    out: Path = options.output
+    methods = [f"DDM={out / 'ddm'}:ddim/power"]
+    methods += [] if options.alone else [f"plain={out / 'plain'}:unipc/uniform"]
+    command = [
+        *(sys.executable, str(Path(__file__).with_name("compare.py"))),
+        *(part for method in methods for part in ("--method", method)),
+        *("--reference", options.images, "--reconstructed"),
+        *("--reference-images", str(plan.samples), "--samples", str(plan.samples)),
+        *("--features", plan.features, "--metrics", ",".join(OF_SPACE[plan.features])),
+        *("--evaluations", ",".join(map(str, EVALUATIONS)), "--churn", "0", "--safety", "0"),
+        *("--xi-scales", ",".join(map(str, XI_SCALES)), "--output", str(out / "comparison")),
+    ]
+    return Stage(COMPARISON, command)
