@@ -123,7 +123,7 @@ def _describing(extractor: FeatureExtractor, pixels: torch.Tensor) -> float:
 def _distance(name: str, extractor: FeatureExtractor) -> float:
     """Seconds for the distances of a set, which the dimension decides, hardly its size."""
     space = FeatureSpace(extractor.name, extractor.hash, extractor.resize)
-    sets = [
+    samples, reference = (
         FeatureSet(
             torch.randn(FEWEST_FOR_FID, extractor.dimension),
             tuple(range(FEWEST_FOR_FID)),
@@ -133,9 +133,9 @@ def _distance(name: str, extractor: FeatureExtractor) -> float:
             space=space,
         )
         for part in range(2)
-    ]
-    device = default_device()
-    return timed(lambda: evaluate_features(*sets, OF_SPACE[name], seed=0, device=device))[1]
+    )
+    metrics, device = OF_SPACE[name], default_device()
+    return timed(lambda: evaluate_features(samples, reference, metrics, device=device))[1]
 
 
 def _evaluation(config: TrainConfig, shape: tuple[int, int, int]) -> float:

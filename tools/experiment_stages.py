@@ -20,6 +20,7 @@ from latentddm.demo.sizing import shortened, whole_if_small, widened
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
+from latentddm.networks.model import NoiseKind
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
@@ -65,7 +66,7 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
     else:
         config = load_config(TrainConfig, find_config("faces128.yaml"))
     numbers = autoencoder.latent_channels * edge**2
-    noise = "posterior" if numbers >= POSTERIOR_FROM else "white"
+    noise: NoiseKind = "posterior" if numbers >= POSTERIOR_FROM else "white"
     network = config.network
     assert isinstance(network, UNetConfig)
     return replace(

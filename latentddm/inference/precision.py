@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,7 @@ def arithmetic(precision: Precision | None, device_type: str) -> Iterator[None]:
         with torch.autocast(device_type, half, cache_enabled=False):
             yield
         return
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     if precision is not None:
         for backend in backends:
