@@ -20,13 +20,12 @@ from latentddm.demo.sizing import shortened, whole_if_small, widened
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.networks.model import NoiseKind
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
-POSTERIOR_FROM = 1000  # numbers of a latent, from which the noise of the draws is the posterior's
+GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian posterior is measured
 XI_SCALES = (0.65, 0.8, 1.0)
 EVALUATIONS = (1, 2, 4, 8)
 
@@ -65,13 +64,13 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
         config = load_config(DemoConfig, find_config("demo_own.yaml")).generator
     else:
         config = load_config(TrainConfig, find_config("faces128.yaml"))
-    numbers = autoencoder.latent_channels * edge**2
-    noise: NoiseKind = "posterior" if numbers >= POSTERIOR_FROM else "white"
     network = config.network
     assert isinstance(network, UNetConfig)
+    if autoencoder.latent_channels * edge**2 < GAUSSIAN_FROM:
+        network = replace(network, noise="white", gaussian_mean=False)
     return replace(
         config,
-        network=whole_if_small(replace(network, noise=noise), edge),
+        network=whole_if_small(network, edge),
         store=str(options.output / "store"),
         precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower
         performance=replace(config.performance, cuda_graphs=on_cuda()),

@@ -221,6 +221,7 @@ def test_larger_latents_have_the_larger_network_and_posterior_noise(
         network = commands.generator_config(options, autoencoder).network
         large = autoencoder.latent_channels * edge**2 >= 1000
         assert network.noise == ("posterior" if large else "white")
+        assert network.gaussian_mean == large
         assert (len(network.multipliers), network.patch_size) == (levels, patch)
     assert large
 
