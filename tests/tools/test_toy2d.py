@@ -152,11 +152,14 @@ def test_figures_over_seeds_are_means_and_deviations(toy: ModuleType) -> None:
     assert "±" not in tables.table("mixture", tables.means(reports[:1]))
 
 
-def test_bad_points_are_refused_in_one_sentence(
+def test_impossible_numbers_are_refused_in_one_sentence(
     toy: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert toy.main(["--points", "3", "--output", str(tmp_path)]) == 2
     assert "--points" in capsys.readouterr().err
+    for option in ("--evaluations", "--repetitions", "--processes"):
+        assert toy.main([option, "0", "--output", str(tmp_path)]) == 2
+        assert option in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
