@@ -81,7 +81,7 @@ def finish(configs: dict[str, TrainConfig], folder: Path) -> None:
             pass
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_both_are_trained_to_the_end_with_the_cores_between_them(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:

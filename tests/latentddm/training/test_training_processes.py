@@ -174,6 +174,7 @@ def fork(config: str, store: Path, output: Path, pause: int | None = None) -> Pr
     return Processes(2, work, output.parent)
 
 
+@pytest.mark.slow  # every day: the same of the loop, in engine/test_resume.py
 def test_two_processes_resume_bit_equal_after_a_kill_in_the_first_phase(
     tiny_store: Path, tmp_path: Path
 ) -> None:
