@@ -35,7 +35,7 @@ class Convolutional(NetworkModel[ConvolutionalConfig, Tensor]):
 
     def build(self, config: ConvolutionalConfig, latent_channels: int) -> None:
         self.time_embedding = TimeEmbedding(config.width, config.classes)
-        self.trunk = nn.Conv2d(latent_channels, config.width, 3, padding=1)
+        self.trunk = nn.Conv2d(self.input_channels, config.width, 3, padding=1)
         self.noise = nn.Conv2d(latent_channels, config.width, 3, padding=1, bias=False)
         self.last = nn.Conv2d(config.width, latent_channels, 3, padding=1)
 
