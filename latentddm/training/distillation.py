@@ -189,15 +189,7 @@ class StudentTask:
         t, s = distillation_times(random.uniform(), random.uniform(), self.config.steps)
         z_t = corrupt(x0, t, random.normal(*x0.shape[1:]), self.schedule)
         noise = random.normal(*x0.shape[1:])
-        config = self.config
-        labels = labels_given(
-            batch,
-            images,
-            config.network.classes,
-            config.label_dropout,
-            config.seed,
-            self.accelerator,
-        )
+        labels = labels_given(batch, images, self.config, self.accelerator)
 
         # A step of the student as it is now, and the teacher's mean where the step arrives.
         with torch.no_grad(), self.accelerator.autocast():

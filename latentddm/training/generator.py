@@ -142,9 +142,10 @@ def _beginning(config: TrainConfig, store: LatentStore) -> Callable[[NetworkMode
     if newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
         return None
     start = {} if config.start is None else _start_weights(config, config.start, store)
+    fitted = any(name.startswith("gaussian_latents.") for name in start)
 
     def begin(network: NetworkModel) -> None:
-        if network.gaussian_latents is not None:
+        if network.gaussian_latents is not None and not fitted:
             latents = store.sample(GAUSSIAN_SAMPLES, derive_seed(config.seed, "gaussian"))
             network.gaussian_latents.fit(latents.mean(0), *principal_axes(latents))
         network.load_state_dict({**network.state_dict(), **start})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.generator import denoiser_of
 from latentddm.networks.dropout import RecordedMasks, place_masks
-from latentddm.networks.network import NetworkModel
+from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.evaluator import NetworkEvaluator
 from latentddm.training.objective import Objective, ObjectiveTerms
@@ -83,15 +84,7 @@ class GeneratorTask:
     def step(self, batch: LatentBatch, images: int, accumulator: MetricAccumulator) -> None:
         objective = self.objective
         x0 = batch.to(self.accelerator.device).latents  # [B, C, H, W]
-        config = self.config
-        labels = labels_given(
-            batch,
-            images,
-            config.network.classes,
-            config.label_dropout,
-            config.seed,
-            self.accelerator,
-        )
+        labels = labels_given(batch, images, self.config, self.accelerator)
 
         # Every random number is a function of (seed, images seen), on any number of processes.
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
@@ -140,16 +133,22 @@ class GeneratorTask:
             self._recorded_masks.refill(masks)
 
 
+class LabelSettings(Protocol):
+    """The settings of a training that concern labels."""
+
+    @property
+    def network(self) -> NetworkConfig: ...
+    @property
+    def label_dropout(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+
+
 def labels_given(
-    batch: LatentBatch,
-    images: int,
-    classes: int,
-    dropout: float,
-    seed: int,
-    accelerator: Accelerator,
+    batch: LatentBatch, images: int, config: LabelSettings, accelerator: Accelerator
 ) -> Tensor | None:
-    """The labels [B] given to a network, a share `dropout` hidden; None for one without classes."""
-    labels = batch.labels
+    """The labels [B] given to a network, a share of them hidden; None for one without classes."""
+    labels, classes = batch.labels, config.network.classes
     if not classes or labels is None:
         return None
     if int(labels.max()) >= classes:
@@ -157,9 +156,9 @@ def labels_given(
             f"The store has the label {int(labels.max())}, but network.classes is {classes}; "
             "it must be larger than every label."
         )
-    random = BatchDraws(seed, "labels", images, len(labels), accelerator)
+    random = BatchDraws(config.seed, "labels", images, len(labels), accelerator)
     labels = labels.to(accelerator.device, non_blocking=True)
-    return drop_labels(labels, random.uniform(), dropout, classes)
+    return drop_labels(labels, random.uniform(), config.label_dropout, classes)
 
 
 def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerator) -> None:

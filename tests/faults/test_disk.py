@@ -87,6 +87,15 @@ def test_files_that_may_not_grow_end_the_command_and_nothing_is_half_written(
     assert run(command, command.root, tmp_path / "log")[0].code == 0
 
 
+def written_on_a_sound_disk(command: Command, tmp_path: Path) -> dict[str, str]:
+    """The files of an undisturbed command, by name; skips where nothing may be mounted."""
+    if not can_mount():
+        pytest.skip("a file system may not be mounted here")
+    command.clean()
+    assert run(command, command.root, tmp_path / "log")[0].code == 0
+    return command.written()
+
+
 def _one_sentence(ended: Ended, *named: str) -> None:
     assert ended.code == 1, ended.output
     assert "Traceback" not in ended.output
@@ -100,12 +109,8 @@ def _one_sentence(ended: Ended, *named: str) -> None:
 def test_a_full_disk_ends_the_command_which_finishes_once_there_is_space(
     verb: str, commands: dict[str, Command], tmp_path: Path
 ) -> None:
-    if not can_mount():
-        pytest.skip("a file system may not be mounted here")
     command, disk = commands[verb], commands[verb].output.parent
-    command.clean()
-    assert run(command, command.root, tmp_path / "log")[0].code == 0
-    expected = command.written()
+    expected = written_on_a_sound_disk(command, tmp_path)
     total = sum(path.stat().st_size for path in command.output.rglob("*") if path.is_file())
     command.clean()
 
@@ -130,12 +135,8 @@ def test_a_full_disk_ends_the_command_which_finishes_once_there_is_space(
 def test_an_output_disk_that_vanishes_ends_the_command_which_finishes_once_it_is_back(
     verb: str, commands: dict[str, Command], tmp_path: Path
 ) -> None:
-    if not can_mount():
-        pytest.skip("a file system may not be mounted here")
     command, disk = commands[verb], commands[verb].output.parent
-    command.clean()
-    assert run(command, command.root, tmp_path / "log")[0].code == 0
-    expected = command.written()
+    expected = written_on_a_sound_disk(command, tmp_path)
     command.clean()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
