@@ -19,6 +19,7 @@ from autoencoder.tiling import decode_tiled
 from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
     atomic_path,
+    make_folder,
     read_json,
     remove_leftovers,
     write_bytes,
@@ -139,7 +140,7 @@ class _Job:
 
         def write(name: str) -> None:
             data = image_bytes(images[name], self.format)
-            write_bytes(self.output / name, data, existing=self.output)
+            write_bytes(self.output / name, data)
 
         with ThreadPoolExecutor(WRITING_THREADS) as pool:
             list(pool.map(write, missing))
@@ -153,7 +154,7 @@ class _Job:
 
     def _write_shard(self, path: Path, indices: range) -> None:
         with (
-            atomic_path(path, existing=self.output) as temporary,
+            atomic_path(path) as temporary,
             tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             images = (image for batch in self._decoded(indices) for image in batch)
@@ -202,4 +203,5 @@ def _prepare_folder(folder: Path, plan: dict[str, object]) -> None:
     elif others:
         raise UserError(f"{folder} holds {others[0]} and no {PLAN_NAME}; give an empty folder.")
     else:
+        make_folder(folder)
         write_json(path, plan)

@@ -17,7 +17,13 @@ from autoencoder.loading import LoadedPixels, iterate_pixels
 from autoencoder.preprocessing import Preprocessing
 from autoencoder.sources.formats import is_image
 from autoencoder.sources.protocol import ImageSource, UnreadableImage
-from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, atomic_path, read_json, write_json
+from latentddm.engine.atomic_io import (
+    TEMPORARY_SUFFIX,
+    atomic_path,
+    make_folder,
+    read_json,
+    write_json,
+)
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 
@@ -146,6 +152,7 @@ def _continue_or_start(output: Path, settings: dict[str, Any]) -> PreparedShards
     if not (output / RECORD).is_file():
         if output.is_dir() and any(output.iterdir()):
             raise UserError(f"{output} holds other files; give a new or an empty folder.")
+        make_folder(output)
         write_json(output / RECORD, {"settings": settings, "shards": []})
         return PreparedShards(settings)
     record = read_json(output / RECORD)

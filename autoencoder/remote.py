@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import fsspec
 
 from autoencoder.sources.naming import public_name
-from latentddm.engine.atomic_io import atomic_path, disk_error, size_problem
+from latentddm.engine.atomic_io import atomic_path, make_folder, size_problem
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.locks import locked
 
@@ -151,10 +151,7 @@ def cached_file(folder: RemoteFolder, name: str, kind: str) -> Path:
 @contextmanager
 def cache_lock(path: Path) -> Iterator[None]:
     """The lock for fetching a file of the cache, once for all processes of a machine."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise disk_error(error, path.parent) from error
+    make_folder(path.parent)
     with locked(Path(f"{path}.lock")):
         yield
 

@@ -27,7 +27,7 @@ from statistics import median
 import torch
 from preparation import exit_code
 
-from latentddm.engine.atomic_io import write_json
+from latentddm.engine.atomic_io import make_folder, write_json
 from latentddm.engine.cpu_threads import WAIT_POLICY, available_cores
 from latentddm.engine.errors import JobError, UserError
 
@@ -152,6 +152,7 @@ def run(options: argparse.Namespace) -> None:
     if options.output is not None:
         seconds = {name: vars(timing) for name, timing in timings.items()}
         values = {"machine": machine, "command": command, "turns": options.turns}
+        make_folder(options.output.parent)
         write_json(options.output, values | {"seconds": seconds})
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from autoencoder.models import Autoencoder, load_autoencoder
 from latentddm.diffusion.sampling import sample, time_grid
-from latentddm.engine.atomic_io import write_json
+from latentddm.engine.atomic_io import make_folder, write_json
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import JobError
 from latentddm.engine.seeding import torch_generator
@@ -135,6 +135,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"  ours / diffusers = {median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})")
     if options.output:
         about = {**vars(options), "output": str(options.output), "device": str(device)}
+        make_folder(options.output.parent)
         write_json(options.output, {**about, "ratio": median(ratios), "seconds": seconds})
 
 

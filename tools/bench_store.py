@@ -31,7 +31,7 @@ from bench_store_layouts import (
 )
 
 from autoencoder.store import encode_store
-from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.engine.atomic_io import make_folder, write_json, write_text
 
 
 def main() -> None:
@@ -51,6 +51,7 @@ def main() -> None:
     text = table(report)
     print(text)
     if arguments.output:
+        make_folder(arguments.output)
         write_text(arguments.output / "bench_store.md", text)
         write_json(arguments.output / "bench_store.json", report)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from training_steps import Setting, Step, StepCost, measure
 
-from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.engine.atomic_io import make_folder, write_json, write_text
 from latentddm.engine.devices import default_device
 from latentddm.networks.dit import DiTConfig
 from latentddm.networks.network import NetworkConfig, make_network
@@ -78,6 +78,7 @@ def main() -> None:
     text = table(rows)
     print(text)
     if arguments.output:
+        make_folder(arguments.output)
         write_text(arguments.output / "bench_train.md", text)
         write_json(arguments.output / "bench_train.json", {"rows": rows})
 

@@ -28,7 +28,7 @@ from compare_reference import LATENTS, Judgement
 from compare_results import best_findings, read_findings, table
 from preparation import exit_code, list_of
 
-from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.engine.atomic_io import make_folder, write_json, write_text
 from latentddm.engine.distributed import start_processes
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
@@ -54,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
     metric = _deciding_metric(options.best_by, judgement)
     cells = plan_cells(methods, sweep, options.batch_size)
     folder: Path = options.output / "cells"
+    make_folder(folder)
     accelerator = start_processes(handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
 
     missing = _missing(cells, judgement, folder)
@@ -155,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
         "--features",
         type=words,
         default=judgement.features,
-        help=f"default {','.join(judgement.features)}; pyramid-v1,pyramid-v2,inception,latents",
+        help=f"default {','.join(judgement.features)}; pyramid-v2,inception,latents",
     )
     add("--metrics", type=words, default=judgement.metrics, help="default frechet,energy")
     add("--best-by", metavar="FEATURES/METRIC", help="what decides (default: the first)")

@@ -14,7 +14,7 @@ from matplotlib.ticker import LogFormatter, NullLocator
 from PIL import Image
 
 from autoencoder.image_io import save_image
-from latentddm.engine.atomic_io import atomic_path
+from latentddm.engine.atomic_io import atomic_path, make_folder
 
 MARKERS = "osD^vPX*"
 
@@ -51,6 +51,7 @@ def draw_trends(path: Path, best: Sequence[Finding], metric: str) -> bool:
 
 def draw_grids(folder: Path, best: Sequence[Finding], cells: Path) -> None:
     """For each method one picture: a row of images for each number of evaluations."""
+    make_folder(folder)
     for place, (_, group) in enumerate(groupby(best, key=lambda f: f.method)):
         line = list(group)
         rows = [np.asarray(Image.open(cells / finding.picture)) for finding in line]

@@ -29,7 +29,7 @@ from preparation import exit_code
 from stages import run_stages
 
 from autoencoder.images import open_source
-from latentddm.engine.atomic_io import read_json, write_json, write_text
+from latentddm.engine.atomic_io import make_folder, read_json, write_json, write_text
 from latentddm.engine.config import build, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError
 
@@ -126,6 +126,7 @@ def open_state(options: argparse.Namespace) -> State:
     training = autoencoder_config(options)
     autoencoder = autoencoder_of(options.autoencoder, training)
     generator = generator_config(options, autoencoder)
+    make_folder(options.output)
     write_text(options.output / "generator.yaml", to_yaml(generator))
     work = Work(
         seconds=3600 * options.hours,

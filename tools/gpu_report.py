@@ -38,7 +38,7 @@ from gpu_sampling import bench_sampling
 from training_steps import Setting, Step, measure
 
 from latentddm.cli.arguments import find_config
-from latentddm.engine.atomic_io import read_json, write_json, write_text
+from latentddm.engine.atomic_io import make_folder, read_json, write_json, write_text
 from latentddm.engine.config import load_config
 from latentddm.engine.devices import default_device
 from latentddm.networks.unet import UNetConfig
@@ -89,6 +89,7 @@ def run_sections(
 
     Sections that the folder has of the same machine are not run again.
     """
+    make_folder(output)
     results = finished(output / "gpu_report.json", machine)
     problems: dict[str, str] = {}
     print(f"# {machine}\n", flush=True)

@@ -31,7 +31,7 @@ from preparation import exit_code, list_of
 from stages import Stage, run_stages
 
 from latentddm.cli.arguments import find_config
-from latentddm.engine.atomic_io import read_json, write_json, write_text
+from latentddm.engine.atomic_io import make_folder, read_json, write_json, write_text
 from latentddm.engine.config import differences, load_config, to_plain, to_yaml
 from latentddm.engine.errors import UserError
 from latentddm.training.config import TrainConfig
@@ -75,6 +75,7 @@ def planned_images(config: TrainConfig, options: argparse.Namespace) -> int:
             f"--hours is {options.hours}, too short for two batches of every method: an image "
             f"seen by all of them takes {of_all:.2g} s."
         )
+    make_folder(options.output / "configs")
     write_json(path, asked | {"images": batches * batch, "seconds_per_image": seconds})
     return batches * batch
 

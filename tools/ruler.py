@@ -1,6 +1,6 @@
 """Which feature space orders pictures as FID and people do? Alterations and samples, measured.
 
-    python tools/ruler.py --images FACES --size 64 --features inception,pyramid-v1 --output ruler
+    python tools/ruler.py --images FACES --size 64 --features inception,pyramid-v2 --output ruler
     python tools/ruler.py ... --autoencoder REF --samples NAME=FOLDER --judgements pairs.json
 
 Real pictures are altered in known ways (the right half of another, a lower right quarter of
@@ -115,8 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--features",
         type=list_of(str),
-        default=(INCEPTION, "pyramid-v1"),
-        help=f"spaces, those of `evaluate` and {known} (default inception,pyramid-v1)",
+        default=(INCEPTION, "pyramid-v2"),
+        help=f"spaces, those of `evaluate` and {known} (default inception,pyramid-v2)",
     )
     add("--threads", type=int, default=1, help="of the processor (default 1)")
     return parser

@@ -14,7 +14,7 @@ from ruler_sets import REFERENCE, ImageSets
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from latentddm.engine.atomic_io import atomic_path, read_json, write_json
+from latentddm.engine.atomic_io import atomic_path, make_folder, read_json, write_json
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import open_extractor
 from latentddm.evaluation.features import (
@@ -53,6 +53,8 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        for part in ("figures", "features"):
+            make_folder(folder / part)
         self._opened: dict[tuple[str, int], FeatureExtractor] = {}
         self._references: dict[str, FeatureSet] = {}
 

@@ -45,7 +45,7 @@ from toy2d_targets import Checkerboard, GaussianMixture, Target
 from toy2d_training import MODELS, ToyDenoiser, Training, train
 
 from latentddm.diffusion.sampling import Denoiser
-from latentddm.engine.atomic_io import write_json
+from latentddm.engine.atomic_io import make_folder, write_json
 from latentddm.engine.errors import UserError
 
 TARGETS: dict[str, Target] = {"mixture": GaussianMixture(), "checkerboard": Checkerboard()}
@@ -142,6 +142,7 @@ def run(options: argparse.Namespace) -> None:
     if min(options.seeds, options.processes, sizes.repetitions, *sizes.evaluations) < 1:
         raise UserError("--seeds, --processes, --evaluations and --repetitions must be at least 1.")
     seeds, output = range(options.seed, options.seed + options.seeds), options.output
+    make_folder(output)
     by_seed = _study_all(names, seeds, training, sizes, options.processes)
     reports, spreads = {}, {}
     for name, done in by_seed.items():

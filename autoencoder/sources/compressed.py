@@ -15,7 +15,7 @@ from autoencoder.sources.folder import list_files
 from autoencoder.sources.formats import is_image
 from autoencoder.sources.naming import natural_key, suffix
 from autoencoder.sources.tar_members import read_members
-from latentddm.engine.atomic_io import atomic_path, remove_leftovers
+from latentddm.engine.atomic_io import atomic_path, make_folder, remove_leftovers
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.progress import Progress
 
@@ -61,6 +61,7 @@ def decompress_shards(paths: list[Path], folder: Path, show_progress: bool = Tru
     copies = [folder / _plain_name(path) for path in paths]
     if len(set(copies)) < len(copies):
         raise UserError(f"Two of the shards for {folder} have one name; rename one.")
+    make_folder(folder)
     remove_leftovers(folder, [copy.name for copy in copies])
     with Progress(len(paths), "decompress", unit="shards", show=show_progress) as progress:
         for path, copy in zip(paths, copies, strict=True):

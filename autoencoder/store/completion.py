@@ -11,7 +11,13 @@ from autoencoder.store.manifest import MANIFEST_NAME, Manifest
 from autoencoder.store.plan import EncodePlan, check_same_plan
 from autoencoder.store.shard import RECORDS, read_record
 from autoencoder.store.statistics import ChannelStatistics
-from latentddm.engine.atomic_io import TEMPORARY_SUFFIX, read_json, remove_leftovers, write_bytes
+from latentddm.engine.atomic_io import (
+    TEMPORARY_SUFFIX,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_bytes,
+)
 from latentddm.engine.errors import JobError, UserError
 
 PLAN_NAME = "plan.json"
@@ -40,6 +46,7 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
         raise UserError(
             f"{folder} holds {others[0]} and is not a latent store; give an empty folder."
         )
+    make_folder(folder / RECORDS)
     text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
     _write_alike(folder / RECORDS / PLAN_NAME, text.encode("utf-8", "backslashreplace"))
     return plan

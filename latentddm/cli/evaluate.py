@@ -15,7 +15,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("images", metavar="IMAGES", help=SOURCE_HELP)
     parser.add_argument("--reference", required=True, metavar="SRC", help="the reference images")
     parser.add_argument("--metrics", help="names, e.g. fid,kid,prdc (default: frechet,energy)")
-    parser.add_argument("--features", help="default: pyramid-v1, or inception for fid and kid")
+    parser.add_argument("--features", help="default: pyramid-v2, or inception for fid and kid")
     add_keys_argument(parser)
     parser.add_argument("--num", type=int, help="NUM random images of each side")
     parser.add_argument("--size", type=int, help="crop and resize both sides to N pixels")
@@ -24,7 +24,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    from latentddm.engine.atomic_io import remove_leftovers, write_json
+    from latentddm.engine.atomic_io import make_folder, remove_leftovers, write_json
     from latentddm.engine.devices import default_device
     from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 
@@ -47,6 +47,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     values = evaluation.to_json()
     if arguments.output:
         output = Path(arguments.output)
+        make_folder(output.parent)
         remove_leftovers(output.parent, [f"{output.name}."])
         write_json(output, values)
     return Outcome("\n".join(lines), values)

@@ -35,16 +35,16 @@ from latentddm.demo.reference import (
     interval,
     latent_pool,
 )
+from latentddm.engine.atomic_io import make_folder
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import numpy_generator
 from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
-from latentddm.evaluation.extractors import LatentExtractor
+from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.features import extract_features
 from latentddm.evaluation.protocol import Result
-from latentddm.evaluation.pyramid import PyramidExtractor
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.report.tables import headline_steps
 
@@ -93,6 +93,7 @@ class Comparison:
         portraits: bool,
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
+        make_folder(folder / "pictures")
         self.samples, self.xi_scale = config.samples, config.xi_scale
         # A source may be sorted: its first images need not look like its last.
         order = numpy_generator(0, "reference").permutation(len(pixels))
@@ -100,9 +101,9 @@ class Comparison:
         originals, others = pixels[order[:count]], pixels[order[count:][: self.samples]]
         latents = self._encode(originals)
         self.pixels = self._decode(latents)
-        pyramid = PyramidExtractor()
-        self.pictures = Reference.of(RECONSTRUCTIONS, pyramid, self.pixels)
-        self.originals = Reference.of(ORIGINALS, pyramid, originals)
+        extractor = default_extractor()
+        self.pictures = Reference.of(RECONSTRUCTIONS, extractor, self.pixels)
+        self.originals = Reference.of(ORIGINALS, extractor, originals)
         self.pool = latent_pool(store.shape)
         space = LatentExtractor(store.shape, autoencoder.fingerprint, pool=self.pool)
         self.latents = Reference.of(LATENTS, space, store.standardise(latents))

@@ -19,18 +19,17 @@ TEMPORARY_SUFFIX = ".partial"
 
 
 @contextmanager
-def atomic_path(path: Path, existing: Path | None = None) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path for a file or a folder; rename it to `path` at the end of the block.
 
     After a crash at any moment `path` is either unchanged or complete. A folder must not exist
-    under its final name. existing: a folder above `path` that is never made again, as a disk may
-    have vanished with it. JobError for an error of the disk; its message names the path.
+    under its final name; the one around it must, for it is never made here: a job makes its folders
+    once, with `make_folder`, and one that is missing later has vanished with its disk. JobError for
+    an error of the disk; its message names the path.
     """
     path = Path(path)
     temporary = _temporary(path)
     try:
-        if path.parent != existing:
-            path.parent.mkdir(parents=existing is None, exist_ok=True)
         _remove(temporary)
         yield temporary
         _sync_tree(temporary)
@@ -58,6 +57,14 @@ def _native_error(error: BaseException, path: Path) -> JobError | None:
     return disk_error(OSError(code, os.strerror(code) if number else str(error)), path)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those around it, where they are missing; JobError for one of the disk."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(error, path) from error
+
+
 def remove_leftovers(folder: Path, names: Iterable[str] = ("",)) -> None:
     """Remove the temporary files and folders of killed processes from `folder`.
 
@@ -77,9 +84,9 @@ def remove_folder(path: Path) -> None:
     _remove(removed)
 
 
-def write_bytes(path: Path, data: bytes, existing: Path | None = None) -> None:
-    """Write `data` to `path` atomically; existing: as for `atomic_path`."""
-    with atomic_path(path, existing) as temporary:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically."""
+    with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 

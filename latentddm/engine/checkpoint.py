@@ -146,7 +146,7 @@ def save_checkpoint(
     """
     path = checkpoint_path(folder, state.images)
     remove_leftovers(folder)
-    with atomic_path(path, existing=folder.parent) as temporary:
+    with atomic_path(path) as temporary:
         temporary.mkdir()
         for name, tensors in state.tensors.items():
             save_file(dict(tensors), temporary / f"{name}.safetensors")

@@ -43,7 +43,10 @@ def start_run(
     require_trackers(config.loop.trackers)
     accelerator = start_processes(precision)
     run = RunFolder(Path(output), may_change)
-    on_main(accelerator, lambda: RunFolder.create(run.path, kind, config, may_change))
+    on_main(
+        accelerator,
+        lambda: RunFolder.create(run.path, kind, config, may_change).make_folders(),
+    )
     return run, accelerator
 
 

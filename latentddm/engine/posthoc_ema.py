@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from latentddm.engine.atomic_io import remove_leftovers, write_bytes
+from latentddm.engine.atomic_io import make_folder, remove_leftovers, write_bytes
 from latentddm.engine.checkpoint import Checkpoint, load_weights, newest_checkpoint
 from latentddm.engine.distributed import full_tensor
 from latentddm.engine.ema import (
@@ -173,6 +173,7 @@ def reconstruct(run: RunFolder, width: float, output: Path | None = None) -> tup
         for name, tensor in checkpoint.tensors("ema").items()
     }
     path = output if output is not None else reconstructed_path(run, width)
+    make_folder(path.parent)
     write_bytes(path, save(tensors, {"width": f"{width:g}", "images": str(target.images)}))
     return path, error
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
+    make_folder,
     read_json,
     remove_leftovers,
     write_json,
@@ -52,10 +53,16 @@ class RunFolder:
                 )
         else:
             require_new_folder(run.path, "a run")
+        make_folder(run.path)
         for folder in (run.path, run.samples):
             remove_leftovers(folder)
         write_text(run.config_path, to_yaml(plain))
         return run
+
+    def make_folders(self) -> None:
+        """Make the folders of a training within the run's."""
+        for folder in (self.samples, self.checkpoints, self.averages):
+            make_folder(folder)
 
     @classmethod
     def open(cls, path: Path | str, kind: str) -> RunFolder:
@@ -134,6 +141,7 @@ def claim_folder(folder: Path, name: str, settings: Mapping[str, Any], purpose: 
     path = folder / name
     if not path.is_file():
         require_new_folder(folder, purpose)
+        make_folder(folder)
         write_json(path, settings)
     elif changed := differences(read_json(path), settings):
         raise UserError(

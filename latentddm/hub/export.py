@@ -13,6 +13,7 @@ from autoencoder.models import Autoencoder, PixelAutoencoder
 from autoencoder.models.tiny import PooledBlock
 from latentddm.engine.atomic_io import (
     atomic_path,
+    make_folder,
     read_json,
     remove_folder,
     remove_leftovers,
@@ -85,6 +86,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         license=options.license,
         evaluation=evaluation,
     )
+    make_folder(output.parent)
     with atomic_path(output) as temporary:
         pipeline.save_pretrained(temporary)
         (temporary / LOADER_NAME).write_text(LOADER, encoding="utf-8")

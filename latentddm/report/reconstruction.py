@@ -8,7 +8,7 @@ import numpy as np
 
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.latent_statistics import LatentSummary
-from latentddm.engine.atomic_io import write_json, write_text
+from latentddm.engine.atomic_io import make_folder, write_json, write_text
 from latentddm.engine.run import require_new_folder
 from latentddm.evaluation.reconstruction import Reconstructions
 
@@ -23,6 +23,7 @@ def write_reconstruction_report(folder: Path, measured: Reconstructions) -> None
     """
     if not (folder / FILES[0]).is_file():
         require_new_folder(folder, "an evaluation of an autoencoder")
+    make_folder(folder)
     save_image(folder / FILES[2], comparison(measured.originals, measured.reconstructions))
     write_text(folder / FILES[1], _markdown(measured))
     write_json(folder / FILES[0], measured.to_json())

@@ -22,11 +22,13 @@ from messages import assert_names, raises_naming
 from autoencoder.images import Preprocessing, open_source, read_pixels
 from autoencoder.sources.decoding import UnreadableImage
 from latentddm.engine import locks
+from latentddm.engine.atomic_io import TEMPORARY_SUFFIX
 from latentddm.engine.distributed import exclusive, start_processes
 from latentddm.engine.errors import JobError, UserError
 from latentddm.engine.run import RunFolder
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="of the Linux kernel")
+MOMENTS = {"the second file gets its name": "os.rename", "the second file is written": "open"}
 VERBS = ("encode", "train", "train-autoencoder", "decode", "sample", "export", "distill")
 NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000  # CLONE_NEWUSER, CLONE_NEWNS
 DETACH = 2  # MNT_DETACH
@@ -131,9 +133,10 @@ def test_a_full_disk_ends_the_command_which_finishes_once_there_is_space(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("verb", VERBS)
 def test_an_output_disk_that_vanishes_ends_the_command_which_finishes_once_it_is_back(
-    verb: str, commands: dict[str, Command], tmp_path: Path
+    verb: str, moment: str, commands: dict[str, Command], tmp_path: Path
 ) -> None:
     command, disk = commands[verb], commands[verb].output.parent
     expected = written_on_a_sound_disk(command, tmp_path)
@@ -144,14 +147,18 @@ def test_an_output_disk_that_vanishes_ends_the_command_which_finishes_once_it_is
     def on_a_disk_that_vanishes() -> int:
         own_mounts()
         mount(disk, "64m")
-        written = []
+        named: list[str] = []
+        vanished: list[str] = []
 
         def vanish(event: str, arguments: tuple) -> None:
-            below = str(arguments[0]).startswith(str(disk)) if event == "os.rename" else False
-            if below:
-                written.append(arguments[0])
-            if below and len(written) == 2:
+            path = str(arguments[0]) if event in MOMENTS.values() else ""
+            if vanished or not path.startswith(str(disk)) or TEMPORARY_SUFFIX not in path:
+                return
+            if named and event == MOMENTS[moment]:
+                vanished.append(path)
                 move(disk, elsewhere)
+            elif event == "os.rename":
+                named.append(path)
 
         sys.addaudithook(vanish)
         code = command()
@@ -159,7 +166,7 @@ def test_an_output_disk_that_vanishes_ends_the_command_which_finishes_once_it_is
         move(elsewhere, disk)
         again = command()
         same = command.written() == expected
-        print(f"codes {code} {again}, left {left}, same {same}, renames {len(written)}")
+        print(f"codes {code} {again}, left {left}, same {same}, before {vanished}")
         return code
 
     ended, _ = run(on_a_disk_that_vanishes, command.root, tmp_path / "log")

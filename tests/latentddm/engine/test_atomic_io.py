@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import shutil
 from pathlib import Path
 
 import pytest
 from messages import raises_naming
 
-from latentddm.engine.atomic_io import atomic_path, read_json, write_json, write_text
+from latentddm.engine.atomic_io import atomic_path, make_folder, read_json, write_json, write_text
 from latentddm.engine.errors import JobError, UserError
 
 
@@ -34,6 +35,15 @@ def test_a_folder_appears_only_when_it_is_complete(tmp_path: Path) -> None:
         (temporary / "a").write_text("1")
         assert not path.exists()
     assert (path / "a").read_text() == "1"
+
+
+def test_a_folder_that_vanished_with_its_disk_is_not_made_again(tmp_path: Path) -> None:
+    folder = tmp_path / "disk" / "run"
+    make_folder(folder)
+    shutil.rmtree(folder.parent)
+    with raises_naming(JobError, str(folder / "a.txt"), "check the disk"):
+        write_text(folder / "a.txt", "text")
+    assert not folder.parent.exists()
 
 
 def test_a_full_disk_names_the_file_and_leaves_the_old_one(tmp_path: Path) -> None:

@@ -123,6 +123,7 @@ def make_report(folder: Path) -> dict[str, Any]:
         "reconstructions": "pictures/reconstructions.png",
     }
     side_by_side = {name: f"pictures/top-{name}.png" for name in (*pictures, "draws")}
+    (folder / "pictures").mkdir()
     for name in (*names, *pictures.values(), *side_by_side.values()):
         save_image(folder / name, image_grid(tiles(name), columns=8))
     return {
@@ -190,8 +191,8 @@ def make_report(folder: Path) -> dict[str, Any]:
         "pictures": pictures,
         "side_by_side": {**side_by_side, "method": "DDM (energy score)", "steps": 4},
         "protocol": {
-            "frechet": "Fréchet distance in pyramid-v1 features; n = 1,000 against 4,013",
-            "energy": "energy distance in pyramid-v1 features; n = 1,000 against 4,013",
+            "frechet": "Fréchet distance in pyramid-v2 features; n = 1,000 against 4,013",
+            "energy": "energy distance in pyramid-v2 features; n = 1,000 against 4,013",
             "latent_frechet": "Fréchet distance of the latents; n = 1,000 against 4,013",
             "latent_energy": "energy distance of the latents; n = 1,000 against 4,013",
         },
