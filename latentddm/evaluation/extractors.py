@@ -13,7 +13,6 @@ from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.features import SMALLEST_SIZE, FeatureExtractor
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.evaluation.pyramid_v2 import RelationalPyramidExtractor
 
 INCEPTION = "inception"
 DEFAULT_FEATURES = PyramidExtractor.name
@@ -67,7 +66,7 @@ class LatentExtractor:
 def open_extractor(name: str, size: int, device: Device = "cpu") -> FeatureExtractor:
     """The extractor called `name`, for images of `size` pixels a side.
 
-    pyramid-v1 and pyramid-v2 (built in), inception (FID's; weights from a package or a download),
+    pyramid-v2 (built in), inception (FID's; weights from a package or a download),
     latent:REFERENCE (the latents of an autoencoder), portrait-attributes-v1, and others in
     EXTRACTORS. UserError for another name.
     """
@@ -109,7 +108,6 @@ def _open_latent(reference: str, size: int, device: Device) -> FeatureExtractor:
 LATENT = "latent:"
 EXTRACTORS: dict[str, Opener] = {
     PyramidExtractor.name: lambda _, size, device: PyramidExtractor(device),
-    RelationalPyramidExtractor.name: lambda _, size, device: RelationalPyramidExtractor(device),
     InceptionExtractor.name: lambda _, size, device: InceptionExtractor(device=device),
     AttributeExtractor.name: lambda _, size, device: AttributeExtractor(),
     LATENT: _open_latent,

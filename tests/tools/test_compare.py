@@ -244,9 +244,9 @@ def test_pictures_are_judged_against_reconstructions(
     )
     assert done == 0
     (finding,) = json.loads((output / "results.json").read_text())["best"]
-    assert set(finding["values"]) == {"pyramid-v1/frechet", "pyramid-v1/energy"}
-    assert finding["spread"]["pyramid-v1/frechet"] > 0  # two seeds are two draws
-    assert finding["low"]["pyramid-v1/energy"] < finding["high"]["pyramid-v1/energy"]
+    assert set(finding["values"]) == {"pyramid-v2/frechet", "pyramid-v2/energy"}
+    assert finding["spread"]["pyramid-v2/frechet"] > 0  # two seeds are two draws
+    assert finding["low"]["pyramid-v2/energy"] < finding["high"]["pyramid-v2/energy"]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_pictures_are_judged_against_reconstructions(
         (["--churn", "2"], "--churn must lie"),
         (["--powers", "0"], "--powers must be positive"),
         (["--grids", "linear"], "there is no grid 'linear'; choose from uniform"),
-        (["--features", "pyramid-v1"], "need --reference"),
+        (["--features", "pyramid-v2"], "need --reference"),
         (["--metrics", "fid"], "fid is not defined"),
         (["--metrics", "fib"], "There is no metric 'fib'"),
         (["--best-by", "latents/kid"], "choose one of"),

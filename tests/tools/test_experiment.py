@@ -80,8 +80,8 @@ def rates_of(planning: ModuleType, faster: float = 1.0, **changes: Any) -> Any:
         decode=0.035 / faster,
         autoencoder=0.0,
         evaluation=1e-3 / faster,
-        describe={"inception": 0.3 / faster, "pyramid-v1": 3e-3 / faster},
-        distance={"inception": 10.0 / faster, "pyramid-v1": 0.5 / faster},
+        describe={"inception": 0.3 / faster, "pyramid-v2": 3e-3 / faster},
+        distance={"inception": 10.0 / faster, "pyramid-v2": 0.5 / faster},
         networks=networks,
     )
     return replace(rates, **changes)
@@ -118,7 +118,7 @@ def test_a_faster_machine_gets_a_wider_network_more_samples_and_fid(planning: Mo
     assert fast.channels > slow.channels
     assert fast.seen > slow.seen
     assert fast.samples > slow.samples
-    assert (slow.features, fast.features) == ("pyramid-v1", "inception")
+    assert (slow.features, fast.features) == ("pyramid-v2", "inception")
     assert fast.samples >= planning.FEWEST_FOR_FID
     assert slow.plain_images / slow.seen == pytest.approx(0.75, abs=0.01)
     assert slow.plain_images % 64 == slow.ddm_images % 64 == 0
@@ -269,7 +269,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     monkeypatch.setattr(tool, "generator_config", tiny)
     monkeypatch.setattr(commands, "EVALUATIONS", (1, 4))
     monkeypatch.setattr(rates, "WIDTHS", ((16, 0), (32, 10**12)))
-    monkeypatch.setattr(rates, "OF_SPACE", {"pyramid-v1": ("frechet",)})
+    monkeypatch.setattr(rates, "OF_SPACE", {"pyramid-v2": ("frechet",)})
     monkeypatch.setattr(rates, "_start_of_a_command", lambda: 0.0)
     monkeypatch.setattr(planning, "ENCODING_SHARE", 0.0)  # so few of the images as can be
     monkeypatch.setattr(planning, "FEWEST_BATCHES", 2)

@@ -125,9 +125,9 @@ class TestTheTool:
     def test_measures_each_set_once_and_goes_on(
         self, tool: Callable[[str], ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        assert self.run(tool, tmp_path, "--features", "pyramid-v1") == 0
+        assert self.run(tool, tmp_path, "--features", "pyramid-v2") == 0
         first = json.loads((tmp_path / "results.json").read_text())
-        space = first["spaces"]["pyramid-v1"]
+        space = first["spaces"]["pyramid-v2"]
         assert [*space["excess"]] == MADE[1:]
         assert space["noise"] == abs(space["excess"]["others"])
         assert "halves" in (tmp_path / "table.md").read_text()
@@ -139,7 +139,7 @@ class TestTheTool:
         one.unlink()
         with monkeypatch.context() as patch:
             patch.setattr(tool("ruler_measure"), "extract_features", refuse)
-            assert self.run(tool, tmp_path, "--features", "pyramid-v1") == 0
+            assert self.run(tool, tmp_path, "--features", "pyramid-v2") == 0
         assert json.loads((tmp_path / "results.json").read_text()) == first
         assert one.is_file()
 
@@ -151,10 +151,10 @@ class TestTheTool:
             {"better": "halves", "worse": "unaltered"},
         ]
         (tmp_path / "pairs.json").write_text(json.dumps(pairs))
-        more = ("--judgements", str(tmp_path / "pairs.json"), "--features", "pyramid-v1,random:0")
+        more = ("--judgements", str(tmp_path / "pairs.json"), "--features", "pyramid-v2,random:0")
         assert self.run(tool, tmp_path, *more) == 0
         found = json.loads((tmp_path / "results.json").read_text())["spaces"]
-        assert found["pyramid-v1"]["agreement"] == 0.5
+        assert found["pyramid-v2"]["agreement"] == 0.5
         assert found["random:0"]["dimension"] == 2 * (96 + 192)
         assert found["random:0"]["excess"]["halves"] > 0
 
@@ -165,7 +165,7 @@ class TestTheTool:
             (["--samples", "x"], "NAME=FOLDER"),
             (["--samples", "a=x.safetensors"], "--autoencoder"),
             (["--store", "x"], "--autoencoder"),
-            (["--count", "21", "--features", "pyramid-v1"], "63"),
+            (["--count", "21", "--features", "pyramid-v2"], "63"),
             (["--features", "alexnet:9/mean"], "1 to 5"),
             (["--features", "trunk:somewhere"], "trunk:RUN@"),
         ],

@@ -48,5 +48,5 @@ def test_influence_predicts_the_effect_of_one_more_portrait(
 
 def test_the_metric_works_in_its_own_features_only() -> None:
     images = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
-    with pytest.raises(UserError, match=r"attributes .*portrait-attributes-v1.*pyramid-v1"):
+    with pytest.raises(UserError, match=r"attributes .*portrait-attributes-v1.*pyramid-v2"):
         evaluate_images(images, images, ["attributes"])

@@ -129,9 +129,9 @@ def test_wrong_requests_are_one_sentence_before_any_feature_is_extracted(
     monkeypatch.setattr(folders, "extract_from_source", too_late)
     for options, named in [
         (EvaluationOptions(metrics=["psnr"]), r"'psnr'.*frechet.*lpips"),
-        (EvaluationOptions(features="vgg"), r"'vgg'.*pyramid-v1.*latent:"),
-        (EvaluationOptions(metrics=["fid"], features="pyramid-v1"), r"fid .*pyramid-v1.*frechet"),
-        (EvaluationOptions(metrics=["kid"], features="pyramid-v1"), r"kid .*pyramid-v1.*kernel"),
+        (EvaluationOptions(features="vgg"), r"'vgg'.*pyramid-v2.*latent:"),
+        (EvaluationOptions(metrics=["fid"], features="pyramid-v2"), r"fid .*pyramid-v2.*frechet"),
+        (EvaluationOptions(metrics=["kid"], features="pyramid-v2"), r"kid .*pyramid-v2.*kernel"),
     ]:
         with pytest.raises(UserError, match=named) as caught:
             evaluate_folders(samples, reference, options)

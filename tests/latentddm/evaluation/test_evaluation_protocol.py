@@ -31,7 +31,7 @@ def result() -> Result:
 def test_the_protocol_states_metric_features_and_reference(result: Result) -> None:
     about = result.protocol
     assert (about.metric, about.n, about.n_reference, about.size) == ("energy", 40, 60, 32)
-    assert about.features == "pyramid-v1"
+    assert about.features == "pyramid-v2"
     assert about.features_hash == PyramidExtractor().hash
     assert about.reference_hash.startswith("sha256:")
     assert "antialiasing" in about.resize
@@ -110,7 +110,7 @@ def test_a_set_against_itself_has_no_distance() -> None:
 
 def test_fid_and_kid_are_the_names_of_nothing_else() -> None:
     for name, instead in {"fid": "frechet", "kid": "kernel"}.items():
-        with pytest.raises(UserError, match=rf"{name} .*pyramid-v1.*{instead}"):
+        with pytest.raises(UserError, match=rf"{name} .*pyramid-v2.*{instead}"):
             evaluate_images(random_images(5, 1), random_images(5, 2), [name])
 
 
@@ -140,5 +140,5 @@ def test_few_images_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None
 
 def test_a_result_prints_in_one_line(result: Result) -> None:
     assert "\n" not in str(result)
-    assert "pyramid-v1, n = 40 against 60" in str(result)
+    assert "pyramid-v2, n = 40 against 60" in str(result)
     assert set(asdict(result)) == {"value", "low", "high", "protocol"}

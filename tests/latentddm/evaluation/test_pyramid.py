@@ -1,4 +1,4 @@
-"""pyramid-v2 puts two people in one head above a little softness, which pyramid-v1 does not."""
+"""The built-in features put two people in one head above a little softness."""
 
 from __future__ import annotations
 
@@ -11,17 +11,14 @@ from torch import Tensor
 
 from autoencoder.images import Preprocessing, Selection, open_source, read_pixels
 from latentddm.evaluation.distances import frechet_estimate
-from latentddm.evaluation.extractors import open_extractor
-from latentddm.evaluation.features import FeatureExtractor
+from latentddm.evaluation.features import FeatureExtractor, extract_features
 from latentddm.evaluation.pyramid import PyramidExtractor
-from latentddm.evaluation.pyramid_v2 import RelationalPyramidExtractor
 
 TOOLS = Path(__file__).parents[3] / "tools"
 FACES = Path(__file__).parents[3].parent / "shared" / "data" / "faces128"
 SUMS = [49.1625, 111.9823, 26.9414, 115.8041, 141.9877, -6.25]
 """Of the parts of one image's features, and of all of them by cos(0), cos(1), ..."""
-V1_HASH = "sha256:1923bbad328cd5f08a1d19e0f81104895a3b050206eb29dd9ec6e4b33dfc039f"
-V2_HASH = "sha256:b98420e69beaf4e9823d79838102d189a744c5d84c0bb9c74ed93960f345cc62"
+HASH = "sha256:b98420e69beaf4e9823d79838102d189a744c5d84c0bb9c74ed93960f345cc62"
 
 
 def excess_over_blur(
@@ -43,7 +40,7 @@ def excess_over_blur(
 def test_halves_and_quarters_of_portraits_stand_above_softness(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    halves, quarters = excess_over_blur("portraits", 80, RelationalPyramidExtractor(), monkeypatch)
+    halves, quarters = excess_over_blur("portraits", 80, PyramidExtractor(), monkeypatch)
     assert halves > 1.2
     assert quarters > 2.5
 
@@ -53,11 +50,9 @@ def test_halves_and_quarters_of_portraits_stand_above_softness(
 def test_halves_and_quarters_of_faces_stand_above_softness_as_in_fid(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    new = excess_over_blur(str(FACES), 500, RelationalPyramidExtractor(), monkeypatch)
-    old = excess_over_blur(str(FACES), 500, PyramidExtractor(), monkeypatch)
-    assert new[0] > 1.2
-    assert new[1] > 2.5
-    assert max(old) < 1.2
+    halves, quarters = excess_over_blur(str(FACES), 500, PyramidExtractor(), monkeypatch)
+    assert halves > 1.2
+    assert quarters > 2.5
 
 
 def portraits(count: int) -> Tensor:
@@ -68,17 +63,20 @@ def portraits(count: int) -> Tensor:
 
 
 def test_each_image_counts_by_itself() -> None:
-    pixels, extractor = portraits(53), open_extractor("pyramid-v2", 64)
+    pixels, extractor = portraits(53), PyramidExtractor()
     together = extractor(pixels)
     assert together.shape == (53, extractor.dimension)
     alone = torch.cat([extractor(image[None]) for image in pixels])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     assert float(together.var(0).min()) > 0
+    small = extract_features(pixels, extractor, batch_size=7)
+    torch.testing.assert_close(small.values, together, atol=1e-5, rtol=1e-5)
+    assert small.images_hash == extract_features(pixels, extractor, batch_size=64).images_hash
 
 
 def test_relations_are_of_the_picture_and_not_of_its_side() -> None:
     # A mirrored picture has mirrored pairs of cells: the relations of each row are the same.
-    pixels, extractor = portraits(4), RelationalPyramidExtractor()
+    pixels, extractor = portraits(4), PyramidExtractor()
     relations = extractor(pixels)[:, -96:].unflatten(1, (2, 48))
     mirrored = extractor(pixels.flip(2))[:, -96:].unflatten(1, (2, 48))
     first, second = extractor._pairs.tolist()
@@ -94,16 +92,15 @@ def test_relations_are_of_the_picture_and_not_of_its_side() -> None:
     torch.testing.assert_close(relations, mirrored[:, :, order], atol=1e-3, rtol=1e-3)
 
 
-def test_the_features_of_one_image_and_the_hashes_have_not_changed() -> None:
+def test_the_features_of_one_image_and_the_hash_have_not_changed() -> None:
     # A change of these is a new feature space: rename it, do not edit the figures.
     axis = torch.arange(48)
     down, right = axis[:, None], axis[None]
     image = torch.stack(
         [5 * down + 0 * right, (down * right) % 256, 255 - 3 * down + 0 * right], -1
     )
-    features = RelationalPyramidExtractor()(image.byte()[None])[0]
+    features = PyramidExtractor()(image.byte()[None])[0]
     sums = [float(part.sum()) for part in features.split([96, 128, 24, 48, 48])]
     in_order = float(features @ torch.arange(len(features)).float().cos())
     assert [*sums, in_order] == pytest.approx(SUMS, rel=1e-4)
-    assert RelationalPyramidExtractor.hash == V2_HASH
-    assert PyramidExtractor.hash == V1_HASH
+    assert (PyramidExtractor.name, PyramidExtractor.hash) == ("pyramid-v2", HASH)
