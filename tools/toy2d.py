@@ -15,7 +15,8 @@ without a teacher: shortcut models, mean flows, inductive moment matching. In re
     toy2d_tables.py, toy2d_pictures.py  the output
 
 It prints the tables and writes table.json, samples.png, posterior.png and spread.png. With several
-seeds, figures are means and their deviations.
+seeds, figures are means and their deviations. Networks are kept: the same command, after a stop,
+trains those that are missing.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,7 @@ from toy2d_measures import (
 from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
 from toy2d_tables import deviations, means, table
 from toy2d_targets import Checkerboard, GaussianMixture, Target
-from toy2d_training import MODELS, ToyDenoiser, Training, train
+from toy2d_training import MODELS, ToyDenoiser, Training, train_once
 
 from latentddm.diffusion.sampling import Denoiser
 from latentddm.engine.atomic_io import make_folder, write_json
@@ -78,12 +80,11 @@ class Study:
     report: dict[str, Any]  # for table.json
 
 
-def study(target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
-    """Train all models on a target and measure them."""
+def study(folder: Path, target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
+    """Train all models on a target, or read those in `folder`, and measure them."""
     networks, took = {}, {}
-    for name, model in MODELS.items():
-        label = f"{target.name}, {name}"
-        networks[name], took[name] = train(target, model, training, seed, label)
+    for name in MODELS:
+        networks[name], took[name] = train_once(folder, target, name, training, seed)
     ddm = networks["DDM"].denoise
     rows, points = squared_mmds(
         target, {name: _sampled(network) for name, network in networks.items()}, sizes, seed
@@ -109,7 +110,12 @@ def _sampled(network: ToyDenoiser) -> Denoiser | LearntFlowMap:
 
 
 def _study_all(
-    names: Sequence[str], seeds: Sequence[int], training: Training, sizes: Sizes, processes: int
+    folder: Path,
+    names: Sequence[str],
+    seeds: Sequence[int],
+    training: Training,
+    sizes: Sizes,
+    processes: int,
 ) -> dict[str, list[Study]]:
     """The studies of each target, by seed, in so many processes of one thread.
 
@@ -120,9 +126,9 @@ def _study_all(
     with ProcessPoolExecutor(
         workers, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
+        one = partial(study, folder, training=training, sizes=sizes)
         work = {
-            name: [pool.submit(study, TARGETS[name], training, sizes, seed) for seed in seeds]
-            for name in names
+            name: [pool.submit(one, TARGETS[name], seed=seed) for seed in seeds] for name in names
         }
         return {name: [future.result() for future in futures] for name, futures in work.items()}
 
@@ -142,8 +148,9 @@ def run(options: argparse.Namespace) -> None:
     if min(options.seeds, options.processes, sizes.repetitions, *sizes.evaluations) < 1:
         raise UserError("--seeds, --processes, --evaluations and --repetitions must be at least 1.")
     seeds, output = range(options.seed, options.seed + options.seeds), options.output
-    make_folder(output)
-    by_seed = _study_all(names, seeds, training, sizes, options.processes)
+    networks = output / "networks"
+    make_folder(networks)
+    by_seed = _study_all(networks, names, seeds, training, sizes, options.processes)
     reports, spreads = {}, {}
     for name, done in by_seed.items():
         each = [one.report for one in done]

@@ -5,18 +5,24 @@ Plain diffusion and the DDM by a score of draws; the rivals by the package's own
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy2d_targets import SCHEDULE, Target
 
 from latentddm.diffusion.process import corrupt, draw_targets, to_x0
+from latentddm.engine.atomic_io import atomic_path
 from latentddm.engine.ema import EMA
+from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
 from latentddm.engine.progress import Progress
 from latentddm.engine.seeding import derive_seed, torch_generator
@@ -151,11 +157,7 @@ def train(
 ) -> tuple[ToyDenoiser, dict[str, float]]:
     """Algorithm 1 of the paper, or a rival; returns the averaged network and the seconds."""
     torch.manual_seed(derive_seed(seed, "weights"))
-    network = ToyDenoiser(
-        target.scale,
-        draws_from_noise=isinstance(model, Model) and model.draws > 1,
-        flow_map=flow_map_of(model),
-    )
+    network = make_network(target, model)
     average, batch = EMA(network, training.ema_std), training.batch
     config = OptimizerConfig(
         learning_rate=training.learning_rate, warmup_images=training.warmup_points, decay="cosine"
@@ -182,6 +184,41 @@ def train(
     took = {"seconds": time.perf_counter() - wall, "cpu_seconds": time.process_time() - cpu}
     network.load_state_dict(average.module.state_dict())
     return network.eval(), took
+
+
+def train_once(
+    folder: Path, target: Target, name: str, training: Training, seed: int
+) -> tuple[ToyDenoiser, dict[str, float]]:
+    """The result of `train` for MODELS[name], kept in `folder`: a second call reads it.
+
+    UserError if the one in the folder is of another training.
+    """
+    model = MODELS[name]
+    path = folder / f"{target.name}-{name}-{seed}.safetensors".replace(" ", "-")
+    made_by = repr((target, model, training))
+    if path.is_file():
+        with safe_open(path, "pt") as stored:
+            about = stored.metadata()
+            weights = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+        if about["made_by"] != made_by:
+            raise UserError(f"{path} is of another training; choose another --output.")
+        network = make_network(target, model)
+        network.load_state_dict(weights)
+        return network.eval(), json.loads(about["took"])
+    network, took = train(target, model, training, seed, f"{target.name}, {name}")
+    with atomic_path(path) as temporary:
+        about = {"made_by": made_by, "took": json.dumps(took)}
+        save_file(network.state_dict(), temporary, metadata=about)
+    return network, took
+
+
+def make_network(target: Target, model: Model | FlowMapObjective) -> ToyDenoiser:
+    """The network of a model, not yet trained."""
+    return ToyDenoiser(
+        target.scale,
+        draws_from_noise=isinstance(model, Model) and model.draws > 1,
+        flow_map=flow_map_of(model),
+    )
 
 
 def flow_map_of(model: Model | FlowMapObjective) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from latentddm.engine.errors import UserError
 from latentddm.evaluation.distances import mmd2
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -117,7 +119,10 @@ def test_quick_run_writes_its_files_and_few_steps_are_better_than_diffusions(
 ) -> None:
     arguments = ["--quick", "--target", "mixture", "--output", str(tmp_path / "out")]
     assert toy.main(arguments) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.json", *PICTURES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("table.json", "networks"),
+        *PICTURES,
+    }
     assert "mixture: squared MMD" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "table.json").read_text())["targets"]["mixture"]
     at = {(row["bandwidth"], row["nfe"]): row for row in report["squared_mmd"]}
@@ -129,6 +134,18 @@ def test_quick_run_writes_its_files_and_few_steps_are_better_than_diffusions(
     assert all(row["ratio"] < 0.3 for row in report["posterior"])
     wide = report["spread"][-1]  # t = 1: the posterior is the target
     assert wide["DDM"] == pytest.approx(wide["exact"], rel=0.15)
+
+
+def test_a_network_is_trained_once(toy: ModuleType, tmp_path: Path) -> None:
+    target, training = toy.TARGETS["mixture"], toy.Training(points=2048, warmup_points=512)
+    first, took = toy.train_once(tmp_path, target, "mean flow", training, seed=0)
+    second, took_again = toy.train_once(tmp_path, target, "mean flow", training, seed=0)
+    assert took_again == took
+    for name, values in first.state_dict().items():
+        assert torch.equal(values, second.state_dict()[name])
+    longer = replace(training, points=4096)
+    with pytest.raises(UserError, match=r"mixture-mean-flow-0.*another training"):
+        toy.train_once(tmp_path, target, "mean flow", longer, seed=0)
 
 
 def test_figures_over_seeds_are_means_and_deviations(toy: ModuleType) -> None:
