@@ -57,8 +57,8 @@ def _image_of(shard: Path, base: str, group: dict[str, Member]) -> Member:
         names = ", ".join(member.name for member in choice)
         raise UserError(
             f"{shard} holds several images in the sample {base} ({names}): in webdataset the name "
-            "of a sample ends at the first dot; run `latentddm encode --keys whole ...` for one "
-            "sample per image, its name up to the last dot, or write one image per sample."
+            "of a sample ends at the first dot; give --keys whole (in a config keys: whole) "
+            "for one sample per image, its name up to the last dot, or write one image per sample."
         )
     return choice[0] if choice else ABSENT
 

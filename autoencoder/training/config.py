@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from autoencoder.images import SampleKeys
 from autoencoder.training.losses import LossConfig
 from latentddm.engine.config import MISSING
 from latentddm.engine.ema import EMAConfig
@@ -43,6 +44,7 @@ class AutoencoderConfig:
     """Everything that defines an autoencoder's training."""
 
     images: str = MISSING
+    keys: SampleKeys = "webdataset"  # of tar shards; whole: the names of samples have dots
     size: int = 256
     output: str = MISSING
     seed: int = 0

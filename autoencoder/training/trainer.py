@@ -27,7 +27,11 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
     source: images that are open already, in the place of `config.images`.
     """
     _check(config)
-    source = source if source is not None else open_source(config.images, size=config.size)
+    source = (
+        source
+        if source is not None
+        else open_source(config.images, config.size, sample_keys=config.keys)
+    )
     network = build_network(config)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE
@@ -45,7 +49,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
 def describe(config: AutoencoderConfig) -> str:
     """The resolved config, sizes, and memory and speed of a few steps; writes nothing."""
     _check(config)
-    source = open_source(config.images, size=config.size)
+    source = _open_images(config)
     network = build_network(config)
     lines = [to_yaml(config), f"{network.num_parameters():,} parameters"]
     if config.adversarial.weight > 0:
@@ -54,6 +58,10 @@ def describe(config: AutoencoderConfig) -> str:
         lines.append(f"{count:,} parameters of the discriminator")
     measured = measure_training(config, source)
     return "\n".join([*lines, f"{len(source):,} images", measured.describe()])
+
+
+def _open_images(config: AutoencoderConfig) -> ImageSource:
+    return open_source(config.images, config.size, sample_keys=config.keys)
 
 
 def measure_training(

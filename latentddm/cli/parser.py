@@ -26,7 +26,18 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _VerbParser(argparse.ArgumentParser):
-    """A parser whose errors are UserErrors of one sentence."""
+    """A parser whose errors are UserErrors of one sentence.
+
+    Changes to a config, key=value, may stand behind options too, where argparse takes none.
+    """
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if hasattr(parsed, "overrides"):
+            behind = [text for text in unknown if "=" in text and not text.startswith("-")]
+            parsed.overrides = [*parsed.overrides, *behind]
+            unknown = [text for text in unknown if text not in behind]
+        return parsed, unknown
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see `{self.prog} --help`.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from autoencoder.images import SampleKeys
 from autoencoder.training import AutoencoderConfig
 from latentddm.demo.reference import REFERENCE_IMAGES
 from latentddm.training.config import TrainConfig
@@ -44,6 +45,7 @@ class DemoConfig:
     """
 
     images: str = "portraits"
+    keys: SampleKeys = "webdataset"  # of tar shards; whole: the names of samples have dots
     output: str = "demo"
     size: int = 64
     minutes: float | None = None  # of the whole work, which chooses its sizes; None: those below

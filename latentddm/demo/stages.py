@@ -40,7 +40,7 @@ def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
 
     startup: seconds that the imports took, and will take for the processes of the trainings.
     """
-    source = open_source(config.images, size=config.size)
+    source = open_source(config.images, config.size, sample_keys=config.keys)
     clock = StageClock()
     config = prepared(config, source, clock, startup)
     folder = RunFolder.create(Path(config.output), "demo", config).path

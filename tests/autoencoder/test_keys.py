@@ -130,3 +130,25 @@ def test_evaluate_reads_shards_of_dotted_names_as_encode_does(
     assert main(arguments) != 0
     assert "--keys whole" in capsys.readouterr().err
     assert main([*arguments, "--keys", "whole"]) == 0
+
+
+def test_a_training_and_a_demo_read_shards_of_dotted_names_by_a_key_of_their_config(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = {f"img.v1.{seed:04d}.png": image_file(seed, (40, 40)) for seed in range(6)}
+    shard = str(write_tar(tmp_path / "a.tar", content))
+    training = [
+        *("train-autoencoder", "portraits_autoencoder.yaml", f"images={shard}", "size=32"),
+        *("start=null", "adversarial.weight=0", "loss.perceptual=none", "--dry-run"),
+        *("network={widths: [8,8,8], blocks: 1, latent_channels: 3, norm_groups: 4}", "workers=0"),
+        f"output={tmp_path / 'run'}",
+    ]
+    assert main(training) == 2
+    assert "keys: whole" in capsys.readouterr().err
+    assert main([*training, "keys=whole"]) == 0
+    assert "6 images" in capsys.readouterr().out
+    demo = ["demo", "--images", shard, "--output", str(tmp_path / "demo")]
+    assert main(demo) == 2
+    assert "keys: whole" in capsys.readouterr().err
+    assert main([*demo, "keys=whole"]) == 2  # six are too few
+    assert "6" in capsys.readouterr().err

@@ -16,6 +16,8 @@ from PIL import Image
 
 from autoencoder.portraits import draw_portrait
 from latentddm.cli import main
+from latentddm.cli.parser import build_parser
+from latentddm.engine.errors import UserError
 
 TINY = [
     "minutes=null",
@@ -143,6 +145,14 @@ def test_a_full_disk_ends_with_exit_code_one_and_nothing_half_written(
     arguments = ("demo", "--images", str(pictures), "--output", str(output), *TINY)
     assert_names(refused(capsys, *arguments, code=1), "disk is full", str(output), "free space")
     assert not any(output.iterdir())
+
+
+def test_changes_to_a_config_may_stand_behind_options() -> None:
+    parsed = build_parser().parse_args(["train", "a.yaml", "b=1", "--dry-run", "c.d=2", "--json"])
+    assert parsed.overrides == ["b=1", "c.d=2"]
+    assert parsed.dry_run
+    with pytest.raises(UserError, match="unrecognized arguments: --c=2 d"):
+        build_parser().parse_args(["train", "a.yaml", "--dry-run", "--c=2", "d"])
 
 
 def test_a_dry_run_of_an_autoencoder_writes_nothing(
