@@ -5,7 +5,7 @@ encoding and stored in the latent store.
 """
 
 from autoencoder.models.adapters import wrap_network
-from autoencoder.models.base import Autoencoder
+from autoencoder.models.base import Autoencoder, latent_edge
 from autoencoder.models.checking import check_reconstruction
 from autoencoder.models.loading import load_autoencoder
 from autoencoder.models.pixels import PixelAutoencoder
@@ -14,6 +14,7 @@ __all__ = [
     "Autoencoder",
     "PixelAutoencoder",
     "check_reconstruction",
+    "latent_edge",
     "load_autoencoder",
     "wrap_network",
 ]

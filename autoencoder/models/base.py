@@ -162,6 +162,18 @@ class Autoencoder(nn.Module):
         return values
 
 
+def latent_edge(autoencoder: Autoencoder, size: int) -> int:
+    """The edge of the latents of images of `size` pixels; UserError unless its factor fits."""
+    edge, rest = divmod(size, autoencoder.factor)
+    if rest or not edge:
+        nearest = max(round(size / autoencoder.factor), 1) * autoencoder.factor
+        raise UserError(
+            f"size is {size}, not a multiple of {autoencoder.factor}, the factor of the "
+            f"autoencoder {autoencoder.reference}; choose {nearest}, or give another autoencoder."
+        )
+    return edge
+
+
 def round_pixels(unrounded: torch.Tensor) -> torch.Tensor:
     """Float values, 0 black and 1 white -> uint8, clamped and rounded to the nearest level."""
     return (unrounded * 255).round_().clamp_(0, 255).to(torch.uint8)

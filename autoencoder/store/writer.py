@@ -107,14 +107,12 @@ def make_plan(
     seed: int | None = 0,
 ) -> EncodePlan:
     """The plan of a store; UserError for an empty source or an unfitting size."""
-    count, size, factor = len(source), preprocessing.size, autoencoder.factor
+    from autoencoder.models import latent_edge  # here, as it takes a second
+
+    count = len(source)
     if count == 0:
         raise UserError(f"{source.name} holds no images; check the path.")
-    if size % factor:
-        raise UserError(
-            f"size is {size}, not a multiple of {factor}, the factor of the autoencoder "
-            f"{autoencoder.reference}; choose {size // factor * factor or factor}."
-        )
+    edge = latent_edge(autoencoder, preprocessing.size)
     if shard_samples is None:
         wanted = -(-count // _SHARDS_WANTED)
         chunks = -(-wanted // chunk_samples)
@@ -134,7 +132,7 @@ def make_plan(
             **({"left_out": [vars(kind) for kind in skipped]} if skipped else {}),
         },
         layout=ChunkFormat(
-            shape=(autoencoder.latent_channels, size // factor, size // factor),
+            shape=(autoencoder.latent_channels, edge, edge),
             dtype=dtype,
             contents=list(CONTENTS)[moments],
             views=VIEWS[: 1 + flips],

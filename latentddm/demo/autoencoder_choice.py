@@ -7,12 +7,11 @@ import logging
 import torch
 
 from autoencoder.metrics import psnr
-from autoencoder.models import Autoencoder, check_reconstruction, load_autoencoder
+from autoencoder.models import Autoencoder, check_reconstruction, latent_edge, load_autoencoder
 from autoencoder.models.hub import available_at_once
 from autoencoder.training.network import start_reference
 from latentddm.demo.config import AUTO, DemoConfig
 from latentddm.engine.devices import default_device
-from latentddm.engine.errors import UserError
 
 HUB_TINY, HUB_TINY_LICENCE = "madebyollin/taesd", "MIT licence"
 BLURRED_PSNR = 23.0  # of reconstructions, in dB; below, photographs are visibly without detail
@@ -43,19 +42,8 @@ def load_chosen(reference: str | None, config: DemoConfig) -> Autoencoder:
     """
     chosen = start_reference(str(config.autoencoder.start)) if reference is None else reference
     autoencoder = load_autoencoder(chosen, device=default_device())
-    require_multiple(config.size, autoencoder)
+    latent_edge(autoencoder, config.size)
     return autoencoder
-
-
-def require_multiple(size: int, autoencoder: Autoencoder) -> None:
-    """UserError for a size that the autoencoder's factor does not divide."""
-    factor = autoencoder.factor
-    if size % factor:
-        raise UserError(
-            f"size is {size}, not a multiple of {factor}, the factor of the autoencoder "
-            f"{autoencoder.reference}; add size={max(round(size / factor), 1) * factor}, or give "
-            "another autoencoder."
-        )
 
 
 def announce(reference: str | None, autoencoder: Autoencoder, pixels: torch.Tensor) -> None:

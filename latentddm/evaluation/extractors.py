@@ -89,17 +89,12 @@ def feature_space(name: str) -> str:
 
 
 def _open_latent(reference: str, size: int, device: Device) -> FeatureExtractor:
-    from autoencoder.models import load_autoencoder
+    from autoencoder.models import latent_edge, load_autoencoder
 
     autoencoder = load_autoencoder(reference, device=device)
-    side, rest = divmod(size, autoencoder.factor)
-    if rest:
-        raise UserError(
-            f"Images of {size} pixels do not fit the autoencoder {reference}, which divides them "
-            f"by {autoencoder.factor}; choose a multiple of it."
-        )
+    edge = latent_edge(autoencoder, size)
     return LatentExtractor(
-        (autoencoder.latent_channels, side, side),
+        (autoencoder.latent_channels, edge, edge),
         autoencoder.fingerprint,
         encode=autoencoder.encode,
     )

@@ -21,7 +21,7 @@ from autoencoder.images import (
     select_at_random,
 )
 from autoencoder.latent_statistics import LatentStatistics, LatentSummary
-from autoencoder.models import Autoencoder
+from autoencoder.models import Autoencoder, latent_edge
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 from latentddm.evaluation.evaluate import evaluate_features
@@ -102,11 +102,7 @@ def evaluate_autoencoder(
     enlarged. UserError for a wrong request, JobError if weights cannot be downloaded.
     """
     options = options or ReconstructionOptions()
-    if options.size % autoencoder.factor:
-        raise UserError(
-            f"Images of {options.size} pixels do not fit the autoencoder {autoencoder.reference}; "
-            f"choose a multiple of {autoencoder.factor}."
-        )
+    latent_edge(autoencoder, options.size)  # refused before anything is read
     whole = open_source(images, options.size, sample_keys=options.sample_keys)
     source = select_at_random(whole, options.num, options.seed)
     checked = SizeChecked(source, options.size, exact=False)

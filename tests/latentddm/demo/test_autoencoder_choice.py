@@ -142,7 +142,7 @@ def test_the_report_warns_of_blurred_pictures(kept: float, warned: bool) -> None
         assert "--autoencoder" not in warning_of(kept, trained_here=False)
 
 
-@pytest.mark.parametrize(("size", "remedy"), [(50, "size=48"), (3, "size=4")])
+@pytest.mark.parametrize(("size", "remedy"), [(50, "choose 48"), (3, "choose 4")])
 def test_a_factor_that_does_not_divide_the_size_is_named(
     size: int, remedy: str, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     ("arguments", "named"),
     [
         (["--autoencoder", "gone"], ["autoencoder gone ", "check the path"]),
-        (["--autoencoder", "VAE", "size=33"], ["size is 33", "multiple of 2", "size=32"]),
+        (["--autoencoder", "VAE", "size=33"], ["size is 33", "multiple of 2", "choose 32"]),
         (["--autoencoder", "VAE", "--minutes", "0"], ["minutes must be above 0", "give 5"]),
         (["--autoencoder", "VAE", "--minutes", "-1"], ["minutes must be above 0", "-1"]),
         (["--autoencoder", "VAE", "--minutes", "nan"], ["'minutes'", "must be a number"]),

@@ -120,7 +120,7 @@ def test_the_folder_holds_json_markdown_and_images_and_no_other_folder_is_touche
     ("options", "named"),
     [
         ({"metrics": ("psnr", "beauty")}, r"'beauty'.*psnr, ssim, lpips, rfid, frechet"),
-        ({"size": 30}, r"30 .*multiple of 4"),
+        ({"size": 30}, r"size is 30, .*multiple of 4"),
         ({"size": 64}, r"\.png .*32 x 32 .*64"),
         ({"num": 1}, r"num is 1"),
         ({"batch_size": 0}, r"batch size .*0"),
