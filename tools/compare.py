@@ -10,6 +10,9 @@ at t = 1) at every number of evaluations, and its best setting counts; several r
 settings, with their protocols), curves.png, trend.png where a run is given at several checkpoints
 (RUN@all), and grids/. Run the same command again to go on after a stop: a finished cell is not done
 again. `accelerate launch tools/compare.py ...` uses all processes.
+
+With --keep-best the best settings are written into the runs themselves, where `latentddm sample`,
+`play` and `export` find them.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
 from compare_plan import Cell, Scales, Sweep, parse_methods, plan_cells, training_record
 from compare_reference import LATENTS, Judgement
-from compare_results import best_findings, read_findings, table
+from compare_results import best_findings, keep_best_settings, read_findings, table
 from preparation import exit_code, list_of
 
 from latentddm.engine.atomic_io import make_folder, write_json, write_text
@@ -69,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
             progress.update(cell.sampling.steps * judgement.samples)
     accelerator.wait_for_everyone()
     if main:
-        _write(options.output, cells, judgement, metric)
+        _write(options.output, cells, judgement, metric, options.keep_best)
 
 
 def _missing(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Cell]:
@@ -77,8 +80,10 @@ def _missing(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[
     return [cell for cell in cells if not (folder / f"{cell.key(protocol)}.json").is_file()]
 
 
-def _write(output: Path, cells: Sequence[Cell], judgement: Judgement, metric: str) -> None:
-    """Table, numbers and pictures of finished cells."""
+def _write(
+    output: Path, cells: Sequence[Cell], judgement: Judgement, metric: str, keep_best: bool
+) -> None:
+    """Table, numbers and pictures of finished cells; with `keep_best`, settings into the runs."""
     findings = read_findings(cells, judgement, output / "cells")
     best = best_findings(findings, metric)
     methods = list(dict.fromkeys(cell.method for cell in cells))
@@ -91,6 +96,8 @@ def _write(output: Path, cells: Sequence[Cell], judgement: Judgement, metric: st
         "settings": [finding.to_json() for finding in findings],
     }
     write_json(output / "results.json", values)
+    if keep_best:
+        keep_best_settings(best, metric, judgement)
     text = table(best, metric, records)
     write_text(output / "table.md", text)
     draw_curves(output / "curves.png", best, metric)
@@ -170,6 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--noise-scales", type=numbers, default=sweep.noise_scales, help="at t = 1 (default 1)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
     add("--batch-size", type=int, default=64)
+    keep_best = "write the best settings into each run, for sample, play and export"
+    add("--keep-best", action="store_true", help=keep_best)
     return parser
 
 

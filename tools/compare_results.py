@@ -11,8 +11,11 @@ from typing import Any
 from compare_plan import Cell, Method, actual_evaluations
 from compare_reference import Judgement
 
+from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import read_json
 from latentddm.evaluation.protocol import Result, require_same_protocol
+from latentddm.inference.best_settings import FIELDS, write_best_settings
+from latentddm.inference.settings import SamplingConfig
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,27 @@ def best_findings(findings: Sequence[Finding], metric: str) -> list[Finding]:
             best[key] = finding
     methods = list(dict.fromkeys(finding.method for finding in findings))
     return sorted(best.values(), key=lambda f: (methods.index(f.method), f.evaluations))
+
+
+def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgement) -> None:
+    """Write into each run the best setting of all its methods, for its last number of images."""
+    chosen: dict[str, dict[int, Finding]] = {}
+    latest: dict[str, int] = {}
+    for finding in sorted(best, key=lambda f: (-f.method.images, f.values[metric])):
+        for trained in finding.method.runs:
+            if latest.setdefault(trained.run, finding.method.images) == finding.method.images:
+                chosen.setdefault(trained.run, {}).setdefault(finding.evaluations, finding)
+    by = f"{metric}, {judgement.samples:,} samples against {public_name(str(judgement.reference))}"
+    for run, findings in chosen.items():
+        settings = {steps: _sampling(finding) for steps, finding in findings.items()}
+        write_best_settings(Path(run), by, settings)
+
+
+def _sampling(finding: Finding) -> SamplingConfig:
+    values = {name: finding.setting[name] for name in FIELDS if name in finding.setting}
+    if finding.method.solver == "ddim" and values["grid"] == "uniform":
+        values["grid"] = None  # its own, and a shortcut model has no other
+    return SamplingConfig(steps=finding.evaluations, solver=finding.method.solver, **values)
 
 
 def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping[str, Any]]) -> str:

@@ -147,11 +147,6 @@ def open_state(options: argparse.Namespace) -> State:
 def report(state: State, options: argparse.Namespace) -> str:
     """Markdown: the table of the comparison, the time of each stage, the way to more samples."""
     out: Path = options.output
-    best = next(
-        finding
-        for finding in read_json(out / "comparison" / "results.json")["best"]
-        if finding["method"].startswith("DDM at ") and finding["evaluations"] == 4
-    )
     rows = [
         f"| {name} | {state.first.get(name, 0) / 60:.1f} | {seconds / 60:.1f} |"
         for name, seconds in state.taken.items()
@@ -163,8 +158,7 @@ def report(state: State, options: argparse.Namespace) -> str:
             (out / "comparison" / "table.md").read_text("utf-8"),
             f"{state.plan.samples:,} samples of each setting against as many reconstructions. "
             f"Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
-            f"    latentddm sample {out / 'ddm'} --steps 4 --grid power --xi-scale "
-            f"{best['setting']['xi_scale']:g} --output samples --decode\n",
+            f"    latentddm sample {out / 'ddm'} --steps 4 --output samples --decode\n",
             f"{whole / 60:.1f} minutes of {asked / 60:.1f} asked for ({whole / asked:.0%}).\n",
             "| stage | minutes, first plan | taken |",
             "|---|---|---|",

@@ -133,5 +133,6 @@ def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
         *("--features", plan.features, "--metrics", ",".join(OF_SPACE[plan.features])),
         *("--evaluations", ",".join(map(str, EVALUATIONS)), "--churn", "0", "--safety", "0"),
         *("--xi-scales", ",".join(map(str, XI_SCALES)), "--output", str(out / "comparison")),
+        "--keep-best",
     ]
     return Stage(COMPARISON, command)

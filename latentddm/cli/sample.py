@@ -8,6 +8,7 @@ from pathlib import Path
 from latentddm.cli.arguments import add_precision_argument
 from latentddm.cli.verb import Outcome, Verb
 
+STEPS_HELP = "network evaluations (default 4), with the run's best settings if none are given"
 SOLVER_HELP = (
     "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
     "for a DDM try dpmsolver++ with --grid power"
@@ -16,34 +17,32 @@ SOLVER_HELP = (
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default 4)")
+    parser.add_argument("--steps", type=int, default=4, help=STEPS_HELP)
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
-    parser.add_argument("--churn", type=float, default=0.0, help="0 DDIM ... 1 DDPM")
+    # Without a default here: if none of these is given, the run's best settings count.
+    parser.add_argument("--churn", type=float, help="0 DDIM (default) ... 1 DDPM")
     parser.add_argument(
         "--xi-scale",
         type=_numbers,
-        default=1.0,
         metavar="N,N...",
         help="factor of xi, or one for each evaluation, the last going on (default 1)",
     )
     parser.add_argument(
-        "--noise-scale", type=float, default=1.0, metavar="N", help="factor of the noise at t = 1"
+        "--noise-scale", type=float, metavar="N", help="factor of the noise at t = 1 (default 1)"
     )
-    parser.add_argument("--solver", default="ddim", help=SOLVER_HELP)
+    parser.add_argument("--solver", help=SOLVER_HELP)
     parser.add_argument(
         "--grid",
         choices=("uniform", "log_snr", "power"),
         metavar="GRID",
         help="uniform, log_snr or power (default: the solver's own)",
     )
-    parser.add_argument(
-        "--power", type=float, default=0.5, help="exponent of the power grid (default 0.5)"
-    )
+    parser.add_argument("--power", type=float, help="exponent of the power grid (default 0.5)")
+    parser.add_argument("--safety", type=float, help="distance from t = 0 and 1 (default 0)")
     parser.add_argument("--label", type=int, help="class of the samples (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
-    parser.add_argument("--safety", type=float, default=0.0, help="distance from t = 0 and 1")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
     parser.add_argument("--batch-size", type=int, default=64)
     add_precision_argument(parser, "torch's float32")
@@ -61,23 +60,19 @@ def _numbers(text: str) -> float | tuple[float, ...]:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.inference.best_settings import FIELDS, chosen_settings
     from latentddm.inference.samples import write_samples
-    from latentddm.inference.settings import SamplingConfig
 
-    config = SamplingConfig(
-        steps=arguments.steps,
-        churn=arguments.churn,
-        xi_scale=arguments.xi_scale,
-        noise_scale=arguments.noise_scale,
+    given = {name: getattr(arguments, name) for name in FIELDS}
+    config = chosen_settings(
+        Path(arguments.run),
+        arguments.steps,
         label=arguments.label,
         guidance=arguments.guidance,
-        solver=arguments.solver,
-        grid=arguments.grid,
-        power=arguments.power,
-        safety=arguments.safety,
         seed=arguments.seed,
         ema=arguments.ema,
         batch_size=arguments.batch_size,
+        **{name: value for name, value in given.items() if value is not None},
     )
     written = write_samples(
         Path(arguments.run),

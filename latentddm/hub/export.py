@@ -11,6 +11,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder, PixelAutoencoder
 from autoencoder.models.tiny import PooledBlock
+from latentddm.diffusion.sampling import POWER
 from latentddm.engine.atomic_io import (
     atomic_path,
     make_folder,
@@ -24,7 +25,9 @@ from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.hub.scheduler import DistributionalScheduler
+from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import RUN_KIND, Generator
+from latentddm.inference.settings import SamplingConfig
 
 # Executed by DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR).
 LOADER = '''"""The pipeline class for DiffusionPipeline; latentddm must be installed."""
@@ -66,7 +69,8 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
-    pipeline = build_pipeline(generator, options.autoencoder)
+    settings = best_settings(run).get(options.steps)
+    pipeline = build_pipeline(generator, options.autoencoder, settings)
     pipeline.set_progress_bar_config(disable=True)
     pixels = draw_pixels(pipeline, GRID_IMAGES, options.steps, options.seed)
     folder = RunFolder.open(run, RUN_KIND)
@@ -114,22 +118,37 @@ def _contents(folder: Path) -> dict[str, str]:
     }
 
 
-def build_pipeline(generator: Generator, autoencoder: str | None = None) -> LatentDDMPipeline:
-    """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers."""
+def build_pipeline(
+    generator: Generator, autoencoder: str | None = None, best: SamplingConfig | None = None
+) -> LatentDDMPipeline:
+    """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers.
+
+    best: the settings of its scheduler and of xi, where the scheduler has them.
+    """
+    settings = best if best is not None and _has_scheduler(best) else SamplingConfig()
     space = generator.space
     wrapped = space.load_autoencoder(reference=autoencoder)
     return LatentDDMPipeline(
         network=generator.network,
         vae=_vae(wrapped),
         scheduler=DistributionalScheduler(
-            safety=generator.least_safety, schedule=generator.network.config["schedule"]
+            churn=settings.churn,
+            grid=settings.grid or "uniform",
+            safety=max(settings.safety, generator.least_safety),
+            schedule=generator.network.config["schedule"],
         ),
         latent_shape=space.shape,
         latent_mean=space.mean,
         latent_std=space.std,
         reads_xi=generator.reads_xi,
         flow_map=generator.flow_map,
+        xi_scale=settings.xi_scale,
     )
+
+
+def _has_scheduler(config: SamplingConfig) -> bool:
+    """Whether our scheduler samples so: in its first order, from unscaled noise."""
+    return config.solver == "ddim" and config.power == POWER and config.noise_scale == 1
 
 
 def _vae(autoencoder: Autoencoder) -> torch.nn.Module | None:

@@ -52,7 +52,7 @@ class LatentDDMPipeline(DiffusionPipeline):
     with the pipeline are latent_shape [C, H, W]; latent_mean and latent_std (per channel), which
     standardise raw latents; reads_xi: True for a network that draws (DDM), False for a mean
     denoiser, evaluated without xi; flow_map: the steps learnt ("free", "dyadic") by a network that
-    is a flow map, which also reads the end of a step.
+    is a flow map, which also reads the end of a step; xi_scale: that of calls which give none.
     """
 
     model_cpu_offload_seq = "network->vae"
@@ -69,6 +69,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         latent_std: Sequence = (),
         reads_xi: bool = True,
         flow_map: str | None = None,
+        xi_scale: float | Sequence[float] = 1.0,
     ) -> None:
         super().__init__()
         channels = network.config["latent_channels"]
@@ -81,6 +82,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         self.register_to_config(
             reads_xi=reads_xi,
             flow_map=flow_map,
+            xi_scale=xi_scale if isinstance(xi_scale, int | float) else list(xi_scale),
             latent_shape=list(latent_shape),
             latent_mean=list(latent_mean),
             latent_std=list(latent_std),
@@ -95,7 +97,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         num_inference_steps: int = 4,
         class_labels: int | Sequence[int] | None = None,
         guidance_scale: float = 1.0,
-        xi_scale: float | Sequence[float] = 1.0,
+        xi_scale: float | Sequence[float] | None = None,
         latents: Tensor | None = None,
         output_type: OutputType = "pil",
         return_dict: bool = True,
@@ -110,7 +112,8 @@ class LatentDDMPipeline(DiffusionPipeline):
         images, the last of them repeated where some are missing. class_labels: one label, or one
         for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
         xi_scale: standard deviation of xi, one number or one for each evaluation (the last goes
-        on); 1 is exact, below 1 draws lie closer to their mean. latents: the first noise.
+        on); 1 is exact, below 1 draws lie closer to their mean; None: the pipeline's own, measured
+        as the best before its export, or 1. latents: the first noise.
         output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: float32, raw.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.
@@ -190,10 +193,12 @@ class LatentDDMPipeline(DiffusionPipeline):
                 drawn.append(denoiser(*arguments).to(x_t.dtype))
         return torch.cat(drawn)[:count]
 
-    def _scales(self, xi_scale: float | Sequence[float]) -> Sequence[float]:
+    def _scales(self, given: float | Sequence[float] | None) -> Sequence[float]:
         """The scale of xi at each evaluation; ValueError where they do not fit or do nothing."""
-        steps = len(self.scheduler.timesteps)
-        scales = xi_scales(continued(xi_scale, steps), steps)
+        steps, own = len(self.scheduler.timesteps), self.config["xi_scale"]
+        if given is None:
+            given = own[:steps] if isinstance(own, Sequence) else own
+        scales = xi_scales(continued(given, steps), steps)
         if not self.config["reads_xi"] and any(scale != 1 for scale in scales):
             raise ValueError("xi_scale needs a network that reads xi; leave it out.")
         return scales

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ LARGEST_RANDOM_SEED = 9_999
 SEEDS = 2**53  # whole numbers that a browser knows exactly
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
+STEPS = 4  # evaluations, at first
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
     DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
@@ -97,18 +98,22 @@ def build_page(renderer: Renderer, downloads: Path) -> gr.Blocks:
 
 
 def _settings(renderer: Renderer) -> list[Any]:
-    """Seed and evaluations; the rest is folded away. Labels are hidden where the run has none."""
+    """Seed and evaluations; the rest is folded away. Labels are hidden where the run has none.
+
+    They begin with the run's best settings, where these were measured.
+    """
+    start = renderer.best.get(STEPS, SamplingConfig())
     with gr.Group():
         seed = gr.Number(0, label="Seed", step=1)
         another = gr.Button("Another seed", size="sm")
     another.click(
         lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
     )
-    evaluations = gr.Slider(1, 50, value=4, step=1, label="Evaluations", buttons=[])
+    evaluations = gr.Slider(1, 50, value=STEPS, step=1, label="Evaluations", buttons=[])
     xi_scale = gr.Slider(
         0.5,
         1,
-        value=1,
+        value=first_scale(start.xi_scale),
         step=0.05,
         label="Variety",
         info="the scale of ξ: 1 is exact, less is more certain",
@@ -119,13 +124,18 @@ def _settings(renderer: Renderer) -> list[Any]:
     labels = [("any", -1), *((str(label), label) for label in range(renderer.classes))]
     with gr.Accordion("More settings", open=False):
         pictures = gr.Slider(1, 8, value=4, step=1, label="Pictures", buttons=[])
-        solver = gr.Dropdown(list(SOLVERS), value=SOLVERS[0], label="Solver")
-        churn = gr.Slider(0, 1, value=0, step=0.05, label="Churn", buttons=[])
+        solver = gr.Dropdown(list(SOLVERS), value=start.solver, label="Solver")
+        churn = gr.Slider(0, 1, value=start.churn, step=0.05, label="Churn", buttons=[])
         label = gr.Dropdown(labels, value=-1, label="Class label", visible=labelled)
         guidance = gr.Slider(
             1, 8, value=1, step=0.25, label="Guidance", visible=labelled, buttons=[]
         )
     return [seed, evaluations, xi_scale, pictures, solver, churn, label, guidance]
+
+
+def first_scale(xi_scale: float | Sequence[float]) -> float:
+    """The scale of xi at the first evaluation, where it decides the most."""
+    return xi_scale[0] if isinstance(xi_scale, Sequence) else xi_scale
 
 
 def _tabs(view: gr.State) -> list[Any]:
@@ -178,8 +188,13 @@ class Views:
             whole = whole_seed(seed)
             if view == POSTERIOR:
                 return self.renderer.posterior(t, int(posterior_draws), whole, xi_scale)
+            own = self.renderer.best.get(int(evaluations), SamplingConfig())
+            own = own if own.solver == solver else SamplingConfig()
             config = SamplingConfig(
                 solver=solver,
+                grid=own.grid,
+                power=own.power,
+                safety=own.safety,
                 steps=int(evaluations),
                 xi_scale=xi_scale,
                 churn=churn,

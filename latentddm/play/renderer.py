@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
+from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.play.sheet import Row, Sheet
 
@@ -31,8 +32,16 @@ ONE_ANSWER = "the output of this network does not depend on ξ: it is a mean den
 class Renderer:
     """A trained run, by name, and its autoencoder; each method renders one view as a `Sheet`."""
 
-    def __init__(self, name: str, generator: Generator, autoencoder: Autoencoder) -> None:
+    def __init__(
+        self,
+        name: str,
+        generator: Generator,
+        autoencoder: Autoencoder,
+        best: Mapping[int, SamplingConfig] | None = None,
+    ) -> None:
+        """best: the best settings measured for the run, by number of evaluations."""
         self.name, self.generator, self.autoencoder = name, generator, autoencoder
+        self.best = best or {}
 
     @classmethod
     def open(cls, run: Path | str, ema: str | None = None) -> Renderer:
@@ -45,7 +54,8 @@ class Renderer:
                 "`latentddm sample`."
             )
         autoencoder = generator.space.load_autoencoder(device)
-        return cls(Path(run).resolve().name, generator, autoencoder)
+        best = best_settings(Path(run))
+        return cls(Path(run).resolve().name, generator, autoencoder, best)
 
     @property
     def classes(self) -> int:

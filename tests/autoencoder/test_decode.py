@@ -223,7 +223,7 @@ def test_a_grid_places_images_row_by_row(tmp_path: Path) -> None:
     assert (grid[:4, 8:] == 20).all()
     assert (grid[6:, :6] == 30).all()
     assert (grid[6:, 8:] == 255).all()
-    save_image(tmp_path / "new" / "grid.png", grid)
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "grid.png")), grid)
+    save_image(tmp_path / "grid.png", grid)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "grid.png")), grid)
     with pytest.raises(UserError, match=r"grid\.gif .*\.png, \.jpg"):
         save_image(tmp_path / "grid.gif", grid)

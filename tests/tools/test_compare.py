@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
+from latentddm.inference.best_settings import best_settings
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -55,7 +58,7 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    assert compare.main(arguments(runs, output)) == 0
+    assert compare.main(arguments(runs, output, "--keep-best")) == 0
     report = json.loads((output / "results.json").read_text())
     # DDIM: 1 cell at one evaluation, 2 churns at three; Heun: 1 and 3 grids.
     assert len(report["settings"]) == 3 * (1 + 2) + (1 + 3)
@@ -77,6 +80,17 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     assert (output / "curves.png").is_file()
     assert (output / "trend.png").is_file()
     assert len(list((output / "grids").glob("*.png"))) == 4
+
+    best_of_plain = [
+        best for best in report["best"] if re.match(r"plain(, heun)? at 16 ", best["method"])
+    ]
+    for steps, chosen in best_settings(runs / "plain").items():
+        at = [best for best in best_of_plain if best["evaluations"] == steps]
+        winner = min(at, key=lambda best: best["values"][metric])
+        assert (chosen.solver == "heun") == ("heun" in winner["method"])
+        assert chosen.churn == winner["setting"]["churn"]
+        assert (chosen.grid or "uniform") == winner["setting"]["grid"]
+    assert set(best_settings(runs / "ddm")) == {best["evaluations"] for best in best_of_plain}
 
     cells = sorted((output / "cells").glob("*.json"))
     assert len(cells) == 13

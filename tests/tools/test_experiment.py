@@ -297,7 +297,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     assert text in capsys.readouterr().out
     assert "| DDM | 32 |" in text
     assert "| plain, unipc | 32 |" in text
-    assert "--steps 4 --grid power --xi-scale" in text
+    assert "--steps 4 --output samples --decode" in text
 
 
 def test_it_stops_in_time_with_what_a_stage_has_saved(

@@ -1,0 +1,117 @@
+"""The best settings measured for a run are those of its samples, unless others are asked for."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from messages import raises_naming
+from safetensors.torch import load_file
+from tiny_runs import generator_config
+
+from latentddm.cli import main
+from latentddm.engine.errors import UserError
+from latentddm.hub.pipeline import LatentDDMPipeline
+from latentddm.inference.best_settings import (
+    FILE_NAME,
+    best_settings,
+    chosen_settings,
+    write_best_settings,
+)
+from latentddm.inference.settings import SamplingConfig
+from latentddm.training.generator import train
+
+BEST = {
+    2: SamplingConfig(steps=2, solver="dpmsolver++", grid="power", power=0.4),
+    4: SamplingConfig(steps=4, grid="power", churn=0.5, xi_scale=(0.5, 0.9)),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(generator_config(tiny_store, tmp_path_factory.mktemp("runs") / "run")).path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A run with its best settings."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    write_best_settings(run, "inception/fid against held-out pictures", BEST)
+    return run
+
+
+def latents(*arguments: object, output: Path) -> torch.Tensor:
+    options = ("--num", "3", "--output", output)
+    assert main(["sample", *map(str, (*arguments, *options))]) == 0
+    return load_file(output / "latents.safetensors")["latents"]
+
+
+def test_they_are_read_as_they_were_written(run: Path, trained: Path) -> None:
+    assert best_settings(run) == BEST
+    assert best_settings(trained) == {}
+
+
+def test_they_count_together_and_only_where_none_of_them_is_given(run: Path) -> None:
+    assert chosen_settings(run, 4, seed=3) == SamplingConfig(
+        steps=4, grid="power", churn=0.5, xi_scale=(0.5, 0.9), seed=3
+    )
+    assert chosen_settings(run, 4, xi_scale=1.0) == SamplingConfig(steps=4)
+    assert chosen_settings(run, 3) == SamplingConfig(steps=3)  # not measured
+
+
+def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> None:
+    explicit = ("--grid", "power", "--churn", "0.5", "--xi-scale", "0.5,0.9")
+    expected = latents(trained, *explicit, output=tmp_path / "explicit")
+    assert torch.equal(latents(run, output=tmp_path / "own"), expected)
+    settings = json.loads((tmp_path / "own" / "samples.json").read_text())
+    assert (settings["churn"], settings["xi_scale"]) == (0.5, [0.5, 0.9])
+    plain = latents(trained, output=tmp_path / "plain")
+    assert torch.equal(latents(run, "--churn", "0", output=tmp_path / "exact"), plain)
+    assert not torch.equal(plain, expected)
+
+
+def test_an_exported_pipeline_draws_with_them(run: Path, tmp_path: Path) -> None:
+    expected = latents(run, output=tmp_path / "samples")
+    assert main(["export", str(run), str(tmp_path / "export")]) == 0
+    pipeline = LatentDDMPipeline.from_pretrained(tmp_path / "export")
+    drawn = pipeline(3, pipeline.generators(0, 3), output_type="latent").images
+    torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=1e-5)
+    one = pipeline(1, pipeline.generators(0, 1), num_inference_steps=1, output_type="latent")
+    assert one.images.isfinite().all()  # fewer evaluations than scales
+
+
+def test_an_export_leaves_out_what_its_scheduler_lacks(run: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(run), str(tmp_path / "export"), "--steps", "2"]
+    assert main(arguments) == 0
+    scheduler = LatentDDMPipeline.from_pretrained(tmp_path / "export").scheduler
+    assert scheduler.config["grid"] == "uniform"
+
+
+def test_the_page_begins_with_them(run: Path) -> None:
+    gradio = pytest.importorskip("gradio")
+    from latentddm.play.page import _settings
+    from latentddm.play.renderer import Renderer
+
+    with gradio.Blocks():
+        _, evaluations, xi_scale, _, solver, churn, *_ = _settings(Renderer.open(run))
+    assert (evaluations.value, xi_scale.value, solver.value, churn.value) == (4, 0.5, "ddim", 0.5)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"settings": {"4": {}}}',
+        '{"settings": {"four": {}}}',
+        '{"settings": [4]}',
+        "{}",
+        '{"settings": {"4": {"solver": "ddim", "grid": null, "power": "x", "churn": 0, '
+        '"safety": 0, "xi_scale": 1, "noise_scale": 1}}}',
+    ],
+)
+def test_a_damaged_file_is_named(run: Path, text: str) -> None:
+    (run / FILE_NAME).write_text(text)
+    with raises_naming(UserError, str(run / FILE_NAME), "delete it"):
+        best_settings(run)
