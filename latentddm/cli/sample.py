@@ -8,7 +8,6 @@ from pathlib import Path
 from latentddm.cli.arguments import add_precision_argument
 from latentddm.cli.verb import Outcome, Verb
 
-STEPS_HELP = "network evaluations (default 4), with the run's best settings if none are given"
 SOLVER_HELP = (
     "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
     "for a DDM try dpmsolver++ with --grid power"
@@ -17,7 +16,7 @@ SOLVER_HELP = (
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--steps", type=int, default=4, help=STEPS_HELP)
+    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default 4)")
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
@@ -91,7 +90,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 VERB = Verb(
     name="sample",
-    summary="Draw samples from a trained run.",
+    summary="Draw samples from a trained run, by its best settings if none are given.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(
