@@ -27,11 +27,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
     source: images that are open already, in the place of `config.images`.
     """
     _check(config)
-    source = (
-        source
-        if source is not None
-        else open_source(config.images, config.size, sample_keys=config.keys)
-    )
+    source = source if source is not None else _open_images(config)
     network = build_network(config)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE

@@ -24,7 +24,7 @@ LARGEST_RANDOM_SEED = 9_999
 SEEDS = 2**53  # whole numbers that a browser knows exactly
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
-STEPS = 4  # evaluations, at first
+STEPS, LEAST_SCALE = 4, 0.5  # evaluations, at first; of xi
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
     DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
@@ -111,7 +111,7 @@ def _settings(renderer: Renderer) -> list[Any]:
     )
     evaluations = gr.Slider(1, 50, value=STEPS, step=1, label="Evaluations", buttons=[])
     xi_scale = gr.Slider(
-        0.5,
+        LEAST_SCALE,
         1,
         value=first_scale(start.xi_scale),
         step=0.05,
@@ -134,8 +134,9 @@ def _settings(renderer: Renderer) -> list[Any]:
 
 
 def first_scale(xi_scale: float | Sequence[float]) -> float:
-    """The scale of xi at the first evaluation, where it decides the most."""
-    return xi_scale[0] if isinstance(xi_scale, Sequence) else xi_scale
+    """The scale of xi at the first evaluation, where it decides the most, within the slider's."""
+    first = xi_scale[0] if isinstance(xi_scale, Sequence) else xi_scale
+    return min(max(first, LEAST_SCALE), 1.0)
 
 
 def _tabs(view: gr.State) -> list[Any]:
