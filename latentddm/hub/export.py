@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from latentddm.hub.scheduler import DistributionalScheduler
 from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.settings import SamplingConfig
+
+_log = logging.getLogger("latentddm")
 
 # Executed by DiffusionPipeline.from_pretrained(DIR, custom_pipeline=DIR).
 LOADER = '''"""The pipeline class for DiffusionPipeline; latentddm must be installed."""
@@ -125,7 +128,15 @@ def build_pipeline(
 
     best: the settings of its scheduler and of xi, where the scheduler has them.
     """
-    settings = best if best is not None and _has_scheduler(best) else SamplingConfig()
+    settings = SamplingConfig()
+    if best is not None and _has_scheduler(best):
+        settings = best
+    elif best is not None:
+        _log.warning(
+            "The best settings for %d evaluations (%s, power %g, noise_scale %g) are none of our "
+            "scheduler's; the pipeline begins with ddim on a uniform grid.",
+            *(best.steps, best.solver, best.power, best.noise_scale),
+        )
     space = generator.space
     wrapped = space.load_autoencoder(reference=autoencoder)
     return LatentDDMPipeline(

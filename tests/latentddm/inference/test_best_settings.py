@@ -83,9 +83,12 @@ def test_an_exported_pipeline_draws_with_them(run: Path, tmp_path: Path) -> None
     assert one.images.isfinite().all()  # fewer evaluations than scales
 
 
-def test_an_export_leaves_out_what_its_scheduler_lacks(run: Path, tmp_path: Path) -> None:
+def test_an_export_says_that_it_leaves_out_what_its_scheduler_lacks(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     arguments = ["export", str(run), str(tmp_path / "export"), "--steps", "2"]
     assert main(arguments) == 0
+    assert "for 2 evaluations (dpmsolver++" in caplog.text
     scheduler = LatentDDMPipeline.from_pretrained(tmp_path / "export").scheduler
     assert scheduler.config["grid"] == "uniform"
 
