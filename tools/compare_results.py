@@ -14,7 +14,7 @@ from compare_reference import Judgement
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import read_json
 from latentddm.evaluation.protocol import Result, require_same_protocol
-from latentddm.inference.best_settings import FIELDS, write_best_settings
+from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.settings import SamplingConfig
 
 
@@ -35,9 +35,13 @@ class Finding:
     spread: dict[str, float | None]
     seconds_per_image: float
     picture: str  # the first run's and seed's
+    sampling: SamplingConfig  # the first run's and seed's
 
     def to_json(self) -> dict[str, Any]:
-        return {**vars(self), "method": str(self.method)}
+        """All but `sampling`, of which `setting` has the part that is swept."""
+        values = {**vars(self), "method": str(self.method)}
+        del values["sampling"]
+        return values
 
 
 def read_findings(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Finding]:
@@ -84,6 +88,7 @@ def _finding(
         },
         seconds_per_image=fmean(entry["seconds_per_image"] for entry in entries),
         picture=f"{cell.key(protocol)}.png",
+        sampling=cell.sampling,
     )
 
 
@@ -108,15 +113,8 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
                 chosen.setdefault(trained.run, {}).setdefault(finding.evaluations, finding)
     by = f"{metric}, {judgement.samples:,} samples against {public_name(str(judgement.reference))}"
     for run, findings in chosen.items():
-        settings = {steps: _sampling(finding) for steps, finding in findings.items()}
+        settings = {steps: finding.sampling for steps, finding in findings.items()}
         write_best_settings(Path(run), by, settings)
-
-
-def _sampling(finding: Finding) -> SamplingConfig:
-    values = {name: finding.setting[name] for name in FIELDS if name in finding.setting}
-    if finding.method.solver == "ddim" and values["grid"] == "uniform":
-        values["grid"] = None  # its own, and a shortcut model has no other
-    return SamplingConfig(steps=finding.evaluations, solver=finding.method.solver, **values)
 
 
 def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping[str, Any]]) -> str:

@@ -24,7 +24,8 @@ LARGEST_RANDOM_SEED = 9_999
 SEEDS = 2**53  # whole numbers that a browser knows exactly
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
-STEPS, LEAST_SCALE = 4, 0.5  # evaluations, at first; of xi
+STEPS = 4  # evaluations, at first
+LEAST_SCALE = 0.5  # of xi
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
     DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
