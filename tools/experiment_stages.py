@@ -73,7 +73,6 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
         network=whole_if_small(network, edge),
         store=str(options.output / "store"),
         precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower
-        performance=replace(config.performance, cuda_graphs=on_cuda()),
     )
 
 

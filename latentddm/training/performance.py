@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -15,6 +16,8 @@ from latentddm.networks.attention import default_backend, default_kernel
 from latentddm.networks.dropout import RecordedMasks, place_masks
 from latentddm.networks.network import Network, NetworkModel
 
+_log = logging.getLogger("latentddm")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerformanceConfig:
@@ -24,7 +27,7 @@ class PerformanceConfig:
     checkpointing: bool = False  # recompute activations in the backward pass: less memory
     channels_last: bool | None = None  # None: on CUDA
     compile: bool = False  # torch.compile: minutes at the start, faster steps on CUDA
-    cuda_graphs: bool = False  # launch a pass as a whole, not kernel by kernel: for small networks
+    cuda_graphs: bool | None = None  # launch a pass as a whole; None: on CUDA, where it can be
 
 
 NUMBER_FORMATS = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,42 +53,72 @@ def apply_performance(network: Network, config: PerformanceConfig, device: torch
 
 
 def record_cuda_graphs(
-    trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
+    trainable: TrainableModule,
+    draws: int | None,
+    shape: tuple[int, int, int],
+    config: PerformanceConfig,
 ) -> RecordedMasks | None:
     """Record a network's passes in training, of latents of `shape`, as two CUDA graphs.
 
     Returns the dropout masks that the graphs read, to be refilled before each pass; None without
-    dropout.
+    dropout, and without graphs.
 
     draws: m, of each x_t; None for passes without xi (plain diffusion). A step of a small network
     is the time in which Python launches its kernels one by one; a graph is launched as a whole. It
     repeats the kernels that were recorded, with the weights where they lie, on numbers of the same
     shapes; evaluation, and training with other arguments, run as before. To be recorded once for
-    each network. UserError where a step does more than a graph can repeat.
+    each network.
+
+    Where a step does more than a graph can repeat, or the device refuses the recording, graphs that
+    the config demands are an error, UserError or torch's; those of the default are left out.
     """
+    obstacle = _graph_obstacle(trainable, config)
+    if config.cuda_graphs is False or (config.cuda_graphs is None and obstacle):
+        return None
+    if obstacle:
+        raise UserError(f"performance.cuda_graphs is true, but {obstacle}; leave one of them out.")
+    try:
+        return _recorded(trainable, draws, shape)
+    except RuntimeError as error:
+        if config.cuda_graphs:
+            raise
+        reason = str(error).splitlines()[0]
+        _log.warning(
+            "The passes could not be recorded as CUDA graphs, and run one by one: %s", reason
+        )
+        return None
+
+
+def _graph_obstacle(trainable: TrainableModule, config: PerformanceConfig) -> str | None:
+    """What forbids CUDA graphs in a training, as a clause; None if nothing does."""
     network, accelerator = trainable.network, trainable.accelerator
     assert isinstance(network, NetworkModel)
     if accelerator.device.type != "cuda":
-        raise UserError("performance.cuda_graphs needs a CUDA device and there is none here.")
+        return "there is no CUDA device"
     obstacles = {
-        "several processes": accelerator.num_processes > 1,
-        "network.times=2": network.config["times"] == 2,
-        "performance.two_pass": network.one_draw_at_a_time,
-        "performance.checkpointing": network.gradient_checkpointing,
+        "there are several processes": accelerator.num_processes > 1,
+        "network.times is 2": network.config["times"] == 2,
+        "performance.two_pass is true": config.two_pass,
+        "performance.checkpointing is true": config.checkpointing,
+        "performance.compile is true": config.compile,
     }
-    for obstacle, present in obstacles.items():
-        if present:
-            raise UserError(
-                f"performance.cuda_graphs does not go with {obstacle}; leave one of the two out."
-            )
+    return next((clause for clause, present in obstacles.items() if present), None)
+
+
+def _recorded(
+    trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
+) -> RecordedMasks | None:
+    """See `record_cuda_graphs`; a RuntimeError of the device leaves the network as it was."""
+    network, device = trainable.network, trainable.accelerator.device
+    assert isinstance(network, NetworkModel)
     batch = trainable.loop.batch_size // trainable.loop.micro_batches
-    masks = RecordedMasks(batch, accelerator.device) if network.config["dropout"] else None
+    masks = RecordedMasks(batch, device) if network.config["dropout"] else None
     if masks is not None:
         place_masks(network, masks)
     sizes: dict[str, tuple[int, ...]] = {"x_t": (batch, *shape), "t": (batch,)}
     if draws is not None:
         sizes["xi"] = (batch, draws, *shape)
-    examples = {name: torch.zeros(*size, device=accelerator.device) for name, size in sizes.items()}
+    examples = {name: torch.zeros(*size, device=device) for name, size in sizes.items()}
     if network.config["classes"]:
         examples["labels"] = examples["t"].long()
     replace_by_graphs(network, examples, allow_unused=draws is None)  # the weights of xi
@@ -150,7 +183,8 @@ def describe_performance(config: PerformanceConfig, precision: str, device: torc
         "gradient checkpointing": config.checkpointing,
         "channels_last": _channels_last(config, device),
         "torch.compile": config.compile,
-        "CUDA graphs": config.cuda_graphs,
+        "CUDA graphs": bool(config.cuda_graphs),
+        "CUDA graphs where possible": config.cuda_graphs is None and device.type == "cuda",
         "TF32": device.type == "cuda" and torch.backends.cuda.matmul.allow_tf32,
     }
     on = [name for name, is_on in switches.items() if is_on]

@@ -22,7 +22,7 @@ from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.generator import denoiser_of
-from latentddm.networks.dropout import RecordedMasks, place_masks
+from latentddm.networks.dropout import place_masks
 from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.evaluator import NetworkEvaluator
@@ -62,10 +62,9 @@ class GeneratorTask:
         )
         self.averages = self.trainable.averages
         check_groups(phase.objective, config.loop, accelerator)
-        self._recorded_masks: RecordedMasks | None = None
-        if config.performance.cuda_graphs:
-            draws = self.objective.draw_count or None
-            self._recorded_masks = record_cuda_graphs(self.trainable, draws, store.shape)
+        self._recorded_masks = record_cuda_graphs(
+            self.trainable, self.objective.draw_count or None, store.shape, config.performance
+        )
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

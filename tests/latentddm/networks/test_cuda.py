@@ -90,7 +90,7 @@ def test_distances_and_their_influences_are_those_of_the_cpu() -> None:
 
 
 def trained(
-    store: Path, output: Path, cuda_graphs: bool, micro_batches: int = 1, **changes: object
+    store: Path, output: Path, cuda_graphs: bool | None, micro_batches: int = 1, **changes: object
 ) -> torch.Tensor:
     """The averaged weights after six steps; changes: of the network."""
     network = UNetConfig(
@@ -141,7 +141,7 @@ def test_gradients_are_the_same_with_cuda_graphs(config: NetworkConfig, draws: i
     expected = gradients()
     loop = LoopConfig(batch_size=4)
     trainable = TrainableModule(network, OptimizerConfig(), loop, Span(0, 8), Accelerator())
-    record_cuda_graphs(trainable, draws, SHAPE)
+    record_cuda_graphs(trainable, draws, SHAPE, PerformanceConfig(cuda_graphs=True))
     assert relative(gradients(), expected.cpu()) < 1e-4
     evaluated = network.eval()(*arguments)
     assert evaluated.shape == (x_t.shape if draws is None else xi.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator
 from latentddm.networks.dropout import RecordedMasks, place_masks
-from latentddm.networks.network import NetworkConfig
+from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.networks.unet import UNetConfig
+from latentddm.training import performance
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.performance import (
@@ -30,6 +32,7 @@ from latentddm.training.performance import (
     PerformanceConfig,
     apply_performance,
     describe_performance,
+    record_cuda_graphs,
     replace_forward,
 )
 
@@ -121,9 +124,79 @@ def test_every_switch_reaches_a_run(tiny_store: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without CUDA")
-def test_cuda_graphs_without_cuda_are_refused(tiny_store: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"performance\.cuda_graphs needs a CUDA device"):
+def test_cuda_graphs_without_cuda_are_refused_if_a_config_demands_them(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"performance\.cuda_graphs is true, but there is no CUDA"):
         train(config(tiny_store, tmp_path / "run", cuda_graphs=True))
+
+
+OBSTACLES: dict[str, dict[str, Any]] = {
+    "processes": {"processes": 2},
+    "network.times": {"times": 2},
+    "two_pass": {"two_pass": True},
+    "checkpointing": {"checkpointing": True},
+    "compile": {"compile": True},
+}
+
+
+def recorded_on_cuda(
+    monkeypatch: pytest.MonkeyPatch,
+    graphs: bool | None,
+    processes: int = 1,
+    times: int = 1,
+    failure: str = "",
+    **switches: bool,
+) -> list[str]:
+    """The names of the arguments of the passes that are recorded, as on a CUDA device.
+
+    failure: the message with which the device refuses the recording.
+    """
+    names: list[str] = []
+
+    def record(network: NetworkModel, examples: dict[str, Tensor], allow_unused: bool) -> None:
+        if failure:
+            raise RuntimeError(failure)
+        names.extend(examples)
+
+    monkeypatch.setattr(performance, "replace_by_graphs", record)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *size, **_: zeros(*size))
+    trainable = SimpleNamespace(
+        network=fresh(replace(UNET, times=times)),
+        accelerator=SimpleNamespace(device=torch.device("cuda"), num_processes=processes),
+        loop=LoopConfig(batch_size=4),
+    )
+    settings = PerformanceConfig(cuda_graphs=graphs, **switches)
+    record_cuda_graphs(trainable, 2, (4, 8, 8), settings)  # type: ignore[arg-type]
+    return names
+
+
+def test_passes_are_recorded_on_cuda_unless_the_config_says_no(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert recorded_on_cuda(monkeypatch, None) == ["x_t", "t", "xi"]
+    assert recorded_on_cuda(monkeypatch, True) == ["x_t", "t", "xi"]
+    assert recorded_on_cuda(monkeypatch, False) == []
+
+
+@pytest.mark.parametrize("name", OBSTACLES)
+def test_what_no_graph_repeats_trains_without_and_is_refused_on_demand(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert recorded_on_cuda(monkeypatch, None, **OBSTACLES[name]) == []
+    with pytest.raises(UserError, match=name):
+        recorded_on_cuda(monkeypatch, True, **OBSTACLES[name])
+
+
+def test_a_device_that_refuses_the_recording_stops_no_training_that_did_not_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert recorded_on_cuda(monkeypatch, None, failure="capture failed\ndetails") == []
+    assert "run one by one: capture failed" in caplog.text
+    assert "details" not in caplog.text
+    with pytest.raises(RuntimeError, match="capture failed"):
+        recorded_on_cuda(monkeypatch, True, failure="capture failed")
 
 
 @every_kind
