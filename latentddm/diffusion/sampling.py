@@ -97,7 +97,7 @@ def time_grid(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}.")
     if kind not in get_args(GridKind):
-        raise ValueError(f"kind must be one of {', '.join(get_args(GridKind))}, not {kind!r}.")
+        raise ValueError(f"The grid must be one of {', '.join(get_args(GridKind))}, not {kind!r}.")
     if not 0 <= safety < 0.5:
         raise ValueError(f"safety must lie in [0, 0.5), not {safety}.")
     if not power > 0:

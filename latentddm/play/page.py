@@ -40,7 +40,7 @@ class Controls(NamedTuple):
 
     seed: gr.Number
     evaluations: gr.Slider
-    xi_scale: gr.Slider
+    variety: gr.Slider
     pictures: gr.Slider
     solver: gr.Dropdown
     churn: gr.Slider
@@ -111,14 +111,14 @@ def _settings(renderer: Renderer) -> list[Any]:
         lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
     )
     evaluations = gr.Slider(1, 50, value=STEPS, step=1, label="Evaluations", buttons=[])
-    xi_scale = gr.Slider(
+    scaled = "ξ" if renderer.reads_xi else "the initial noise"
+    variety = gr.Slider(
         LEAST_SCALE,
         1,
-        value=first_scale(start.xi_scale),
+        value=first_scale(start.xi_scale if renderer.reads_xi else start.noise_scale),
         step=0.05,
         label="Variety",
-        info="the scale of ξ: 1 is exact, less is more certain",
-        visible=renderer.reads_xi,
+        info=f"the scale of {scaled}: 1 is exact, less is more certain",
         buttons=[],
     )
     labelled = renderer.classes > 0
@@ -131,12 +131,12 @@ def _settings(renderer: Renderer) -> list[Any]:
         guidance = gr.Slider(
             1, 8, value=1, step=0.25, label="Guidance", visible=labelled, buttons=[]
         )
-    return [seed, evaluations, xi_scale, pictures, solver, churn, label, guidance]
+    return [seed, evaluations, variety, pictures, solver, churn, label, guidance]
 
 
-def first_scale(xi_scale: float | Sequence[float]) -> float:
-    """The scale of xi at the first evaluation, where it decides the most, within the slider's."""
-    first = xi_scale[0] if isinstance(xi_scale, Sequence) else xi_scale
+def first_scale(scale: float | Sequence[float]) -> float:
+    """The scale at the first evaluation, where it decides the most, within the slider's."""
+    first = scale[0] if isinstance(scale, Sequence) else scale
     return min(max(first, LEAST_SCALE), 1.0)
 
 
@@ -175,7 +175,7 @@ class Views:
         view: str,
         seed: float | None,
         evaluations: int,
-        xi_scale: float,
+        variety: float,
         pictures: int,
         solver: str,
         churn: float,
@@ -189,16 +189,18 @@ class Views:
         def sheet() -> Sheet:
             whole = whole_seed(seed)
             if view == POSTERIOR:
-                return self.renderer.posterior(t, int(posterior_draws), whole, xi_scale)
+                return self.renderer.posterior(t, int(posterior_draws), whole, variety)
             own = self.renderer.best.get(int(evaluations), SamplingConfig())
             own = own if own.solver == solver else SamplingConfig()
+            draws = self.renderer.reads_xi
             config = SamplingConfig(
                 solver=solver,
                 grid=own.grid,
                 power=own.power,
                 safety=own.safety,
                 steps=int(evaluations),
-                xi_scale=xi_scale,
+                xi_scale=variety if draws else 1.0,
+                noise_scale=own.noise_scale if draws else variety,
                 churn=churn,
                 label=label if label >= 0 else None,
                 guidance=guidance if label >= 0 else 1.0,

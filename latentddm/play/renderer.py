@@ -75,7 +75,8 @@ class Renderer:
         """
         drawn = self._pixels(self.generator.draw(count, config))
         captions = tuple(f"picture {index}" for index in range(count))
-        scaled = "" if config.xi_scale == 1 else f", ξ scaled by {config.xi_scale}"
+        scales = {"ξ": config.xi_scale, "the initial noise": config.noise_scale}
+        scaled = "".join(f", {name} scaled by {s}" for name, s in scales.items() if s != 1)
         rows: tuple[Row, ...]
         if self.reads_xi:
             mean = torch.cat([self._sample_mean(config, index) for index in range(count)])
@@ -96,7 +97,7 @@ class Renderer:
                 ),
             )
         else:
-            rows = (Row("plain", "Plain diffusion", ONE_ANSWER, drawn, captions),)
+            rows = (Row("plain", "Plain diffusion", f"{ONE_ANSWER}{scaled}", drawn, captions),)
         name = f"draws-seed{config.seed}-nfe{config.steps}"
         return self._sheet(name, rows, to_plain(config))
 
@@ -114,7 +115,7 @@ class Renderer:
         try:
             sample(
                 self.generator.denoiser(config),
-                self._noise(generator),
+                config.noise_scale * self._noise(generator),
                 self.generator.times(config),
                 churn=config.churn,
                 schedule=self.generator.schedule,
@@ -189,7 +190,7 @@ class Renderer:
         generator = torch_generator(config.seed, "sample", index)
         return solve(
             self._averaged(self.generator.denoiser(config), config.seed, index),
-            self._noise(generator),
+            config.noise_scale * self._noise(generator),
             self.generator.times(config),
             config.solver,
             churn=config.churn,

@@ -79,7 +79,7 @@ def test_the_page_draws_with_the_settings_and_delivers_native_pictures(
 def test_the_scale_of_xi_changes_the_draws_and_not_the_mean(client: Any) -> None:
     pictures = []
     for scale in (1.0, 0.5):
-        _, path = show(client, evaluations=2, pictures=1, xi_scale=scale)
+        _, path = show(client, evaluations=2, pictures=1, variety=scale)
         assert path is not None
         with zipfile.ZipFile(path) as archive:
             pictures.append([archive.read(name) for name in ("ddm-0.png", "mean-0.png")])

@@ -110,6 +110,20 @@ def test_a_smaller_scale_of_xi_brings_the_draws_to_their_mean_and_leaves_the_mea
     assert all(np.abs(draw - mean).max() <= 1 for draw in row(posterior, "draw").pixels)
 
 
+def test_a_smaller_scale_of_the_initial_noise_reaches_every_row(renderer: Renderer) -> None:
+    config = SamplingConfig(steps=2, noise_scale=0.5)
+    plain = linear(renderer, xi_weight=3.0, reads_xi=False)
+    drawn = pixels(plain, plain.generator.draw(1, config))
+    for found in (plain.draws(config, 1).rows[0], plain.trajectory(config).rows[1]):
+        difference = found.pixels[-1].astype(int) - drawn[0]
+        assert np.abs(difference).max() <= 1  # decoded in batches of other sizes
+    mean = row(linear(renderer, xi_weight=3.0).draws(config, 1), "mean").pixels.astype(int)
+    assert np.abs(mean - drawn).max() <= 1
+    assert (
+        np.abs(drawn.astype(int) - plain.draws(SamplingConfig(steps=2), 1).rows[0].pixels).max() > 4
+    )
+
+
 def test_plain_diffusion_has_one_row_since_it_is_its_own_mean(renderer: Renderer) -> None:
     plain = linear(renderer, xi_weight=3.0, reads_xi=False)
     assert renderer.reads_xi
