@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from latentddm.networks.config import NetworkConfig
 from latentddm.networks.dropout import SharedDropout
 from latentddm.networks.layers import (
     TimeEmbedding,
@@ -24,7 +25,7 @@ from latentddm.networks.layers import (
     repeat_rows,
     with_global_noise,
 )
-from latentddm.networks.model import NetworkConfig, NetworkModel
+from latentddm.networks.model import NetworkModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from latentddm.networks.config import NETWORKS, NetworkConfig
 from latentddm.networks.dit import DiT
-from latentddm.networks.model import NETWORKS, NetworkConfig, NetworkModel
+from latentddm.networks.model import NetworkModel
 from latentddm.networks.unet import UNet
 
 __all__ = ["NETWORKS", "Network", "NetworkConfig", "NetworkModel", "default_config", "make_network"]
@@ -76,6 +77,7 @@ def make_network(
 ) -> NetworkModel:
     """A network with fresh weights for latents of `shape`, [C, H, W], and the schedule's name."""
     channels, *size = shape
-    return NETWORKS[config.kind](
+    network: NetworkModel = NETWORKS[config.kind](
         latent_channels=channels, latent_size=size, schedule=schedule, **vars(config)
     )
+    return network

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import nn
 
 from latentddm.networks.blocks import Block, Downsample, Input, Keep, Restart, Upsample
-from latentddm.networks.model import NetworkConfig
+from latentddm.networks.config import NetworkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
