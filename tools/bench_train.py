@@ -24,10 +24,14 @@ from latentddm.engine.devices import default_device
 from latentddm.networks.dit import DiTConfig
 from latentddm.networks.network import NetworkConfig, make_network
 from latentddm.networks.unet import UNetConfig
-from latentddm.training.performance import PerformanceConfig, apply_performance
+from latentddm.training.performance import (
+    PerformanceConfig,
+    apply_performance,
+    replace_by_graphs,
+)
 
 BASE = "input, m = 1"
-EXPANSIONS = ("input", "middle", "up0", "output")
+EXPANSIONS = ("input", "middle", "up0", "up1", "output")
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,14 @@ def our_step(
     network = make_network(config or size.unet, size.shape)
     apply_performance(network, performance or PerformanceConfig(), setting.device)
     return Step(network, m, setting)
+
+
+def record(step: Step) -> None:
+    """Launch the step's forward and its backward pass as CUDA graphs, as training does on CUDA."""
+    setting, names = step.setting, {"x_t": step.x0, "t": step.t}
+    examples = names if step.xi is None else names | {"xi": step.xi}
+    with torch.autocast(setting.device.type, torch.bfloat16, setting.bf16, cache_enabled=False):
+        replace_by_graphs(step.network, examples, allow_unused=step.xi is None)
 
 
 def diffusers_step(size: Size, setting: Setting, compiled: bool = False) -> Step:

@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from training_steps import seconds
 
-from latentddm.networks.attention import attention, set_attention_backend
+from latentddm.networks.attention import attention, default_kernel, set_attention_backend
 
-POSITIONS, HEADS = (64, 256, 1024, 4096), (32, 64, 128)
+POSITIONS, HEADS, CHANNELS = (64, 256, 1024, 4096), (32, 64, 128), 256
 KERNELS = {
     "flash": SDPBackend.FLASH_ATTENTION,
     "cudnn": SDPBackend.CUDNN_ATTENTION,
@@ -29,14 +29,16 @@ XFORMERS, CHOSEN = "xformers", "sdpa"
 def bench_attention(
     device: torch.device, tokens: int, positions: tuple[int, ...] = POSITIONS
 ) -> list[dict[str, Any]]:
-    """Milliseconds of a forward and backward pass of each kernel, `tokens` x 64 channels.
+    """Milliseconds of each kernel on `tokens` positions of all samples with CHANNELS channels.
 
-    difference_*: of xformers' result and gradient from torch's, relative norms.
+    *_forward: without gradients, as in sampling; *_both: forward and backward, as in training.
+    difference_*: of xformers' result and gradient from torch's, relative norms. used: the kernel
+    that our networks take in this format on this device.
     """
     rows = []
     for count, head, dtype in product(positions, HEADS, (torch.bfloat16, torch.float32)):
         generator = torch.Generator(device).manual_seed(0)
-        shape = (3, max(tokens // count, 1), count, max(256 // head, 1), head)
+        shape = (3, max(tokens // count, 1), count, CHANNELS // head, head)
         inputs = torch.randn(shape, generator=generator, device=device, dtype=dtype)
         row: dict[str, Any] = {
             "variant": f"{count} positions, head {head}, {str(dtype).removeprefix('torch.')}"
@@ -46,14 +48,16 @@ def bench_attention(
             try:
                 with _kernel(name):
                     results[name] = _attend(inputs)
-                    row[f"{name}_ms"] = 1e3 * seconds(partial(_attend, inputs), device)
+                    row[f"{name}_forward"] = 1e3 * seconds(partial(_forward, inputs), device)
+                    row[f"{name}_both"] = 1e3 * seconds(partial(_attend, inputs), device)
             except Exception:  # a kernel that lacks the device, the format or the head
-                row[f"{name}_ms"] = "-"
+                row |= {f"{name}_forward": "-", f"{name}_both": "-"}
         for part, name in enumerate(("difference_forward", "difference_backward")):
             row[name] = "-"
             if XFORMERS in results:
                 ours, theirs = results[XFORMERS][part], results[CHOSEN][part]
                 row[name] = float((ours - theirs).float().norm() / theirs.float().norm())
+        row["used"] = str(default_kernel(device.type, dtype))
         rows.append(row)
     return rows
 
@@ -69,6 +73,12 @@ def _kernel(name: str) -> Iterator[None]:
             yield
     finally:
         set_attention_backend(None)
+
+
+@torch.no_grad()
+def _forward(inputs: Tensor) -> Tensor:
+    """The result alone."""
+    return attention(*inputs.unbind(0))
 
 
 def _attend(inputs: Tensor) -> tuple[Tensor, Tensor]:

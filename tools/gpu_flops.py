@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from bench_train import EXPANSIONS, Size, our_step, setting_of
+from bench_train import EXPANSIONS, Size, our_step, record, setting_of
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from training_steps import Setting, Step, seconds
+from training_steps import Step, seconds
 
 from latentddm.networks.attention import set_attention_backend
 from latentddm.networks.network import NetworkConfig
@@ -35,7 +35,10 @@ def peak_of(name: str) -> float | None:
 
 
 def bench_flops(size: Size, device: torch.device) -> list[dict[str, Any]]:
-    """Each expansion of the UNet and two DiTs, with 1 and 8 draws, one after the other."""
+    """Each expansion of the UNet and two DiTs, with 1 and 8 draws, one after the other.
+
+    On CUDA each as Python launches its kernels, and as CUDA graphs, training's default.
+    """
     setting = setting_of(size, device)
     networks: dict[str, NetworkConfig] = {
         f"UNet, {place}": replace(size.unet, expansion=place) for place in EXPANSIONS
@@ -44,19 +47,23 @@ def bench_flops(size: Size, device: torch.device) -> list[dict[str, Any]]:
     networks["DiT, half of the blocks per draw"] = replace(
         size.dit, draw_blocks=size.dit.blocks // 2
     )
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    peak = peak_of(name)
+    card = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    peak = peak_of(card)
     rows = []
     for network, config in networks.items():
         for draws in DRAWS:
-            step = our_step(size, setting, draws, config)
-            rows.append(_row(f"{network}, m = {draws}", step, setting, peak))
+            step, name = our_step(size, setting, draws, config), f"{network}, m = {draws}"
+            flops = count_flops(step)
+            rows.append(_row(name, step, flops, peak))
+            if device.type == "cuda":
+                record(step)
+                rows.append(_row(f"{name}, CUDA graphs", step, flops, peak))
             del step
     return rows
 
 
-def _row(variant: str, step: Step, setting: Setting, peak: float | None) -> dict[str, Any]:
-    flops = count_flops(step)
+def _row(variant: str, step: Step, flops: float, peak: float | None) -> dict[str, Any]:
+    setting = step.setting
     each = min(seconds(step, setting.device) for _ in range(setting.rounds))
     return {
         "variant": variant,

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from latentddm.engine.cpu_threads import let_waiting_threads_sleep
 from latentddm.engine.errors import Interrupted, JobError
 
 STOP_SECONDS = 120  # for saving, after a request to stop; a stage that takes longer is killed
@@ -26,6 +27,7 @@ def run_stages(stages: Iterable[Stage], minutes: float | None = None) -> None:
 
     JobError for a stage that fails.
     """
+    let_waiting_threads_sleep()  # those of the commands, which inherit the setting
     ends = time.monotonic() + 60 * minutes if minutes else None
     for stage in stages:
         print(f"== {stage.name}: {shlex.join(stage.command)}", flush=True)
