@@ -35,12 +35,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.decode import decode_files
     from autoencoder.models import load_autoencoder
-    from latentddm.engine.devices import default_device, encoding_dtype
-    from latentddm.inference.precision import arithmetic, check_precision, weights_dtype
+    from latentddm.engine.devices import default_device
+    from latentddm.inference.precision import arithmetic, check_precision, decoder_dtype
 
     device, precision = default_device(), arguments.precision
     check_precision(precision, device)
-    dtype = weights_dtype(precision) if precision else encoding_dtype(device)
+    dtype = decoder_dtype(precision, device)
     reference = arguments.autoencoder or _autoencoder_of(arguments.latents)
     autoencoder = load_autoencoder(reference, device=device, dtype=dtype)
     rank, world_size = rank_and_world_size(arguments)

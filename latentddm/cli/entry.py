@@ -41,6 +41,8 @@ RED, PLAIN = "\033[31m", "\033[0m"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     let_waiting_threads_sleep()  # no verb has imported torch yet
+    # Its warnings about unsupported kernels are redundant: attention.py names the chosen kernel.
+    logging.getLogger("xformers").setLevel(logging.ERROR)
     try:
         parsed = build_parser().parse_args(arguments)
     except UserError as error:
@@ -137,5 +139,3 @@ def _thread_errors(debug: bool) -> Iterator[None]:
 def _start_logging() -> None:
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("latentddm").setLevel(logging.INFO)
-    # Its warnings about unsupported kernels are redundant: attention.py logs the chosen kernel.
-    logging.getLogger("xformers").setLevel(logging.ERROR)

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from latentddm.engine.devices import encoding_dtype
 from latentddm.engine.errors import UserError
 
 Precision = Literal["float32", "tf32", "bf16", "fp16"]
@@ -22,9 +23,9 @@ WARM_UP = 3  # passes before a recording: libraries choose and load their kernel
 Recorder = Callable[[Callable[..., Tensor], Sequence[Tensor]], Callable[..., Tensor]]
 
 
-def weights_dtype(precision: Precision | None) -> torch.dtype:
-    """The dtype of an autoencoder's weights in this format."""
-    return HALF.get(precision or "", torch.float32)
+def decoder_dtype(precision: Precision | None, device: torch.device) -> torch.dtype:
+    """The dtype of a decoder's weights in this format; without one, that of encoding."""
+    return HALF.get(precision, torch.float32) if precision else encoding_dtype(device)
 
 
 def check_precision(precision: Precision | None, device: torch.device) -> None:

@@ -10,7 +10,7 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.run import claim_folder
 from latentddm.inference.generator import Generator
-from latentddm.inference.precision import Precision, arithmetic, weights_dtype
+from latentddm.inference.precision import Precision, arithmetic, decoder_dtype
 from latentddm.inference.settings import SamplingConfig
 
 LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
@@ -44,7 +44,7 @@ def write_samples(
     save_latents(path, latents, generator.space.fingerprint)
     if not decode:
         return path
-    autoencoder = generator.space.load_autoencoder(device, dtype=weights_dtype(precision))
+    autoencoder = generator.space.load_autoencoder(device, dtype=decoder_dtype(precision, device))
     with arithmetic(precision, device.type):
         decode_files(path, output / "images", autoencoder, batch_size=config.batch_size)
     return output / "images"

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from latentddm.networks import attention as attention_module
-from latentddm.networks.attention import attention, default_backend, set_attention_backend
+from latentddm.networks.attention import (
+    attention,
+    default_backend,
+    default_kernel,
+    set_attention_backend,
+)
 
 
 def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -76,17 +81,23 @@ def test_the_operator_is_named_by_the_function_by_which_xformers_chooses_it() ->
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("head", [32, 64, 128])
+@pytest.mark.parametrize("positions", [64, 256, 1024, 4096])
 @pytest.mark.parametrize(
     ("dtype", "tolerance"), [(torch.float32, 2e-3), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)]
 )
-def test_xformers_agrees_with_sdpa_on_cuda(dtype: torch.dtype, tolerance: float) -> None:
-    if not torch.cuda.is_available() or default_backend("cuda", dtype) != "xformers":
-        pytest.skip(f"needs a CUDA device on which xformers runs in {dtype}")
+def test_xformers_agrees_with_sdpa_on_cuda(
+    dtype: torch.dtype, tolerance: float, positions: int, head: int
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    kernel = default_kernel("cuda", dtype)
+    if kernel.backend != "xformers":
+        pytest.skip(f"attention in {dtype} is {kernel}")
     torch.manual_seed(0)
-    parts = [
-        torch.randn(2, 256, 4, 32, device="cuda", dtype=dtype, requires_grad=True) for _ in "qkv"
-    ]
-    weight = torch.randn(2, 256, 4, 32, device="cuda", dtype=dtype)
+    shape = 2, positions, 256 // head, head
+    parts = [torch.randn(shape, device="cuda", dtype=dtype, requires_grad=True) for _ in "qkv"]
+    weight = torch.randn(shape, device="cuda", dtype=dtype)
     results = []
     for backend in ("xformers", "sdpa"):
         set_attention_backend(backend)  # type: ignore[arg-type]
