@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from experiment_plan import MEASURE, Plan, Rates, Work, make_plan, stages_of
+from experiment_plan import (
+    FEWEST_FOR_FID,
+    MEASURE,
+    Plan,
+    Rates,
+    Work,
+    make_plan,
+    minutes_of_fid,
+    stages_of,
+)
 from experiment_rates import autoencoder_of, measure_rates, sample_of
 from experiment_stages import autoencoder_config, compared, generator_config, on_cuda, stage_of
 from preparation import exit_code
@@ -32,6 +41,7 @@ from autoencoder.images import open_source
 from latentddm.engine.atomic_io import make_folder, read_json, write_json, write_text
 from latentddm.engine.config import build, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError
+from latentddm.evaluation.extractors import INCEPTION
 
 REQUEST = ("images", "hours", "autoencoder", "size", "alone")
 
@@ -156,8 +166,8 @@ def report(state: State, options: argparse.Namespace) -> str:
         [
             f"# A 4-step generator of {options.images}\n",
             (out / "comparison" / "table.md").read_text("utf-8"),
-            f"{state.plan.samples:,} samples of each setting against as many reconstructions. "
-            f"Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
+            f"{state.plan.samples:,} samples of each setting against as many reconstructions"
+            f"{no_fid(state)}. Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
             f"    latentddm sample {out / 'ddm'} --steps 4 --output samples --decode\n",
             f"{whole / 60:.1f} minutes of {asked / 60:.1f} asked for ({whole / asked:.0%}).\n",
             "| stage | minutes, first plan | taken |",
@@ -166,6 +176,16 @@ def report(state: State, options: argparse.Namespace) -> str:
             "",
         ]
     )
+
+
+def no_fid(state: State) -> str:
+    """Why the comparison is not by FID, as the end of a sentence; empty if it is."""
+    if state.plan.features == INCEPTION:
+        return ""
+    minutes = minutes_of_fid(state.work, state.rates, state.plan, INCEPTION)
+    if minutes is None:
+        return "; not by FID, whose Inception cannot be had here"
+    return f"; by FID, with {FEWEST_FOR_FID:,} samples, it would take {minutes:.0f} minutes here"
 
 
 def _parser() -> argparse.ArgumentParser:

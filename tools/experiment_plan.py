@@ -135,6 +135,14 @@ def stages_of(work: Work, rates: Rates) -> Sequence[str]:
     return [name for name in STAGES[1:] if name not in absent]
 
 
+def minutes_of_fid(work: Work, rates: Rates, plan: Plan, space: str) -> float | None:
+    """Minutes of a comparison in FID's feature space; None if that space cannot be had."""
+    if space not in rates.describe:
+        return None
+    least = replace(plan, features=space, samples=FEWEST_FOR_FID)
+    return _cost(COMPARISON, work, rates, least) / 60
+
+
 def _sized_comparison(
     work: Work, rates: Rates, plan: Plan, seconds: float, spaces: Sequence[str]
 ) -> Plan:

@@ -9,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -120,6 +121,9 @@ def test_a_faster_machine_gets_a_wider_network_more_samples_and_fid(planning: Mo
     assert fast.samples > slow.samples
     assert (slow.features, fast.features) == ("pyramid-v2", "inception")
     assert fast.samples >= planning.FEWEST_FOR_FID
+    minutes = partial(planning.minutes_of_fid, work_of(planning), rates_of(planning), slow)
+    assert minutes("inception") > slow.seconds["comparison"] / 60
+    assert minutes("features that cannot be had") is None
     assert slow.plain_images / slow.seen == pytest.approx(0.75, abs=0.01)
     assert slow.plain_images % 64 == slow.ddm_images % 64 == 0
 
@@ -294,6 +298,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     assert [network["channels"] for network in measured["networks"]] == [16]
     assert set(state["taken"]) == {*state["first"]} >= {"measurement", "DDM", "comparison"}
     text = (options.output / "report.md").read_text()
+    assert "by FID" in text  # and why not
     assert text in capsys.readouterr().out
     assert "| DDM | 32 |" in text
     assert "| plain, unipc | 32 |" in text
