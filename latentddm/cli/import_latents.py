@@ -51,6 +51,6 @@ VERB = Verb(
     run=_run,
     examples=(
         "latentddm import-latents 'latents/{000..099}.tar' --autoencoder vae/ --output store",
-        "latentddm import-latents latents/ --autoencoder vae/ --output store --scale-factor 0.1822",
+        "latentddm import-latents latents --autoencoder vae/ --output store --scale-factor 0.18215",
     ),
 )

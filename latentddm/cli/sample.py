@@ -41,10 +41,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--power", type=float, help="exponent of the power grid (default 0.5)")
     parser.add_argument("--safety", type=float, help="distance from t = 0 and 1 (default 0)")
     parser.add_argument("--label", type=int, help="class of the samples (default: any)")
-    parser.add_argument("--guidance", type=float, default=1.0, help="above 1 exaggerates the label")
+    parser.add_argument("--guidance", type=float, default=1.0, help="above 1 strengthens the label")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
     parser.add_argument("--batch-size", type=int, default=64)
-    add_precision_argument(parser, "torch's float32")
+    add_precision_argument(parser, "torch's own: float32, convolutions on CUDA in tf32")
     parser.add_argument("--cuda-graphs", action="store_true", help="on a GPU, for small networks")
     parser.add_argument("--decode", action="store_true", help="write images as well")
 

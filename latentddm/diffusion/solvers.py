@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers.schedulers import (
@@ -43,8 +43,6 @@ from latentddm.diffusion.sampling import (
     xi_scales,
 )
 from latentddm.diffusion.schedules import FlowSchedule, Schedule, flow_time, time_of_flow
-
-SolverName = Literal["ddim", "dpmsolver++", "sde-dpmsolver++", "deis", "unipc", "heun"]
 
 # The denoiser's output is x_0 itself.
 _FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "sample"}

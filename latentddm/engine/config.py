@@ -1,7 +1,7 @@
 """Typed configs: dataclasses with defaults, and the differences in YAML and key=value overrides.
 
 OmegaConf reads, merges and interpolates; `build` checks every key and value against the dataclass:
-the error for a typing mistake names the file, the key and the nearest known key.
+the error for a typing mistake names the place, the key and the nearest known key.
 
 A dataclass with a static method `kinds() -> Mapping[str, type]` is the base of a family: the key
 `kind` of the values chooses one dataclass of it by name, the first by default. A name alone,
@@ -15,7 +15,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
@@ -51,7 +51,11 @@ def load_config(kind: type[T], path: Path | str | None, overrides: Sequence[str]
         raise UserError(f"{source} cannot be read ({one_line(error)}); correct it.") from error
     assert isinstance(values, dict)
     values.pop(KIND_KEY, None)  # so that a run's own config.yaml can be given
-    return build(kind, values, str(path) if path is not None else "the command line")
+    places = [
+        *([str(path)] if path is not None else []),
+        *(["the command line"] if overrides else []),
+    ]
+    return build(kind, values, " and ".join(places) or "the defaults")
 
 
 def _override(config: Any, override: str) -> None:
@@ -162,8 +166,21 @@ def _convert_all(
 
 
 def _nearest(key: Any, known: Mapping[str, Any]) -> str:
+    inside = [name for name, group in _groups(known) if str(key) in typing.get_type_hints(group)]
+    if inside:
+        return f"; did you mean '{inside[0]}.{key}'?"
     close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+
+
+def _groups(hints: Mapping[str, Any]) -> Iterator[tuple[str, type]]:
+    """The groups of keys among `hints` by name, the first of a list as `name.0`."""
+    for name, hint in hints.items():
+        (item, *_) = typing.get_args(hint) or (None,)
+        if dataclasses.is_dataclass(hint):
+            yield name, hint  # type: ignore[misc]
+        elif typing.get_origin(hint) is tuple and dataclasses.is_dataclass(item):
+            yield f"{name}.0", item  # type: ignore[misc]
 
 
 def _convert(hint: Any, value: Any, source: str, key: str) -> Any:

@@ -21,6 +21,7 @@ from latentddm.engine.checkpoint_manager import CheckpointManager
 from latentddm.engine.distributed import exclusive
 from latentddm.engine.errors import Interrupted, JobError
 from latentddm.engine.metric_accumulator import MetricAccumulator
+from latentddm.engine.nonfinite_guard import REMEDY
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.signals import Agreement, StopSignals
@@ -140,10 +141,7 @@ class _Loop:
 def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise JobError(
-                f"The {name} before {images} images is not finite; lower the phase's "
-                "optimizer.learning_rate and run again: it resumes from the last checkpoint."
-            )
+            raise JobError(f"The {name} before {images} images is not finite. {REMEDY}")
     return metrics
 
 

@@ -15,6 +15,11 @@ from torch.optim import Optimizer
 from latentddm.engine.distributed import collect
 from latentddm.engine.errors import JobError
 
+REMEDY = (
+    "The same command goes on from the last checkpoint; if it fails again, begin a new run with a "
+    "lower optimizer.learning_rate or precision bf16 (`train`: with start=RUN, from the weights of "
+    "that checkpoint)."
+)
 SMALLEST_SCALE = 1.0  # of the fp16 gradient scaler: overflow below it is divergence
 
 
@@ -76,6 +81,5 @@ class NonfiniteGuard:
         name = f"loss of rank {', '.join(ranks)}" if ranks else "gradient of all ranks together"
         return (
             f"The {name} is not finite in step {images // self.batch_size + 1}, after {images} "
-            "images; no weights were changed. Lower optimizer.learning_rate (or use precision "
-            "bf16) and run again: it resumes from the last checkpoint."
+            f"images; no weights were changed. {REMEDY}"
         )

@@ -16,9 +16,11 @@ class Diagnostics:
     """Yields each warning once, when its figure has been out of bounds for long."""
 
     def __init__(self, objective: Objective, total_images: int) -> None:
-        self.interacts = isinstance(objective, DistributionalObjective) and bool(
-            objective.score.lam or objective.score.lam_data
-        )
+        lams: list[float] = []  # at noise and at data
+        if isinstance(objective, DistributionalObjective):
+            score = objective.score
+            lams = [score.lam, score.lam if score.lam_data is None else score.lam_data]
+        self.interacts, self.in_full = any(lams), min(lams, default=0) == 1
         self.patience = LONG * total_images
         self._since: dict[str, int] = {}
         self._reported: set[str] = set()
@@ -31,15 +33,15 @@ class Diagnostics:
         if self._lasts("xi", share < IGNORES_XI, images):
             yield (
                 f"After {images:,} images the draws hardly differ: interaction is {share:.1%} of "
-                "confinement, where calibrated draws have 100 %. The network ignores xi; raise "
-                "objective.score.lam (towards 1), lower objective.score.beta, or let xi in earlier "
-                "(network.expansion)."
+                "confinement, where calibrated draws have 100 %. The network ignores xi; in a new "
+                f"run {'' if self.in_full else 'raise objective.score.lam of the phase, '}lower "
+                "objective.score.beta of the phase, or let xi in earlier (network.expansion)."
             )
         if self._lasts("spread", metrics["spread"] > EXPLODES, images):
             yield (
                 f"After {images:,} images the draws spread {metrics['spread']:.3g} standard "
-                "deviations of the data and should not exceed 1: training diverges; lower "
-                "optimizer.learning_rate or objective.score.lam."
+                "deviations of the data and should not exceed 1: training diverges; in a new run "
+                "lower optimizer.learning_rate or objective.score.lam of the phase."
             )
 
     def _lasts(self, fault: str, present: bool, images: int) -> bool:

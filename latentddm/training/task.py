@@ -165,8 +165,9 @@ def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerato
     part = process_batch_size(loop.batch_size, accelerator) // loop.micro_batches
     if part % objective.group_size:
         raise UserError(
-            f"A micro-batch has {part} images of a process, no multiple of objective.group, "
-            f"{objective.group_size}; change it, loop.batch_size or loop.micro_batches."
+            f"A micro-batch has {part} images of a process, no multiple of the phase's "
+            f"objective.group, {objective.group_size}; change it, loop.batch_size or "
+            "loop.micro_batches."
         )
 
 

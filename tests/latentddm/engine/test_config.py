@@ -26,6 +26,11 @@ class Inner:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    length: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outer:
     images: int
     widths: tuple[int, ...] = (1, 2)
@@ -33,6 +38,7 @@ class Outer:
     name: str = "x"
     flag: bool = False
     inner: Inner = field(default_factory=Inner)
+    parts: tuple[Part, ...] = ()
 
 
 def read(tmp_path: Path, text: str, *overrides: str) -> Outer:
@@ -163,3 +169,13 @@ def test_an_override_reaches_into_a_list(tmp_path: Path) -> None:
     assert drawing.weights == {"a": 1, "b": 2}
     with raises_naming(UserError, "layers.7.rate=5", "correct its key"):
         load_config(Drawing, path, ["layers.7.rate=5"])
+
+
+@pytest.mark.parametrize(("key", "meant"), [("rate", "inner.rate"), ("length", "parts.0.length")])
+def test_a_key_that_belongs_into_a_group_is_named_with_the_group(
+    tmp_path: Path, key: str, meant: str
+) -> None:
+    with raises_naming(UserError, "config.yaml and the command line", f"'{meant}'"):
+        read(tmp_path, "images: 5", f"{key}=2")
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key"):
+        read(tmp_path, f"images: 5\n{key}: 2")

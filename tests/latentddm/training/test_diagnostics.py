@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from latentddm.scores import EnergyConfig
 from latentddm.training.diagnostics import Diagnostics
 from latentddm.training.objective import DistributionalObjective, Objective, PlainObjective
 
@@ -28,8 +29,11 @@ def test_draws_that_do_not_differ_for_long_are_reported_once_with_the_key_to_cha
     found = warnings(*[(0.001, 0.001)] * 50)
     assert len(found) == 1
     assert "ignores xi" in found[0]
-    assert "objective.score.lam" in found[0]
+    assert "objective.score.beta" in found[0]
     assert "After 5,000 images" in found[0]
+    assert "score.lam" not in found[0]  # it is 1, the most there is
+    lower = DistributionalObjective(score=EnergyConfig(lam=0.5))
+    assert "raise objective.score.lam" in warnings(*[(0.001, 0.001)] * 50, objective=lower)[0]
 
 
 def test_a_short_or_interrupted_spell_is_not_reported() -> None:
