@@ -44,7 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 strengthens the label")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
     parser.add_argument("--batch-size", type=int, default=64)
-    add_precision_argument(parser, "torch's own: float32, convolutions on CUDA in tf32")
+    add_precision_argument(parser, "torch's own")
     parser.add_argument("--cuda-graphs", action="store_true", help="on a GPU, for small networks")
     parser.add_argument("--decode", action="store_true", help="write images as well")
 
