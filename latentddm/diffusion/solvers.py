@@ -80,6 +80,7 @@ SCHEMES: dict[str, Scheme] = {
     "heun": Scheme(FlowMatchHeunDiscreteScheduler, first=1.0, grid="uniform"),
 }
 SOLVERS: tuple[str, ...] = ("ddim", *SCHEMES)
+ONE_EVALUATION_A_STEP = tuple(solver for solver in SOLVERS if solver != "heun")
 
 
 def solver_grid(
@@ -107,6 +108,40 @@ def evaluations_of(solver: str, steps: int) -> int:
     return 2 * steps - 1 if _known(solver) == "heun" else steps
 
 
+class SolverSteps:
+    """The steps of a solver of diffusers between given times, over x_t itself; not for "ddim".
+
+    times: decreasing; the first is clamped to the solver's domain. first: the number of the first
+    step that is taken. Each step follows one evaluation, and they are taken in turn, as solvers of
+    higher order keep what they have seen. ValueError for times that do not decrease.
+    """
+
+    def __init__(
+        self, solver: str, times: Tensor, schedule: Schedule = FlowSchedule(), first: int = 0
+    ) -> None:
+        check_times(times)
+        self._solver, self._scheme = solver, SCHEMES[_known(solver)]
+        self.times = _evaluation_times(times, solver, schedule)  # of the evaluations, and the end
+        self._flow_times = flow_time(self.times, schedule)
+        # Of x_t, in that of the flow schedule.
+        self._sizes = (schedule.alpha(self.times) + schedule.sigma(self.times)).tolist()
+        self._scheduler = _scheduler(self._scheme, self._flow_times, len(times) - 1, first)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether a step needs fresh noise."""
+        return self._scheme.stochastic
+
+    def step(self, index: int, x_t: Tensor, x0: Tensor, noise: Tensor | None = None) -> Tensor:
+        """From x_t at times[index], and the denoiser's x_0 there, to the state at the next time."""
+        extra = {"variance_noise": noise} if self.stochastic else {}
+        flow_x, flow_t = x_t / self._sizes[index], float(self._flow_times[index])
+        # Heun's input is the velocity v = (x_t - x_0) / t, that of the others x_0 itself.
+        output = (flow_x - x0) / flow_t if self._solver == "heun" else x0
+        flow_x = self._scheduler.step(output, flow_t, flow_x, return_dict=False, **extra)[0]
+        return self._sizes[index + 1] * flow_x
+
+
 @torch.no_grad()
 def solve(
     denoiser: Denoiser,
@@ -125,31 +160,26 @@ def solve(
     with churn. ValueError for another name, for churn with another solver, for times that do not
     decrease and for scales of xi that `sample` refuses.
     """
-    if _known(solver) == "ddim":
+    check_churn(solver, churn)
+    if solver == "ddim":
         return sample(denoiser, x, times, churn, schedule, generator, xi_scale=xi_scale)
-    if churn:
-        raise ValueError(f"churn is a setting of ddim; {solver} has none (it is {churn}).")
-    check_times(times)
-    scheme = SCHEMES[solver]
-    grid = _evaluation_times(times, solver, schedule)
-    flow_times = flow_time(grid, schedule)
-    scheduler = _scheduler(scheme, flow_times, len(times) - 1)
-    scales = xi_scales(xi_scale, len(grid) - 1)
-    size = (schedule.alpha(grid) + schedule.sigma(grid)).tolist()  # of x_t, in that of the flow
-    flow_x = x / size[0]
-    for step, t in enumerate(grid[:-1].to(x.dtype).to(x.device)):
-        xi = scales[step] * normal_like(x, generator)
-        x0 = denoiser(size[step] * flow_x, t.expand(len(x)), xi)
-        if step == len(grid) - 2:
+    steps = SolverSteps(solver, times, schedule)
+    scales = xi_scales(xi_scale, len(steps.times) - 1)
+    x_t = x
+    for index, t in enumerate(steps.times[:-1].to(x.dtype).to(x.device)):
+        xi = scales[index] * normal_like(x, generator)
+        x0 = denoiser(x_t, t.expand(len(x)), xi)
+        if index == len(steps.times) - 2:
             break
-        extra: dict[str, Any] = {}
-        if scheme.stochastic:
-            extra["variance_noise"] = normal_like(x, generator)
-        flow_t = float(flow_times[step])
-        # Heun's input is the velocity v = (x_t - x_0) / t, that of the others x_0 itself.
-        output = (flow_x - x0) / flow_t if solver == "heun" else x0
-        flow_x = scheduler.step(output, flow_t, flow_x, return_dict=False, **extra)[0]
+        noise = normal_like(x, generator) if steps.stochastic else None
+        x_t = steps.step(index, x_t, x0, noise)
     return x0
+
+
+def check_churn(solver: str, churn: float) -> None:
+    """ValueError for an unknown solver, and for churn with another than "ddim"."""
+    if _known(solver) != "ddim" and churn:
+        raise ValueError(f"churn is a setting of ddim; {solver} has none (it is {churn}).")
 
 
 def _evaluation_times(times: Tensor, solver: str, schedule: Schedule) -> Tensor:
@@ -170,13 +200,13 @@ def _first_time(solver: str, schedule: Schedule) -> float:
     return float(time_of_flow(SCHEMES[solver].first, schedule))
 
 
-def _scheduler(scheme: Scheme, flow_times: Tensor, steps: int) -> Any:
-    """diffusers' scheduler at the first of `flow_times`, with float64 coefficients."""
+def _scheduler(scheme: Scheme, flow_times: Tensor, steps: int, first: int) -> Any:
+    """diffusers' scheduler at `flow_times[first]`, with float64 coefficients."""
     scheduler = scheme.make()
     scheduler.set_timesteps(steps)
     scheduler.sigmas = flow_times
     scheduler.timesteps = flow_times[:-1]
-    scheduler.set_begin_index(0)
+    scheduler.set_begin_index(first)
     return scheduler
 
 

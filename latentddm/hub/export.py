@@ -12,7 +12,7 @@ from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder, PixelAutoencoder
 from autoencoder.models.tiny import PooledBlock
-from latentddm.diffusion.sampling import POWER
+from latentddm.diffusion.solvers import ONE_EVALUATION_A_STEP
 from latentddm.engine.atomic_io import (
     atomic_path,
     make_folder,
@@ -126,26 +126,28 @@ def build_pipeline(
 ) -> LatentDDMPipeline:
     """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers.
 
-    best: the settings of its scheduler and of xi, where the scheduler has them.
+    best: the settings of its scheduler and of xi, but for a solver of two evaluations a step.
     """
-    settings = SamplingConfig()
-    if best is not None and _has_scheduler(best):
-        settings = best
-    elif best is not None:
+    settings = best or SamplingConfig()
+    if settings.solver not in ONE_EVALUATION_A_STEP:
         _log.warning(
-            "The best settings for %d evaluations (%s, power %g, noise_scale %g) are none of our "
-            "scheduler's; the pipeline begins with ddim on a uniform grid.",
-            *(best.steps, best.solver, best.power, best.noise_scale),
+            "The best settings for %d evaluations are of %s, which takes two a step; the pipeline "
+            "begins with ddim on a uniform grid.",
+            *(settings.steps, settings.solver),
         )
+        settings = SamplingConfig()
     space = generator.space
     wrapped = space.load_autoencoder(reference=autoencoder)
     return LatentDDMPipeline(
         network=generator.network,
         vae=_vae(wrapped),
         scheduler=DistributionalScheduler(
+            solver=settings.solver,
             churn=settings.churn,
-            grid=settings.grid or "uniform",
+            grid=settings.grid,
+            power=settings.power,
             safety=max(settings.safety, generator.least_safety),
+            noise_scale=settings.noise_scale,
             schedule=generator.network.config["schedule"],
         ),
         latent_shape=space.shape,
@@ -155,11 +157,6 @@ def build_pipeline(
         flow_map=generator.flow_map,
         xi_scale=settings.xi_scale,
     )
-
-
-def _has_scheduler(config: SamplingConfig) -> bool:
-    """Whether our scheduler samples so: in its first order, from unscaled noise."""
-    return config.solver == "ddim" and config.power == POWER and config.noise_scale == 1
 
 
 def _vae(autoencoder: Autoencoder) -> torch.nn.Module | None:

@@ -48,11 +48,11 @@ class LatentDDMPipeline(DiffusionPipeline):
 
     network: a `networks.network.Network`; vae: a network of diffusers that `autoencoder.models`
     supports, or None where the latents are pixels; scheduler: DistributionalScheduler with the
-    network's schedule, or, for plain diffusion, any of diffusers' that works on flow sigmas. Saved
-    with the pipeline are latent_shape [C, H, W]; latent_mean and latent_std (per channel), which
-    standardise raw latents; reads_xi: True for a network that draws (DDM), False for a mean
-    denoiser, evaluated without xi; flow_map: the steps learnt ("free", "dyadic") by a network that
-    is a flow map, which also reads the end of a step; xi_scale: that of calls which give none.
+    network's schedule, or any of diffusers' that works on flow sigmas. Saved with the pipeline are
+    latent_shape [C, H, W]; latent_mean and latent_std (per channel), which standardise raw latents;
+    reads_xi: True for a network that draws (DDM), False for a mean denoiser, evaluated without xi;
+    flow_map: the steps learnt ("free", "dyadic") by a flow map, which also reads the end of a step;
+    xi_scale: that of calls which give none.
     """
 
     model_cpu_offload_seq = "network->vae"
@@ -219,14 +219,14 @@ class LatentDDMPipeline(DiffusionPipeline):
         return labels.expand(count).to(self._execution_device)
 
     def _first(self, latents: Tensor | None, generators: Sequence[torch.Generator]) -> Tensor:
-        """The noise to begin with; the state is float32 whatever the network's format."""
+        """The noise to begin with, float32 whatever the network's format."""
+        scale = getattr(self.scheduler, "init_noise_sigma", 1.0)  # flow matching has none
         shape = (len(generators), *self.config["latent_shape"])
         if latents is None:
-            like = torch.empty(shape, dtype=torch.float32, device=self._execution_device)
-            return normal_like(like, generators)
+            latents = normal_like(torch.empty(shape, device=self._execution_device), generators)
         if latents.shape[:2] != shape[:2] or latents.ndim != len(shape):
             raise ValueError(f"latents must be {list(shape)}, not {list(latents.shape)}.")
-        return latents.to(self._execution_device, torch.float32)
+        return scale * latents.to(self._execution_device, torch.float32)
 
     def _finish(self, x0: Tensor, output_type: OutputType) -> Any:
         """Standardised latents to the output type; pictures are decoded one by one."""

@@ -1,7 +1,8 @@
-"""`sampling.sample`, step by step, as a scheduler of diffusers."""
+"""`solvers.solve`, step by step, as a scheduler of diffusers."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,8 +14,14 @@ from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step, corrupt
-from latentddm.diffusion.sampling import GridKind, check_times, normal_like, time_grid
+from latentddm.diffusion.sampling import POWER, GridKind, check_times, normal_like
 from latentddm.diffusion.schedules import make_schedule
+from latentddm.diffusion.solvers import (
+    ONE_EVALUATION_A_STEP,
+    SolverSteps,
+    check_churn,
+    solver_grid,
+)
 
 
 @dataclass
@@ -30,7 +37,9 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
 
     The model predicts x_0 itself (`prediction_type` "sample"). `timesteps` are t times
     `num_train_timesteps`, and `sigmas` the times t, as in diffusers' flow-matching schedulers.
-    churn: 0 DDIM ... 1 DDPM; grid: spacing of the times; safety: their distance from 1 and 0;
+    solver: that algorithm, "ddim", with churn 0 DDIM ... 1 DDPM, or another solver of one
+    evaluation a step; grid: spacing of the times, None for the solver's own, with the exponent
+    `power`; safety: their distance from 1 and 0; noise_scale: of the noise at t = 1, 1 is exact;
     schedule: a name in `diffusion.schedules.SCHEDULES`, that of the network. ValueError for others.
     """
 
@@ -42,21 +51,31 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         self,
         num_train_timesteps: int = 1000,
         churn: float = 0.0,
-        grid: GridKind = "uniform",
+        grid: GridKind | None = None,
         safety: float = 0.0,
         prediction_type: str = "sample",
         schedule: str = "flow",
+        solver: str = "ddim",
+        power: float = POWER,
+        noise_scale: float = 1.0,
     ) -> None:
         if prediction_type != "sample":
             raise ValueError(f"prediction_type must be 'sample', not {prediction_type!r}.")
         if num_train_timesteps < 1:
             raise ValueError(f"num_train_timesteps must be at least 1, not {num_train_timesteps}.")
+        if solver not in ONE_EVALUATION_A_STEP:
+            known = ", ".join(ONE_EVALUATION_A_STEP)
+            raise ValueError(f"solver must be one of {known}, not {solver!r}.")
+        if not 0 < noise_scale < math.inf:
+            raise ValueError(f"noise_scale must be positive, not {noise_scale}.")
+        check_churn(solver, churn)
         self.schedule = make_schedule(schedule)
-        check_times(time_grid(1, grid, safety), churn)
-        self.init_noise_sigma = 1.0  # at t = 1 the sample is standard normal
+        check_times(self._grid(1), churn)
+        self.init_noise_sigma = noise_scale  # times standard normal noise: the sample at t = 1
         self.num_inference_steps: int | None = None
         self._step: int | None = None
-        self._set_times(time_grid(num_train_timesteps, grid, safety, self.schedule), "cpu")
+        self._solver: SolverSteps | None = None
+        self._set_times(self._grid(num_train_timesteps), "cpu")
 
     def __len__(self) -> int:
         return self.config["num_train_timesteps"]
@@ -81,10 +100,11 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         if sigmas is not None:
             times = torch.as_tensor(sigmas, dtype=torch.float64)
             check_times(times)
+            if self.config["solver"] != "ddim":
+                times = SolverSteps(self.config["solver"], times, self.schedule).times
         else:
             assert num_inference_steps is not None
-            grid, safety = self.config["grid"], self.config["safety"]
-            times = time_grid(num_inference_steps, grid, safety, self.schedule)
+            times = self._grid(num_inference_steps)
         self.num_inference_steps = len(times) - 1
         self._step = None
         self._set_times(times, device)
@@ -111,11 +131,13 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         index = self._index_of(timestep) if self._step is None else self._step
         if index >= self.num_inference_steps:
             raise ValueError("All steps are done; call set_timesteps to sample again.")
+        if self._step is None and self.config["solver"] != "ddim":
+            self._solver = SolverSteps(self.config["solver"], self._times, self.schedule, index)
         self._step = index + 1
         if self._step == self.num_inference_steps:
             arrived = model_output
         else:
-            arrived = self._bridge(sample, model_output, index, generator)
+            arrived = self._advance(sample, model_output, index, generator)
         if not return_dict:
             return arrived, model_output
         return DistributionalSchedulerOutput(arrived, model_output)
@@ -125,7 +147,7 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         times = timesteps.to(original_samples.device, torch.float64) / len(self)
         return corrupt(original_samples, times, noise, self.schedule)
 
-    def _bridge(
+    def _advance(
         self,
         x_t: Tensor,
         x0: Tensor,
@@ -134,11 +156,20 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
     ) -> Tensor:
         # In float32 even for a network in half precision: rounding adds up over the steps.
         precise = x_t.to(torch.promote_types(x_t.dtype, torch.float32))
+        x0, churn, solver = x0.to(precise.dtype), self.config["churn"], self._solver
+        fresh = solver.stochastic if solver is not None else churn > 0
+        noise = normal_like(precise, generator) if fresh else torch.zeros_like(precise)
+        if solver is not None:
+            return solver.step(index, precise, x0, noise).to(x_t.dtype)
         t, s = self._times[index : index + 2].to(precise.dtype).to(precise.device)
-        churn = self.config["churn"]
-        noise = normal_like(precise, generator) if churn > 0 else torch.zeros_like(precise)
-        x_s = bridge_step(precise, x0.to(precise.dtype), t, s, noise, self.schedule, churn)
-        return x_s.to(x_t.dtype)
+        return bridge_step(precise, x0, t, s, noise, self.schedule, churn).to(x_t.dtype)
+
+    def _grid(self, steps: int) -> Tensor:
+        """The steps + 1 times of the config's grid."""
+        solver, grid, safety, power = (
+            self.config[name] for name in ("solver", "grid", "safety", "power")
+        )
+        return solver_grid(solver, steps, grid, safety, power, self.schedule)
 
     def _set_times(self, times: Tensor, device: torch.device | str | None) -> None:
         self._times = times  # float64, on the CPU

@@ -55,10 +55,10 @@ def set_flow_map_times(scheduler: Any, learnt: str, steps: int) -> None:
     """
     config = scheduler.config
     exact = isinstance(scheduler, DistributionalScheduler)
-    if not exact or config["churn"] or config["safety"]:
+    if not exact or config["solver"] != "ddim" or config["churn"] or config["safety"]:
         raise ValueError(
-            "The network is a flow map, which goes with DistributionalScheduler at churn 0 and "
-            f"safety 0 alone, not with this {type(scheduler).__name__}."
+            "The network is a flow map, which goes with DistributionalScheduler(solver='ddim') at "
+            f"churn 0 and safety 0 alone, not with this {type(scheduler).__name__}."
         )
     if learnt == "dyadic":
         scheduler.set_timesteps(sigmas=dyadic_times(steps).tolist())

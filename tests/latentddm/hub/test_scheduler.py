@@ -12,8 +12,8 @@ from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step
-from latentddm.diffusion.sampling import sample, time_grid
 from latentddm.diffusion.schedules import SCHEDULES, make_schedule
+from latentddm.diffusion.solvers import solve, solver_grid
 from latentddm.hub.scheduler import DistributionalScheduler
 
 OTHER_CONFIGS = [
@@ -26,6 +26,10 @@ OTHER_CONFIGS = [
     {"grid": "log_snr", "safety": 0.02, "churn": 0.3},
     {"schedule": "cosine"},
     {"schedule": "cosine", "grid": "log_snr", "safety": 0.02, "churn": 0.3},
+    {"solver": "dpmsolver++", "grid": "power", "power": 0.4, "noise_scale": 0.9},
+    {"solver": "unipc", "safety": 0.02},
+    {"solver": "deis", "schedule": "cosine"},
+    {"solver": "sde-dpmsolver++", "schedule": "cosine", "grid": "uniform"},
 ]
 SHAPE = (4, 3, 8, 8)
 
@@ -48,16 +52,17 @@ def run(scheduler: DistributionalScheduler, steps: int, generator: torch.Generat
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS)
-def test_its_loop_draws_the_samples_of_sample(config: dict) -> None:
+def test_its_loop_draws_the_samples_of_the_solver(config: dict) -> None:
     scheduler = DistributionalScheduler(**config)
     got = run(scheduler, 5, torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(SHAPE, generator=generator)
-    schedule = make_schedule(config.get("schedule", "flow"))
-    times = time_grid(5, config.get("grid", "uniform"), config.get("safety", 0.0), schedule)
-    expected = sample(draw, noise, times, config.get("churn", 0.0), schedule, generator)
+    own = scheduler.config
+    noise = own["noise_scale"] * torch.randn(SHAPE, generator=generator)
+    schedule = make_schedule(own["schedule"])
+    times = solver_grid(own["solver"], 5, own["grid"], own["safety"], own["power"], schedule)
+    expected = solve(draw, noise, times, own["solver"], own["churn"], generator, schedule)
     # Timesteps are 1,000 t in float32 here, so t comes back rounded; nothing else differs.
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(got, expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("config", OTHER_CONFIGS)
@@ -158,11 +163,22 @@ def test_sampling_can_begin_in_the_middle_as_image_to_image_does() -> None:
     assert scheduler.step_index == 3
 
 
-def test_own_times_can_be_given() -> None:
-    scheduler = DistributionalScheduler()
+@pytest.mark.parametrize(("solver", "first"), [("ddim", 1000), ("dpmsolver++", 999)])
+def test_own_times_can_be_given_within_the_domain_of_the_solver(solver: str, first: int) -> None:
+    scheduler = DistributionalScheduler(solver=solver)
     scheduler.set_timesteps(sigmas=[1.0, 0.9, 0.2, 0.0])
     assert scheduler.num_inference_steps == 3
-    np.testing.assert_allclose(scheduler.timesteps, [1000, 900, 200])
+    np.testing.assert_allclose(scheduler.timesteps, [first, 900, 200], rtol=1e-6)
+
+
+def test_a_solver_of_higher_order_begins_in_the_middle_in_first_order() -> None:
+    scheduler = DistributionalScheduler(solver="dpmsolver++", grid="uniform")
+    scheduler.set_timesteps(4)
+    x_t, x0 = torch.randn(SHAPE), torch.randn(SHAPE)
+    arrived = scheduler.step(x0, scheduler.timesteps[2], x_t).prev_sample
+    t, s = (float(time) for time in scheduler.sigmas[2:4])
+    expected = bridge_step(x_t, x0, t, s, torch.zeros(SHAPE))
+    torch.testing.assert_close(arrived, expected)
 
 
 def test_the_interface_is_that_of_diffusers() -> None:
@@ -183,6 +199,9 @@ def test_the_interface_is_that_of_diffusers() -> None:
         ({"safety": 0.6}, "safety"),
         ({"prediction_type": "epsilon"}, "prediction_type"),
         ({"num_train_timesteps": 0}, "num_train_timesteps"),
+        ({"solver": "heun"}, "solver.*ddim, dpmsolver.*'heun'"),
+        ({"solver": "unipc", "churn": 0.5}, "churn is a setting of ddim"),
+        ({"noise_scale": 0.0}, "noise_scale"),
     ],
 )
 def test_a_wrong_config_is_refused(config: dict, said: str) -> None:

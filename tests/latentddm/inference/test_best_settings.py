@@ -25,8 +25,9 @@ from latentddm.inference.settings import SamplingConfig
 from latentddm.training.generator import train
 
 BEST = {
-    2: SamplingConfig(steps=2, solver="dpmsolver++", grid="power", power=0.4),
+    3: SamplingConfig(steps=3, solver="dpmsolver++", grid="power", power=0.4, noise_scale=0.9),
     4: SamplingConfig(steps=4, grid="power", churn=0.5, xi_scale=(0.5, 0.9)),
+    5: SamplingConfig(steps=5, solver="heun"),
 }
 
 
@@ -59,7 +60,7 @@ def test_they_count_together_and_only_where_none_of_them_is_given(run: Path) -> 
         steps=4, grid="power", churn=0.5, xi_scale=(0.5, 0.9), seed=3
     )
     assert chosen_settings(run, 4, xi_scale=1.0) == SamplingConfig(steps=4)
-    assert chosen_settings(run, 3) == SamplingConfig(steps=3)  # not measured
+    assert chosen_settings(run, 2) == SamplingConfig(steps=2)  # not measured
 
 
 def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> None:
@@ -73,11 +74,14 @@ def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> Non
     assert not torch.equal(plain, expected)
 
 
-def test_an_exported_pipeline_draws_with_them(run: Path, tmp_path: Path) -> None:
-    expected = latents(run, output=tmp_path / "samples")
-    assert main(["export", str(run), str(tmp_path / "export")]) == 0
+@pytest.mark.parametrize("steps", [3, 4])
+def test_an_exported_pipeline_draws_with_them(run: Path, tmp_path: Path, steps: int) -> None:
+    expected = latents(run, "--steps", steps, output=tmp_path / "samples")
+    assert main(["export", str(run), str(tmp_path / "export"), "--steps", str(steps)]) == 0
     pipeline = LatentDDMPipeline.from_pretrained(tmp_path / "export")
-    drawn = pipeline(3, pipeline.generators(0, 3), output_type="latent").images
+    drawn = pipeline(
+        3, pipeline.generators(0, 3), num_inference_steps=steps, output_type="latent"
+    ).images
     torch.testing.assert_close(drawn, expected, rtol=1e-5, atol=1e-5)
     one = pipeline(1, pipeline.generators(0, 1), num_inference_steps=1, output_type="latent")
     assert one.images.isfinite().all()  # fewer evaluations than scales
@@ -86,11 +90,11 @@ def test_an_exported_pipeline_draws_with_them(run: Path, tmp_path: Path) -> None
 def test_an_export_says_that_it_leaves_out_what_its_scheduler_lacks(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    arguments = ["export", str(run), str(tmp_path / "export"), "--steps", "2"]
+    arguments = ["export", str(run), str(tmp_path / "export"), "--steps", "5"]
     assert main(arguments) == 0
-    assert "for 2 evaluations (dpmsolver++" in caplog.text
+    assert "for 5 evaluations are of heun" in caplog.text
     scheduler = LatentDDMPipeline.from_pretrained(tmp_path / "export").scheduler
-    assert scheduler.config["grid"] == "uniform"
+    assert scheduler.config["solver"] == "ddim"
 
 
 def test_the_page_begins_with_them(run: Path) -> None:
