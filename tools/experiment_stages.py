@@ -26,7 +26,7 @@ from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
 GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian posterior is measured
-XI_SCALES = (0.65, 0.8, 1.0)
+XI_SCALES = (0.8, 0.9, 1.0)
 EVALUATIONS = (1, 2, 4, 8)
 
 
@@ -122,7 +122,7 @@ def training_config(name: str, plan: Plan, out: Path) -> Path:
 def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
     """The DDM, and plain diffusion with UniPC, against reconstructions of the images."""
     out: Path = options.output
-    methods = [f"DDM={out / 'ddm'}:ddim/power"]
+    methods = [f"DDM={out / 'ddm'}:dpmsolver++/power"]
     methods += [] if options.alone else [f"plain={out / 'plain'}:unipc/uniform"]
     command = [
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),

@@ -196,9 +196,9 @@ def test_every_command_is_one_that_latentddm_takes(
     assert ddm.network == plain.network
     assert ddm.network.channels == kept["channels"]
     compare = importlib.import_module("compare")._parser().parse_args(done[3].command[2:])
-    assert compare.method[0].endswith("ddm:ddim/power")
+    assert compare.method[0].endswith("ddm:dpmsolver++/power")
     assert compare.method[1].endswith("plain:unipc/uniform")
-    assert compare.xi_scales == (0.65, 0.8, 1.0)
+    assert compare.xi_scales == (0.8, 0.9, 1.0)
     assert compare.samples == compare.reference_images == kept["samples"]
 
 
@@ -300,7 +300,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     text = (options.output / "report.md").read_text()
     assert "by FID" in text  # and why not
     assert text in capsys.readouterr().out
-    assert "| DDM | 32 |" in text
+    assert "| DDM, dpmsolver++ | 32 |" in text
     assert "| plain, unipc | 32 |" in text
     assert "--steps 4 --output samples --decode" in text
 
