@@ -167,7 +167,7 @@ def labels_given(
 def in_order_of_labels(
     x0: Tensor, labels: Tensor, accelerator: Accelerator
 ) -> tuple[Tensor, Tensor]:
-    """This process's share of the batch of all processes, sorted by label: x_0 and labels, [B, ...].
+    """x_0 and labels of this process in the batch of all processes sorted by label, [B, ...] each.
 
     The samples beside each other that an objective compares then mostly have one label, and are the
     same on any number of processes.

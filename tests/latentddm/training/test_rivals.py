@@ -166,7 +166,11 @@ def test_nothing_of_the_loss_is_left_at_the_exact_flow_map(kind: str, target: st
 def test_the_gradient_of_real_data_vanishes_at_the_exact_flow_map(
     objective: FlowMapObjective, flow: ExactFlow
 ) -> None:
-    """x_0 and its mirror image about E[x_0 | x_t]: two with the mean that x_0 has given x_t."""
+    """x_0 and its mirror image about E[x_0 | x_t]: two with the mean that x_0 has given x_t.
+
+    Their errors are equal in size at the exact flow map, and so are the adaptive weights of a mean
+    flow; on a skewed posterior its power moves the optimum, which these pairs do not show.
+    """
     x0, numbers = batch(objective, flow)
     mean, of_mean = conditional_means(flow, x0, numbers)
     mirrored = 2 * of_mean["noise"] - numbers["noise"]
