@@ -84,7 +84,7 @@ def test_settings_that_make_no_network_of_two_times_are_refused(config: NetworkC
 
 @every_kind
 def test_forward_derivatives_are_those_of_finite_differences(config: NetworkConfig) -> None:
-    network = two_times(config, random=True).double()
+    network = random_network(config, times=2, time_frequency=32.0).eval().double()
     x_t, t, _ = (value.double() for value in inputs())
     s, direction = 0.3 * t, torch.randn_like(x_t)
 

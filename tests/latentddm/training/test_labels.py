@@ -192,7 +192,7 @@ def test_samples_in_groups_have_one_label_where_they_can_on_any_number_of_proces
     assert torch.equal(labels[x[:, 0].long()], given)  # each sample has its own
     assert x[:, 0].unique().tolist() == list(range(16))
     groups = given.unflatten(0, (-1, 4))
-    assert int((groups == groups[:, :1]).all(1).sum()) == 2  # six, six and four of a label
+    assert int((groups == groups[:, :1]).all(1).sum()) == 3  # of six, six and four of a label
 
 
 def test_a_student_learns_from_a_teacher_with_classes_under_its_labels(
