@@ -20,7 +20,8 @@ class NetworkConfig:
     """The settings that all networks have; each kind adds its own.
 
     prediction, sigma_data: see `diffusion.process.to_x0`. times: 2 for a network that also reads
-    the time s at which a step from t ends, as flow maps do (`diffusion.flow_maps`). noise: xi as it
+    the time s at which a step from t ends, as flow maps do (`diffusion.flow_maps`). time_frequency:
+    the highest of the sines of t that are read, None for 1000; see `TimeEmbedding`. noise: xi as it
     is, or the posterior noise of Gaussian latents, see `PosteriorNoise`; gaussian_mean: the layers
     read the posterior mean of these beside x_t; gaussian_components: leading principal components
     of both, see `GaussianLatents`.
@@ -31,6 +32,7 @@ class NetworkConfig:
     sigma_data: float = 1.0  # of the prediction "edm": standard deviation of the finest detail
     classes: int = 0  # labels 0 ... classes - 1; 0: no labels
     times: int = 1
+    time_frequency: float | None = None
     dropout: float = 0.0
     noise: NoiseKind = "white"
     gaussian_mean: bool = False
@@ -60,6 +62,8 @@ class NetworkConfig:
                 "prediction eps has no x_0 at t = 1, where the steps of a network of two times "
                 "begin; choose v"
             )
+        if self.time_frequency is not None and not self.time_frequency > 1:
+            raise ValueError(f"time_frequency must be above 1, not {self.time_frequency}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), not {self.dropout}")
         if self.noise not in get_args(NoiseKind):

@@ -84,7 +84,9 @@ class DiT(NetworkModel[DiTConfig, Tokens]):
 
     def build(self, config: DiTConfig, latent_channels: int) -> None:
         numbers = latent_channels * config.patch_size**2
-        self.time_embedding = TimeEmbedding(config.width, config.classes, config.times)
+        self.time_embedding = TimeEmbedding(
+            config.width, config.classes, config.times, config.time_frequency
+        )
         self.input = nn.Linear(self.input_channels * config.patch_size**2, config.width)
         self.positions = Positions(
             config.width, config.position_grid if config.positions == "learnt" else 0

@@ -13,7 +13,7 @@ from latentddm.networks.attention import attention
 
 TIME_FREQUENCIES = 64
 HIGHEST_FREQUENCY = 1000.0
-SMOOTH_FREQUENCY = 32.0  # the highest of a network of two times, see TimeEmbedding
+SMOOTH_FREQUENCY = 32.0  # the highest for derivatives by t, see TimeEmbedding
 
 
 class TimeEmbedding(nn.Module):
@@ -21,16 +21,18 @@ class TimeEmbedding(nn.Module):
 
     With `classes`, a vector for each label is added before the last layer; the label `classes`
     stands for no label. With two `times` so are sines and cosines of the length of a step, through
-    weights that start at zero. Its frequencies end lower: derivatives by t are targets in training
-    (MeanFlow), and those of sin(1000 t) would bury the rest (arXiv 2410.11081, section 4.1).
+    weights that start at zero. highest: of the frequencies, None for HIGHEST_FREQUENCY. Where
+    derivatives by t are targets in training (MeanFlow), it is SMOOTH_FREQUENCY or less: those of
+    sin(1000 t) would bury the rest (arXiv 2410.11081, section 4.1).
     """
 
     frequencies: Tensor
 
-    def __init__(self, width: int, classes: int = 0, times: int = 1) -> None:
+    def __init__(
+        self, width: int, classes: int = 0, times: int = 1, highest: float | None = None
+    ) -> None:
         super().__init__()
-        highest = HIGHEST_FREQUENCY if times == 1 else SMOOTH_FREQUENCY
-        self.highest = highest
+        self.highest = HIGHEST_FREQUENCY if highest is None else highest
         self.register_buffer("frequencies", self._frequencies(), persistent=False)
         self.input = nn.Linear(2 * TIME_FREQUENCIES, width)
         self.label = nn.Embedding(classes + 1, width) if classes else None

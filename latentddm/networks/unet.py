@@ -36,7 +36,9 @@ class UNet(NetworkModel[UNetConfig, State]):
         if config.expansion == "output":
             builder.go_up_again()
 
-        self.time_embedding = TimeEmbedding(embedding, config.classes, config.times)
+        self.time_embedding = TimeEmbedding(
+            embedding, config.classes, config.times, config.time_frequency
+        )
         self.trunk = nn.ModuleList(builder.parts[: builder.split])
         self.draw_parts = nn.ModuleList(builder.parts[builder.split :])
         numbers = latent_channels * config.patch_size**2

@@ -78,18 +78,13 @@ def _check_objective(
         objective.check_latents(store.shape)
     except ValueError as error:
         raise UserError(f"{key}, for {config.store}: {error}.") from None
-    misfit = objective.misfit(config.network.times, config.schedule)
+    misfit = objective.misfit(config.network, config.schedule)
     if misfit is not None:
         raise UserError(f"{key}: {misfit}.")
     if config.network.classes and objective.targets > 1:
         raise UserError(
             f"{key}.targets takes targets from the whole batch, whatever their label; set it to 1 "
             "with network.classes."
-        )
-    if config.network.classes and objective.group_size > 1:
-        raise UserError(
-            f"{key} compares the samples of a group, whatever their label; leave network.classes "
-            "out, or choose another kind."
         )
     if config.loop.sharded and objective.derivatives:
         raise UserError(

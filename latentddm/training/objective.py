@@ -1,7 +1,7 @@
 """Training objectives: the times, the weight and the loss of one phase.
 
-A score comes from `scores`, the corruption from `diffusion`; nothing here imports a network,
-a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
+A score comes from `scores`, the corruption from `diffusion`; nothing here imports a network but
+for its settings, a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from latentddm.diffusion.process import corrupt, draw_targets
 from latentddm.diffusion.schedules import Schedule
+from latentddm.networks.config import NetworkConfig
 from latentddm.scores import EnergyConfig, Score, ScoreConfig
 from latentddm.scores.score import antithetic_pairs
 from latentddm.scores.views import ViewInputs
@@ -80,8 +81,8 @@ class Objective:
         """Whether samples follow a flow map: there is a field `flow_map`, which names its steps."""
         return hasattr(self, "flow_map")
 
-    def misfit(self, times: int, schedule: str) -> str | None:
-        """What is wrong with a network of so many times, or with a schedule by name; or None."""
+    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
+        """What is wrong with a network, or with a schedule by name; None if nothing is."""
         return None
 
     def check_latents(self, shape: Sequence[int]) -> None:
@@ -113,7 +114,8 @@ class Objective:
     ) -> ObjectiveTerms:
         """The loss of a micro-batch: corrupt the data, evaluate the network once, `terms`.
 
-        numbers: the rows of `numbers`; everyone: the x_0 of all processes, for several targets.
+        numbers: the rows of `numbers`, and `labels`, those given to a network with classes;
+        everyone: the x_0 of all processes, for several targets.
         """
         t, targets = numbers["t"], x0
         x_t = corrupt(x0, t, numbers["noise"], schedule)

@@ -88,6 +88,10 @@ class GeneratorTask:
         # Every random number is a function of (seed, images seen), on any number of processes.
         random = BatchDraws(self.config.seed, "train", images, len(x0), self.accelerator)
         numbers = objective.numbers(random, x0)
+        if labels is not None:
+            if objective.group_size > 1:
+                x0, labels = in_order_of_labels(x0, labels, self.accelerator)
+            numbers["labels"] = labels
         everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
         for view in self._learnt:
@@ -158,6 +162,20 @@ def labels_given(
     random = BatchDraws(config.seed, "labels", images, len(labels), accelerator)
     labels = labels.to(accelerator.device, non_blocking=True)
     return drop_labels(labels, random.uniform(), config.label_dropout, classes)
+
+
+def in_order_of_labels(
+    x0: Tensor, labels: Tensor, accelerator: Accelerator
+) -> tuple[Tensor, Tensor]:
+    """x_0 and labels of this process in the batch of all processes sorted by label, [B, ...] each.
+
+    The samples beside each other that an objective compares then mostly have one label, and are the
+    same on any number of processes.
+    """
+    everyone, given = accelerator.gather((x0, labels))
+    first = accelerator.process_index * len(x0)
+    rows = given.argsort(stable=True)[first : first + len(x0)]
+    return everyone[rows], given[rows]
 
 
 def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerator) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from processes import Processes
-from tiny_runs import final_weights, generator_config, phase, train_until
+from tiny_runs import ONE_LEVEL, TWO_DRAWS, final_weights, generator_config, phase, train_until
 
 from autoencoder.decode import decode_files
 from autoencoder.images import Preprocessing, open_source
@@ -24,7 +24,10 @@ from latentddm.engine.task import LoopConfig
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.networks.network import NetworkConfig
 from latentddm.training.generator import train
+from latentddm.training.objective import Objective
+from latentddm.training.rivals import InductiveObjective
 
 SIZE = 16
 
@@ -96,13 +99,25 @@ def test_a_store_that_processes_share_is_that_of_one(tmp_path: Path) -> None:
     torch.testing.assert_close(first.latents, second.latents)
 
 
+# A DDM, and a rival, which compares the samples of a group and reads a second time.
+each_objective = pytest.mark.parametrize(
+    "objective", [TWO_DRAWS, InductiveObjective()], ids=["ddm", "rival"]
+)
+
+
+def network_of(objective: Objective, classes: int = 0) -> NetworkConfig:
+    return replace(ONE_LEVEL, times=2 if objective.learns_flow_map else 1, classes=classes)
+
+
+@each_objective
 def test_a_run_on_pixels_that_was_stopped_ends_bit_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    objective: Objective, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = encode(every_level(8), tmp_path / "store")
-    settings = {"loop": LoopConfig(batch_size=8, log_every=8, checkpoint_every=8)}
-    whole = train(generator_config(store, tmp_path / "whole", phase(24), **settings))
-    stopped = generator_config(store, tmp_path / "stopped", phase(24), **settings)
+    loop = LoopConfig(batch_size=8, log_every=8, checkpoint_every=8)
+    phases, settings = phase(24, objective), {"loop": loop, "network": network_of(objective)}
+    whole = train(generator_config(store, tmp_path / "whole", phases, **settings))
+    stopped = generator_config(store, tmp_path / "stopped", phases, **settings)
     train_until(16, stopped, monkeypatch)
     first, second = final_weights(whole), final_weights(train(stopped))
     assert {"network", "ema", "optimizer"} <= {name.partition("/")[0] for name in first}
@@ -110,11 +125,13 @@ def test_a_run_on_pixels_that_was_stopped_ends_bit_equal(
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@each_objective
 def test_two_processes_that_share_the_weights_train_on_pixels_what_one_trains(
-    tmp_path: Path,
+    objective: Objective, tmp_path: Path
 ) -> None:
     store = encode(every_level(8), tmp_path / "store")
-    whole = generator_config(store, tmp_path / "one", phase(16))
+    network = network_of(objective)
+    whole = generator_config(store, tmp_path / "one", phase(16, objective), network=network)
     loop = replace(whole.loop, sharded=True)
     sharded = replace(whole, output=str(tmp_path / "two"), loop=loop)
     Processes(2, lambda: train(sharded), tmp_path).finish()
@@ -148,7 +165,10 @@ def test_moments_of_pixels_are_refused() -> None:
         load_autoencoder("pixels").encode_moments(torch.zeros(1, 4, 4, 3, dtype=torch.uint8))
 
 
-def test_a_labelled_run_on_pixels_is_sampled_with_guidance_and_exported(tmp_path: Path) -> None:
+@each_objective
+def test_a_labelled_run_on_pixels_is_sampled_with_guidance_and_exported(
+    objective: Objective, tmp_path: Path
+) -> None:
     """The whole way by commands: a folder of classes, a store, a run, pictures, a pipeline."""
     from PIL import Image
 
@@ -159,9 +179,8 @@ def test_a_labelled_run_on_pixels_is_sampled_with_guidance_and_exported(tmp_path
     store, run, folder = (str(tmp_path / name) for name in ("store", "run", "folder"))
     arguments = ["--images", str(tmp_path / "images"), "--size", str(SIZE), "--workers", "0"]
     assert main(["encode", *arguments, "--autoencoder", "pixels", "--output", store]) == 0
-    config = generator_config(store, run, phase(8))
-    labelled = type(config.network)(**{**vars(config.network), "classes": 2})
-    train(generator_config(store, run, phase(8), network=labelled))
+    labelled = network_of(objective, classes=2)
+    train(generator_config(store, run, phase(8, objective), network=labelled))
     guided = ["--label", "1", "--guidance", "2", "--num", "2", "--steps", "2", "--decode"]
     assert main(["sample", run, *guided, "--output", str(tmp_path / "samples")]) == 0
     assert len(list((tmp_path / "samples" / "images").glob("*.png"))) == 2

@@ -133,7 +133,7 @@ def test_rivals_stand_in_the_table_at_every_number_of_evaluations(
 
     methods = []
     for name, kind in RIVALS.items():
-        network = replace(ONE_LEVEL, times=2)
+        network = replace(ONE_LEVEL, times=2, time_frequency=32.0)  # as mean flows need
         train(generator_config(runs / "store", tmp_path / name, phase(8, kind()), network=network))
         methods += ["--method", f"{name}={tmp_path / name}"]
     request = [*methods, "--features", "latents", "--samples", "12", "--reference-images", "20"]

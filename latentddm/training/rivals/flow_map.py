@@ -9,6 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from latentddm.diffusion.flow_maps import average_velocity
+from latentddm.networks.config import NetworkConfig
 from latentddm.training.objective import Objective, ObjectiveTerms
 
 
@@ -28,8 +29,8 @@ class FlowMapObjective(Objective):
         if self.targets != 1:
             raise ValueError(f"targets must be 1 for the kind {self.kind}, not {self.targets}")
 
-    def misfit(self, times: int, schedule: str) -> str | None:
-        if times != 2:
+    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
+        if network.times != 2:
             return f"kind {self.kind} needs a network of two times; set network.times to 2"
         if schedule != "flow":
             return f"kind {self.kind} is derived for schedule: flow, not {schedule}; change one"

@@ -1,5 +1,6 @@
 """Inductive moment matching: samples that arrive at s from t match those that arrive from r < t.
 
+With labels the joint distributions of samples and labels match, hence those given each label.
 Source: Zhou, Ermon, Song, "Inductive Moment Matching", arXiv 2503.07565.
 """
 
@@ -45,15 +46,19 @@ def laplace_kernel(x: Tensor, y: Tensor, scale: Tensor) -> Tensor:
     return torch.exp(-distances / (x.shape[2] * scale[:, None, None]))
 
 
-def group_discrepancy(arrived: Tensor, target: Tensor, scale: Tensor) -> Tensor:
+def group_discrepancy(arrived: Tensor, target: Tensor, scale: Tensor, labels: Tensor) -> Tensor:
     """Squared MMD of two sets of M samples, all pairs of a set with itself among them, [G].
 
-    1/M^2 sum_jk k(y_j, y_k) + k(y'_j, y'_k) - 2 k(y_j, y'_k) (section 4.2 of the paper). The pairs
-    j = k of y and y', two arrivals from one x_0 and eps, are a consistency model's (its M = 1): at
-    the optimum they leave 2/M E[1 - k], which falls to 0 with t - r.
+    1/M^2 sum_jk [c_j = c_k] (k(y_j, y_k) + k(y'_j, y'_k) - 2 k(y_j, y'_k)): section 4.2 of the
+    paper, with labels c [G, M] of both sets. k times the indicator is a kernel of pairs (y, c), and
+    characteristic where k is: the MMD is 0 where y and y' have one distribution given each label,
+    and samples of other labels do not act on each other. The pairs j = k of y and y', two arrivals
+    from one x_0 and eps, are a consistency model's (its M = 1): at the optimum they leave
+    2/M E[1 - k], which falls to 0 with t - r.
     """
     within = laplace_kernel(arrived, arrived, scale) + laplace_kernel(target, target, scale)
-    return (within - 2 * laplace_kernel(arrived, target, scale)).mean((1, 2))
+    terms = within - 2 * laplace_kernel(arrived, target, scale)
+    return (terms * (labels[:, :, None] == labels[:, None])).mean((1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +110,10 @@ class InductiveObjective(FlowMapObjective):
         everyone: Tensor,
         schedule: Schedule,
     ) -> ObjectiveTerms:
-        """w MMD^2 of the samples of a group that arrive from t and from r, [B]."""
+        """w MMD^2 of the samples of a group that arrive from t and from r, [B].
+
+        Without `labels` among the numbers all samples have one.
+        """
         t, s, noise = numbers["t"], numbers["s"], numbers["noise"]
         r = nearer_time(t, s, LARGEST_ETA / 2**self.decrement)
         x_t, x_r = (corrupt(x0, time, noise, schedule) for time in (t, r))
@@ -114,5 +122,6 @@ class InductiveObjective(FlowMapObjective):
             target = move(x_r, velocity_of(network.current, x_r, r, s), r, s)
         y, y_r = (y.flatten(1).unflatten(0, (-1, self.group)) for y in (arrived, target))
         scale = (t - s)[:: self.group].clamp_min(LEAST)
-        error = group_discrepancy(y, y_r, scale).repeat_interleave(self.group)
+        labels = numbers.get("labels", torch.zeros_like(t)).unflatten(0, (-1, self.group))
+        error = group_discrepancy(y, y_r, scale, labels).repeat_interleave(self.group)
         return flow_map_terms(self.weight(t, schedule) * error, error)

@@ -16,6 +16,8 @@ from torch import Tensor
 from latentddm.diffusion.process import corrupt, expand_time
 from latentddm.diffusion.schedules import Schedule
 from latentddm.networks.attention import forward_derivative
+from latentddm.networks.config import NetworkConfig
+from latentddm.networks.layers import HIGHEST_FREQUENCY, SMOOTH_FREQUENCY
 from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.protocols import Evaluator, RandomNumbers
 from latentddm.training.rivals.flow_map import (
@@ -73,6 +75,14 @@ class MeanFlowObjective(FlowMapObjective):
                 "adaptive_power must be at least 0 and adaptive_floor above 0, not "
                 f"{self.adaptive_power} and {self.adaptive_floor}"
             )
+
+    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
+        if (network.time_frequency or HIGHEST_FREQUENCY) > SMOOTH_FREQUENCY:
+            return (
+                f"kind {self.kind} takes derivatives by t, which the sines of its highest "
+                f"frequencies would bury; set network.time_frequency to {SMOOTH_FREQUENCY:g}"
+            )
+        return super().misfit(network, schedule)
 
     def numbers(self, random: RandomNumbers, x0: Tensor) -> dict[str, Tensor]:
         """t, s and noise."""

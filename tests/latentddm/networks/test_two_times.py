@@ -6,6 +6,7 @@ Its derivatives by forward mode are those by finite differences, attention inclu
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,6 +52,29 @@ def test_a_network_of_one_time_refuses_the_end_of_a_step(config: NetworkConfig) 
 
 
 @every_kind
+def test_the_frequencies_of_t_are_those_of_one_time_unless_they_are_chosen(
+    config: NetworkConfig,
+) -> None:
+    """A comparison of methods is one of objectives: what all networks read is the same."""
+
+    def frequencies(**settings: Any) -> torch.Tensor:
+        return fresh(config, **settings).time_embedding.frequencies
+
+    assert torch.equal(frequencies(times=1), frequencies(times=2))
+    assert float(frequencies(times=2).max()) == pytest.approx(1000, rel=1e-5)
+    for times in (1, 2):
+        chosen = frequencies(times=times, time_frequency=32.0)
+        assert float(chosen.max()) == pytest.approx(32, rel=1e-5)
+    half = fresh(config, time_frequency=32.0).to(torch.bfloat16).time_embedding.frequencies
+    assert torch.equal(half, chosen)
+
+
+def test_frequencies_that_lie_below_the_lowest_are_refused() -> None:
+    with pytest.raises(ValueError, match="time_frequency"):
+        replace(KINDS["unet"], time_frequency=0.5)
+
+
+@every_kind
 def test_settings_that_make_no_network_of_two_times_are_refused(config: NetworkConfig) -> None:
     with pytest.raises(ValueError, match="times must be 1 or 2"):
         replace(config, times=3)
@@ -60,7 +84,7 @@ def test_settings_that_make_no_network_of_two_times_are_refused(config: NetworkC
 
 @every_kind
 def test_forward_derivatives_are_those_of_finite_differences(config: NetworkConfig) -> None:
-    network = two_times(config, random=True).double()
+    network = random_network(config, times=2, time_frequency=32.0).eval().double()
     x_t, t, _ = (value.double() for value in inputs())
     s, direction = 0.3 * t, torch.randn_like(x_t)
 

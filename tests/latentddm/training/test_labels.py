@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tiny_runs import ONE_LEVEL, TWO_DRAWS, generator_config, phase
+from processes import Processes
+from tiny_runs import (
+    ONE_LEVEL,
+    TWO_DRAWS,
+    final_weights,
+    generator_config,
+    phase,
+    train_until,
+)
 
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig
+from latentddm.engine.run import RunFolder
 from latentddm.engine.task import SinglePhaseConfig
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.objective import PlainObjective
-from latentddm.training.rivals import ShortcutObjective
+from latentddm.training.rivals import InductiveObjective, ShortcutObjective
+from latentddm.training.task import in_order_of_labels
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +129,70 @@ def test_every_class_in_turn_is_what_the_classes_draw_alone(
     assert not torch.allclose(*alone, atol=1e-4)
     for place in range(7):
         torch.testing.assert_close(drawn[place], alone[(1 + place) % 2][place])
+
+
+def of_groups(store: Path, output: Path) -> TrainConfig:
+    """Inductive moment matching in groups of 4, of a network with two classes."""
+    wanted = config(store, output, classes=2, images=24)
+    (only,) = wanted.phases
+    network = replace(wanted.network, times=2)
+    return replace(wanted, network=network, phases=(replace(only, objective=InductiveObjective()),))
+
+
+def test_a_rival_of_groups_resumes_bit_equal_on_labels(
+    labelled_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = final_weights(train(of_groups(labelled_store, tmp_path / "whole")))
+    stopped = of_groups(labelled_store, tmp_path / "stopped")
+    train_until(16, stopped, monkeypatch)
+    again = final_weights(train(stopped))
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_rival_of_groups_on_labels_as_one_does(
+    labelled_store: Path, tmp_path: Path
+) -> None:
+    one = final_weights(train(of_groups(labelled_store, tmp_path / "one")))
+    shared = of_groups(labelled_store, tmp_path / "two")
+    Processes(2, lambda: train(shared), tmp_path).finish()
+    two = final_weights(RunFolder(Path(shared.output)))
+    for name, tensor in one.items():
+        if name.startswith("network/"):
+            torch.testing.assert_close(tensor, two[name], rtol=0, atol=2e-4)
+
+
+@dataclass
+class Gathering:
+    """`Accelerator` of one of several processes whose shares are known."""
+
+    shares: list[tuple[torch.Tensor, torch.Tensor]]
+    process_index: int
+
+    def gather(self, own: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        for given, known in zip(own, self.shares[self.process_index], strict=True):
+            assert torch.equal(given, known)
+        return tuple(torch.cat(parts) for parts in zip(*self.shares, strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_samples_in_groups_have_one_label_where_they_can_on_any_number_of_processes(
+    count: int,
+) -> None:
+    labels = torch.tensor([1, 0, 2, 1, 0, 0, 1, 0, 2, 1, 1, 0, 0, 2, 2, 1])
+    x0 = torch.arange(16.0)[:, None]
+    shares = list(zip(x0.chunk(count), labels.chunk(count), strict=True))
+    sorted_shares = [
+        in_order_of_labels(*share, Gathering(shares, rank))  # type: ignore[arg-type]
+        for rank, share in enumerate(shares)
+    ]
+    x, given = (torch.cat(parts) for parts in zip(*sorted_shares, strict=True))
+    assert given.tolist() == sorted(labels.tolist())
+    assert torch.equal(labels[x[:, 0].long()], given)  # each sample has its own
+    assert x[:, 0].unique().tolist() == list(range(16))
+    groups = given.unflatten(0, (-1, 4))
+    assert int((groups == groups[:, :1]).all(1).sum()) == 3  # of six, six and four of a label
 
 
 def test_a_student_learns_from_a_teacher_with_classes_under_its_labels(

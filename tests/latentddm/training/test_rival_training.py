@@ -26,7 +26,7 @@ from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.rivals import RIVALS, MeanFlowObjective, ShortcutObjective
 
-NETWORK = replace(UNET, times=2, dropout=0.1)
+NETWORK = replace(UNET, times=2, time_frequency=32.0, dropout=0.1)
 SETTINGS: dict[str, dict[str, Any]] = {
     "shortcut": {"consistency_share": 0.5, "finest": 16},
     "mean_flow": {"velocity_share": 0.5, "improved": True},
@@ -171,6 +171,11 @@ def test_two_processes_that_share_the_weights_train_what_one_trains(
     ("kind", "changes", "named"),
     [
         ("shortcut", {"network": UNET}, ["phases.1.objective", "shortcut", "network.times"]),
+        (
+            "mean_flow",
+            {"network": replace(NETWORK, time_frequency=None)},
+            ["phases.1.objective", "mean_flow", "derivatives", "network.time_frequency", "32"],
+        ),
         ("mean_flow", {"schedule": "cosine"}, ["mean_flow", "schedule", "flow", "cosine"]),
         (
             "moment_matching_inductive",
