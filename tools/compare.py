@@ -11,6 +11,10 @@ settings, with their protocols), curves.png, trend.png where a run is given at s
 (RUN@all), and grids/. Run the same command again to go on after a stop: a finished cell is not done
 again. `accelerate launch tools/compare.py ...` uses all processes.
 
+The best of many settings, chosen and reported on the same samples, looks better than it is. With
+--confirm N settings are chosen on --samples of the first run of each method, and the table is of N
+fresh samples of every run at the settings chosen.
+
 With --keep-best the best settings are written into the runs themselves, where `latentddm sample`,
 `play` and `export` find them.
 """
@@ -23,12 +27,21 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
-from compare_plan import Cell, Scales, Sweep, parse_methods, plan_cells, training_record
+from compare_plan import Cell, fresh_cells, parse_methods, plan_cells
 from compare_reference import LATENTS, Judgement
-from compare_results import best_findings, keep_best_settings, read_findings, table
+from compare_results import (
+    Finding,
+    best_findings,
+    keep_best_settings,
+    read_findings,
+    table,
+    training_record,
+)
+from compare_sweep import Scales, Sweep
 from preparation import exit_code, list_of
 
 from latentddm.engine.atomic_io import make_folder, write_json, write_text
@@ -42,37 +55,45 @@ LONGEST = timedelta(days=7)  # that a process waits for the others' share of the
 
 def run(options: argparse.Namespace) -> None:
     """Measure the missing cells, on all processes; the main one writes the results."""
-    methods = parse_methods(options.method)
-    sweep = Sweep(
-        evaluations=options.evaluations,
-        churn=options.churn,
-        safety=options.safety,
-        grids=options.grids,
-        powers=options.powers,
-        xi_scales=options.xi_scales,
-        noise_scales=options.noise_scales,
-        seeds=tuple(range(options.seeds)),
-    )
-    judgement = _judgement(options, methods[0].runs[0].run)
-    metric = _deciding_metric(options.best_by, judgement)
-    cells = plan_cells(methods, sweep, options.batch_size)
+    methods, sweep = parse_methods(options.method), sweep_of(options)
+    judgement = judgement_of(options, methods[0].runs[0].run)
+    metric = deciding_metric(options.best_by, judgement)
+    screened = [replace(m, runs=m.runs[:1]) for m in methods] if options.confirm else methods
+    cells = plan_cells(screened, sweep, options.batch_size)
     folder: Path = options.output / "cells"
     make_folder(folder)
     accelerator = start_processes(handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
+    _measure(cells, judgement, folder, accelerator)
+    findings = read_findings(cells, judgement, folder)
+    best = best_findings(findings, metric)
+    reported = judgement
+    if options.confirm:
+        reported = replace(judgement, samples=options.confirm)
+        chosen = [(finding.method, finding.sampling) for finding in best]
+        cells = fresh_cells(chosen, methods, options.seeds)
+        _measure(cells, reported, folder, accelerator)
+        best = best_findings(read_findings(cells, reported, folder), metric)
+    if accelerator.is_main_process:
+        _write(options.output, findings, best, reported, metric)
+        if options.keep_best:
+            keep_best_settings(best, metric, reported)
 
+
+def _measure(
+    cells: Sequence[Cell], judgement: Judgement, folder: Path, accelerator: Accelerator
+) -> None:
+    """Measure this process's share of the missing cells; returns when all processes have."""
     missing = _missing(cells, judgement, folder)
     accelerator.wait_for_everyone()  # else a quick process changes the cells that a slow one finds
     mine = missing[accelerator.process_index :: accelerator.num_processes]
     bench = Bench(judgement, accelerator.device)
-    main = accelerator.is_main_process
     work = sum(cell.sampling.steps for cell in mine) * judgement.samples
-    with Progress(work, f"{len(mine)} cells", unit="evaluations", show=main) as progress:
+    show = accelerator.is_main_process
+    with Progress(work, f"{len(mine)} cells", unit="evaluations", show=show) as progress:
         for cell in mine:
             bench.measure(cell, folder)
             progress.update(cell.sampling.steps * judgement.samples)
     accelerator.wait_for_everyone()
-    if main:
-        _write(options.output, cells, judgement, metric, options.keep_best)
 
 
 def _missing(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[Cell]:
@@ -81,12 +102,14 @@ def _missing(cells: Sequence[Cell], judgement: Judgement, folder: Path) -> list[
 
 
 def _write(
-    output: Path, cells: Sequence[Cell], judgement: Judgement, metric: str, keep_best: bool
+    output: Path,
+    findings: Sequence[Finding],
+    best: Sequence[Finding],
+    judgement: Judgement,
+    metric: str,
 ) -> None:
-    """Table, numbers and pictures of finished cells; with `keep_best`, settings into the runs."""
-    findings = read_findings(cells, judgement, output / "cells")
-    best = best_findings(findings, metric)
-    methods = list(dict.fromkeys(cell.method for cell in cells))
+    """Table, numbers and pictures; judgement: of the best, which the table has."""
+    methods = list(dict.fromkeys(finding.method for finding in best))
     records = {method: training_record(method) for method in methods}
     values = {
         "protocol": judgement.to_plain(),
@@ -96,8 +119,6 @@ def _write(
         "settings": [finding.to_json() for finding in findings],
     }
     write_json(output / "results.json", values)
-    if keep_best:
-        keep_best_settings(best, metric, judgement)
     text = table(best, metric, records)
     write_text(output / "table.md", text)
     draw_curves(output / "curves.png", best, metric)
@@ -108,7 +129,22 @@ def _write(
     print(f"Wrote table.md, results.json, {pictures} and grids/ to {output}.")
 
 
-def _judgement(options: argparse.Namespace, first_run: str) -> Judgement:
+def sweep_of(options: argparse.Namespace) -> Sweep:
+    """The settings to be tried; UserError names an impossible range."""
+    return Sweep(
+        evaluations=options.evaluations,
+        churn=options.churn,
+        safety=options.safety,
+        grids=options.grids,
+        powers=options.powers,
+        xi_scales=options.xi_scales,
+        noise_scales=options.noise_scales,
+        seeds=tuple(range(options.seeds)),
+        tries=options.tries,
+    )
+
+
+def judgement_of(options: argparse.Namespace, first_run: str | None) -> Judgement:
     """The judgement of the options, with the store of the first run where none is named."""
     judgement = Judgement(
         samples=options.samples,
@@ -119,13 +155,13 @@ def _judgement(options: argparse.Namespace, first_run: str) -> Judgement:
         features=options.features,
         metrics=options.metrics,
     )
-    if LATENTS in judgement.features and judgement.store is None:
+    if LATENTS in judgement.features and judgement.store is None and first_run is not None:
         store = RunFolder(Path(first_run)).read_config()["store"]
         judgement = replace(judgement, store=store)
     return judgement
 
 
-def _deciding_metric(asked: str | None, judgement: Judgement) -> str:
+def deciding_metric(asked: str | None, judgement: Judgement) -> str:
     """The metric of the best setting: the first distance, unless another is given."""
     known = judgement.distances
     if not known or (asked is not None and asked not in known):
@@ -142,7 +178,7 @@ def _scales(text: str) -> Scales:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -176,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--xi-scales", type=scales, default=sweep.xi_scales, metavar="N[:N...],...", help="of xi")
     add("--noise-scales", type=numbers, default=sweep.noise_scales, help="at t = 1 (default 1)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
+    tries = "settings of a method at a number of evaluations, at random (default: all)"
+    add("--tries", type=int, help=tries)
+    add("--confirm", type=int, metavar="N", help="report N fresh samples of the best settings")
     add("--batch-size", type=int, default=64)
     keep_best = "write the best settings into each run, for sample, play and export"
     add("--keep-best", action="store_true", help=keep_best)
@@ -184,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool; 0 done, 1 the work failed, 2 the request was wrong."""
-    parsed = _parser().parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     return exit_code(lambda: run(parsed))
 
 

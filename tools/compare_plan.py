@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import product
-from pathlib import Path
-from statistics import fmean
 from typing import Any, cast, get_args
+
+from compare_sweep import Sweep, tried
 
 from latentddm.diffusion.sampling import POWER, GridKind
 from latentddm.diffusion.solvers import SOLVERS, evaluations_of, steps_within
@@ -27,7 +27,6 @@ from latentddm.inference.generator import (
 )
 
 ALL = "all"
-Scales = float | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -50,48 +49,16 @@ class Method:
     solver: str
     runs: tuple[Trained, ...]
     grid: GridKind | None = None  # of its times, in the place of those swept over
+    grid_named: bool = False  # the solver is there with another grid too
 
     @property
     def series(self) -> str:
         """The name of a curve: the same for all checkpoints of a run."""
-        return self.name if self.solver == "ddim" else f"{self.name}, {self.solver}"
+        solver = f"{self.solver}/{self.grid}" if self.grid_named and self.grid else self.solver
+        return self.name if solver == "ddim" else f"{self.name}, {solver}"
 
     def __str__(self) -> str:
         return f"{self.series} at {self.images:,} images"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sweep:
-    """The settings tried with every method, of which the best counts."""
-
-    evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
-    churn: tuple[float, ...] = (0.0, 0.5, 1.0)
-    safety: tuple[float, ...] = (0.0, 0.02, 0.05)
-    grids: tuple[GridKind, ...] = get_args(GridKind)
-    powers: tuple[float, ...] = (POWER,)
-    xi_scales: tuple[Scales, ...] = (1.0,)  # of methods that read xi
-    noise_scales: tuple[float, ...] = (1.0,)
-    seeds: tuple[int, ...] = (0,)
-
-    def __post_init__(self) -> None:
-        """UserError names an empty or impossible range."""
-        for name, values in vars(self).items():
-            if not values or len(set(values)) < len(values):
-                raise UserError(f"--{name} needs at least one value, and no value twice.")
-        if min(self.evaluations) < 1:
-            raise UserError("--evaluations must be at least 1.")
-        if not all(0 <= churn <= 1 for churn in self.churn):
-            raise UserError("--churn must lie in [0, 1].")
-        if not all(0 <= safety < 0.5 for safety in self.safety):
-            raise UserError("--safety must lie in [0, 0.5).")
-        if min(self.powers) <= 0:
-            raise UserError("--powers must be positive.")
-        if min(self.noise_scales) <= 0:
-            raise UserError("--noise-scales must be positive.")
-        for grid in self.grids:
-            if grid not in get_args(GridKind):
-                known = ", ".join(get_args(GridKind))
-                raise UserError(f"--grids: there is no grid {grid!r}; choose from {known}.")
 
 
 @dataclass(frozen=True)
@@ -143,16 +110,23 @@ def _parse(text: str) -> Iterator[Method]:
         raise UserError(f"{text!r} is no method; write {form}.")
     rest, _, solvers = rest.partition(":")
     runs, _, images = rest.partition("@")
-    words = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
-    chosen = [_solver_and_grid(text, word) for word in words]
+    chosen = solvers_of(text, solvers)
     for seen, trained in _checkpoints(runs.split(","), images).items():
         if trained[0].flow_map:  # which has a sampler of its own
-            if solvers != ALL and chosen != [("ddim", None)]:
+            if solvers != ALL and chosen != [("ddim", None, False)]:
                 raise UserError(f"{text!r}: {trained[0].run} is a flow map; leave the solver out.")
             yield Method(name, seen, "ddim", trained)
             continue
-        for solver, grid in chosen:
-            yield Method(name, seen, solver, trained, grid)
+        for solver, grid, grid_named in chosen:
+            yield Method(name, seen, solver, trained, grid, grid_named)
+
+
+def solvers_of(text: str, solvers: str) -> list[tuple[str, GridKind | None, bool]]:
+    """Each SOLVER[/GRID] of the method `text`, and whether the solver has other grids too."""
+    words = list(SOLVERS) if solvers == ALL else (solvers or "ddim").split(",")
+    chosen = [_solver_and_grid(text, word) for word in words]
+    several = [solver for solver, _ in chosen]
+    return [(solver, grid, several.count(solver) > 1) for solver, grid in chosen]
 
 
 def _solver_and_grid(text: str, word: str) -> tuple[str, GridKind | None]:
@@ -197,63 +171,70 @@ def _checkpoints_of(folder: RunFolder, images: str) -> list[Checkpoint]:
 
 
 def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list[Cell]:
-    """The cells of a sweep, cheapest first; settings that make no difference stand once.
+    """The cells of a sweep, cheapest first; settings that make no difference stand once."""
+    cells = []
+    for evaluations in sorted(sweep.evaluations):
+        settings = [(m, each) for m in methods for each in _settings(m, evaluations, sweep)]
+        for method, sampling in tried(settings, sweep.tries):
+            sampling = replace(sampling, batch_size=batch_size)
+            cells += _drawn(method, sampling, sweep.seeds)
+    return cells
+
+
+def _drawn(method: Method, sampling: SamplingConfig, seeds: Sequence[int]) -> list[Cell]:
+    """A setting with every seed and run of its method."""
+    return [
+        Cell(method, trained, replace(sampling, seed=seed, label="every" if classes else None))
+        for seed, trained in product(seeds, method.runs)
+        for classes in [trained.classes]
+    ]
+
+
+def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[SamplingConfig]:
+    """The settings of one method at one number of evaluations.
 
     DDIM is swept over churn; the others have none and are swept over the grid of times, if their
     method names none, the power grid over its exponents too. Of a flow map the grid is swept alone,
     if it has learnt all steps. With one evaluation neither churn nor the grid is seen.
     """
-    cells = []
-    for method, evaluations in product(methods, sweep.evaluations):
-        steps = steps_within(method.solver, evaluations)
-        learnt, ddim = method.runs[0].flow_map, method.solver == "ddim"
-        churns: tuple[float, ...] = sweep.churn if ddim and not learnt else (0.0,)
-        grids: tuple[Any, ...] = (None,) if ddim and learnt != "free" else sweep.grids
-        if method.grid is not None:
-            grids = (method.grid,)
-        powers, safeties = sweep.powers, (0.0,) if learnt else sweep.safety
-        if steps == 1:
-            churns, grids, powers = churns[:1], grids[:1], (POWER,)
-        times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
-        xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
-        scales = product(xi_scales, sweep.noise_scales)
-        settings = product(churns, times, safeties, scales, sweep.seeds, method.runs)
-        for churn, (grid, power), safety, (xi_scale, noise_scale), seed, trained in settings:
-            sampling = SamplingConfig(
-                steps=evaluations,
-                churn=churn,
-                xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
-                noise_scale=noise_scale,
-                safety=safety,
-                label="every" if trained.classes else None,
-                seed=seed,
-                solver=method.solver,
-                grid=grid,
-                power=power,
-                batch_size=batch_size,
-            )
-            cells.append(Cell(method, trained, sampling))
-    return sorted(cells, key=lambda cell: cell.sampling.steps)
+    steps = steps_within(method.solver, evaluations)
+    learnt, ddim = method.runs[0].flow_map, method.solver == "ddim"
+    churns: tuple[float, ...] = sweep.churn if ddim and not learnt else (0.0,)
+    grids: tuple[Any, ...] = (None,) if ddim and learnt != "free" else sweep.grids
+    if method.grid is not None:
+        grids = (method.grid,)
+    powers, safeties = sweep.powers, (0.0,) if learnt else sweep.safety
+    if steps == 1:
+        churns, grids, powers = churns[:1], grids[:1], (POWER,)
+    times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
+    xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
+    settings = product(churns, times, safeties, xi_scales, sweep.noise_scales)
+    for churn, (grid, power), safety, xi_scale, noise_scale in settings:
+        yield SamplingConfig(
+            steps=evaluations,
+            churn=churn,
+            xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
+            noise_scale=noise_scale,
+            safety=safety,
+            solver=method.solver,
+            grid=grid,
+            power=power,
+        )
+
+
+def fresh_cells(
+    chosen: Sequence[tuple[Method, SamplingConfig]], methods: Sequence[Method], seeds: int
+) -> list[Cell]:
+    """The settings chosen, of all runs of their methods, with seeds above the `seeds` first."""
+    whole = {(method.series, method.images): method for method in methods}
+    return [
+        cell
+        for method, sampling in chosen
+        for cell in _drawn(whole[method.series, method.images], sampling, range(seeds, 2 * seeds))
+    ]
 
 
 def actual_evaluations(cell: Cell) -> int:
     """The network evaluations that a cell really spends: Heun's method makes an odd number."""
     solver = cell.method.solver
     return evaluations_of(solver, steps_within(solver, cell.sampling.steps))
-
-
-def training_record(method: Method) -> dict[str, Any]:
-    """A method's fields, its images and its seconds of training, the mean over its runs.
-
-    Those of a student's teacher count: without them there is no student.
-    """
-    taught, seconds = 0, []
-    for trained in method.runs:
-        run = RunFolder(Path(trained.run))
-        config, spent = run.read_config(), run.training_seconds(method.images)
-        if "teacher" in config:
-            taught = config["teacher_images"]
-            spent += RunFolder(Path(config["teacher"])).training_seconds(taught)
-        seconds.append(spent)
-    record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
-    return asdict(method) | record

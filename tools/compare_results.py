@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,6 +13,7 @@ from compare_reference import Judgement
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import read_json
+from latentddm.engine.run import RunFolder
 from latentddm.evaluation.protocol import Result, require_same_protocol
 from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.settings import SamplingConfig
@@ -117,6 +118,23 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
         write_best_settings(Path(run), by, settings)
 
 
+def training_record(method: Method) -> dict[str, Any]:
+    """A method's fields, its images and its seconds of training, the mean over its runs.
+
+    Those of a student's teacher count: without them there is no student.
+    """
+    taught, seconds = 0, []
+    for trained in method.runs:
+        run = RunFolder(Path(trained.run))
+        config, spent = run.read_config(), run.training_seconds(method.images)
+        if "teacher" in config:
+            taught = config["teacher_images"]
+            spent += RunFolder(Path(config["teacher"])).training_seconds(taught)
+        seconds.append(spent)
+    record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
+    return asdict(method) | record
+
+
 def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping[str, Any]]) -> str:
     """Methods down, evaluations across, beside each number its setting; Markdown."""
     across = sorted({finding.evaluations for finding in best})
@@ -131,7 +149,9 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
         images, seconds = (records[method][key] for key in ("images", "training_seconds"))
         cells = [_cell(at[method, n], metric) if (method, n) in at else "" for n in across]
         lines.append(
-            f"| {method.series} | {images:,} | {seconds:,.0f} s | " + " | ".join(cells) + " |"
+            f"| {method.series} | {images:,} | {seconds / 60:,.1f} min | "
+            + " | ".join(cells)
+            + " |"
         )
     return "\n".join(lines) + "\n"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,14 +73,14 @@ def measure_rates(
     spaces = _open_spaces(size)
     described = {name: _describing(one, sampled.pixels) for name, one in spaces.items()}
     rates = Rates(
-        start=_start_of_a_command(),
+        start=start_of_a_command(),
         read=sampled.seconds,
         encode=encode,
         decode=decode,
         autoencoder=per_image,
         evaluation=0.0,
         describe=described,
-        distance={name: _distance(name, one) for name, one in spaces.items()},
+        distance={name: distance(one, OF_SPACE[name]) for name, one in spaces.items()},
     )
     with TemporaryDirectory(prefix="latentddm-") as folder, quiet():
         store = sample_store(Path(folder), sampled.pixels, autoencoder, size)
@@ -92,12 +93,12 @@ def measure_rates(
             networks.append(network_speed(config, channels))
             edge = size // autoencoder.factor
             shape = (autoencoder.latent_channels, edge, edge)
-            evaluation = rates.evaluation or _evaluation(config, shape)
+            evaluation = rates.evaluation or evaluation_seconds(config, shape)
             rates = replace(rates, evaluation=evaluation, networks=tuple(networks))
     return rates
 
 
-def _start_of_a_command() -> float:
+def start_of_a_command() -> float:
     """Seconds until a command has imported what it needs."""
     code = "import latentddm.training.generator, autoencoder.models"
     _, seconds = timed(lambda: subprocess.run([sys.executable, "-c", code], check=True))
@@ -120,7 +121,7 @@ def _describing(extractor: FeatureExtractor, pixels: torch.Tensor) -> float:
     return timed(lambda: extractor(pixels))[1] / len(pixels)
 
 
-def _distance(name: str, extractor: FeatureExtractor) -> float:
+def distance(extractor: FeatureExtractor, metrics: Sequence[str]) -> float:
     """Seconds for the distances of a set, which the dimension decides, hardly its size."""
     space = FeatureSpace(extractor.name, extractor.hash, extractor.resize)
     samples, reference = (
@@ -134,11 +135,11 @@ def _distance(name: str, extractor: FeatureExtractor) -> float:
         )
         for part in range(2)
     )
-    metrics, device = OF_SPACE[name], default_device()
+    device = default_device()
     return timed(lambda: evaluate_features(samples, reference, metrics, device=device))[1]
 
 
-def _evaluation(config: TrainConfig, shape: tuple[int, int, int]) -> float:
+def evaluation_seconds(config: TrainConfig, shape: tuple[int, int, int]) -> float:
     """Seconds of a network evaluation for an image, in float32 as samples are drawn."""
     network = make_network(config.network, shape, config.schedule)
     network.eval().requires_grad_(False).to(default_device())

@@ -1,17 +1,25 @@
-"""The last page of tools/paper.py: the comparison, published figures, a verdict by evaluations."""
+"""The last page of tools/paper.py: two comparisons, verdicts, effort, published figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import hypot
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from paper_methods import DDM, PLAIN, STUDENT, kind_of
 
 from latentddm.engine.atomic_io import read_json, write_text
 from latentddm.engine.errors import UserError
 
 PUBLISHED = Path(__file__).with_name("published.json")
-# By the first word of a method's name; what is none of them is a rival.
-KINDS = {"plain": "plain diffusion", "DDM": "DDM", "student": "a student"}
+BY_IMAGES, BY_SECONDS = "images", "seconds"
+TITLES = {
+    BY_IMAGES: "## Equal images\n\nEvery method sees as many, a student's teacher as well.\n",
+    BY_SECONDS: "## Equal seconds\n\nEvery method trains for as long as the slowest of the table "
+    "by images, a student's teacher included.\n",
+}
+KINDS = {PLAIN: "plain diffusion", DDM: "DDM", STUDENT: "a student"}  # the rest are rivals
 
 
 class Published(NamedTuple):
@@ -40,27 +48,33 @@ def published_figures(data: str) -> list[Published]:
     ]
 
 
-def write_table(output: Path, figures: Sequence[Published]) -> None:
-    """Write OUTPUT/table.md from what tools/compare.py has written into OUTPUT/comparison."""
-    comparison = output / "comparison"
-    results = read_json(comparison / "results.json")
-    parts = [(comparison / "table.md").read_text(encoding="utf-8"), verdict_table(results)]
+def write_tables(output: Path, figures: Sequence[Published]) -> None:
+    """Write OUTPUT/table.md from what tools/compare.py has written into OUTPUT/comparison-*."""
+    parts, counts = [], set()
+    for title, text in TITLES.items():
+        comparison = output / f"comparison-{title}"
+        if not (comparison / "results.json").is_file():
+            continue
+        results = read_json(comparison / "results.json")
+        counts |= {best["evaluations"] for best in results["best"]}
+        parts += [text, (comparison / "table.md").read_text(encoding="utf-8")]
+        parts += [verdict_table(results), effort_table(results)]
     if figures:
-        counts = {best["evaluations"] for best in results["best"]}
         parts.append(published_table(figures, sorted(counts)))
-    text = "\n".join(parts)
-    write_text(output / "table.md", text)
-    print(text)
+    written = "\n".join(parts)
+    write_text(output / "table.md", written)
+    print(written)
     print(f"Wrote {output / 'table.md'}.")
 
 
 def verdict_table(results: Mapping[str, Any]) -> str:
-    """The best of each kind of method by evaluations, and the DDM's ratio to the best other."""
+    """The best of each kind of method by evaluations, and the DDM's against the best other."""
     metric, best = results["best_by"], results["best"]
     lines = [
-        f"{metric}, the best row of each kind; the ratio is the DDM's to the best other: below 1 "
-        "it is ahead. Differences within the deviations over seeds are none.\n",
-        "| evaluations | best of all | " + " | ".join([*KINDS.values(), "a rival"]) + " | ratio |",
+        f"{metric}, the best row of each kind; the ratio is the DDM's to the best other. Level: "
+        "their difference is below the root of the sum of their squared deviations over seeds "
+        "(of one seed there is none, and nothing is level).\n",
+        "| evaluations | ahead | " + " | ".join([*KINDS.values(), "a rival"]) + " | ratio |",
         "|---" * (len(KINDS) + 4) + "|",
     ]
     for count in sorted({each["evaluations"] for each in best}):
@@ -70,12 +84,9 @@ def verdict_table(results: Mapping[str, Any]) -> str:
             for kind in {row.kind for row in rows}
         }
         of_kinds = [leading.get(kind) for kind in (*KINDS.values(), "a rival")]
-        others = [row.value for kind, row in leading.items() if kind != "DDM"]
-        ddm = leading.get("DDM")
-        ratio = f"{ddm.value / min(others):.2f}" if ddm and others else ""
         cells = ["" if row is None else str(row) for row in of_kinds]
-        first = min(rows, key=lambda row: row.value)
-        lines.append(f"| {count} | {first.series} | " + " | ".join(cells) + f" | {ratio} |")
+        verdict, ratio = _verdict(leading)
+        lines.append(f"| {count} | {verdict} | " + " | ".join(cells) + f" | {ratio} |")
     return "\n".join(lines) + "\n"
 
 
@@ -91,10 +102,53 @@ class _Row(NamedTuple):
 
 
 def _row(best: Mapping[str, Any], metric: str) -> _Row:
-    series = best["method"].rpartition(" at ")[0]
-    first = series.split(",")[0].split("-")[0]
-    kind = KINDS.get(first, "a rival")
+    series = _series(best["method"])
+    kind = KINDS.get(kind_of(_name(series)), "a rival")
     return _Row(series, kind, best["values"][metric], best["spread"][metric])
+
+
+def _verdict(leading: Mapping[str, _Row]) -> tuple[str, str]:
+    """The series that is ahead, or "level", and the ratio of the DDM to the best other."""
+    others = [row for kind, row in leading.items() if kind != KINDS[DDM]]
+    ddm = leading.get(KINDS[DDM])
+    if ddm is None or not others:
+        return min(leading.values(), key=lambda row: row.value).series, ""
+    other = min(others, key=lambda row: row.value)
+    level = (
+        ddm.spread is not None
+        and other.spread is not None
+        and abs(ddm.value - other.value) < hypot(ddm.spread, other.spread)
+    )
+    ahead = ddm if ddm.value < other.value else other
+    return "level" if level else ahead.series, f"{ddm.value / other.value:.2f}"
+
+
+def effort_table(results: Mapping[str, Any]) -> str:
+    """Trainings and settings tried of each method, which all its rows share."""
+    tried: dict[str, dict[int, int]] = {}
+    for setting in results["settings"]:
+        of_name = tried.setdefault(_name(_series(setting["method"])), {})
+        of_name[setting["evaluations"]] = of_name.get(setting["evaluations"], 0) + 1
+    trainings = {_name(method["series"]): len(method["runs"]) for method in results["methods"]}
+    counts = sorted({count for of_name in tried.values() for count in of_name})
+    lines = [
+        "Effort: trainings, all with one setting of the objective, and settings of the sampler "
+        "tried at each number of evaluations.\n",
+        "| method | trainings | " + " | ".join(map(str, counts)) + " |",
+        "|---" * (len(counts) + 2) + "|",
+    ]
+    for name, of_name in tried.items():
+        cells = " | ".join(str(of_name.get(count, "")) for count in counts)
+        lines.append(f"| {name} | {trainings[name]} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _series(method: str) -> str:
+    return method.rpartition(" at ")[0]
+
+
+def _name(series: str) -> str:
+    return series.split(",")[0]
 
 
 def published_table(figures: Sequence[Published], counts: Sequence[int]) -> str:

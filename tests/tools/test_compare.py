@@ -191,6 +191,8 @@ def test_a_method_may_have_a_grid_of_its_own(
         ("plain", None),
         ("plain, unipc", "uniform"),
     ]
+    two = plan.parse_methods([f"DDM={runs / 'ddm'}:ddim,ddim/power"])
+    assert [method.series for method in two] == ["DDM", "DDM, ddim/power"]
     for wrong in ("ddim/linear", "ddim/"):
         request = ["--method", f"DDM={runs / 'ddm'}:{wrong}", "--output", str(tmp_path / "no")]
         assert compare.main([*request, "--features", "latents"]) == 2
@@ -231,6 +233,28 @@ def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: Mo
     assert both["values"]["latents/energy"] == pytest.approx(sum(values) / 2)
     assert both["spread"]["latents/energy"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert one["spread"]["latents/energy"] is None
+
+
+def test_settings_are_chosen_on_some_samples_and_reported_on_fresh_ones(
+    runs: Path, tmp_path: Path, compare: ModuleType
+) -> None:
+    request = ["--method", f"x={runs / 'ddm'},{runs / 'plain'}", "--features", "latents"]
+    request += ["--samples", "12", "--reference-images", "20", "--evaluations", "2"]
+    request += ["--safety", "0", "--churn", "1,0,0.5,0.75", "--tries", "3", "--confirm", "12"]
+    output = tmp_path / "out"
+    assert compare.main([*request, "--output", str(output)]) == 0
+    report = json.loads((output / "results.json").read_text())
+    (best,), tried, metric = report["best"], report["settings"], report["best_by"]
+    assert len(tried) == 3  # on the first run; the first setting among them
+    assert 1 in [setting["setting"]["churn"] for setting in tried]
+    assert all(setting["spread"][metric] is None for setting in tried)
+    chosen = min(tried, key=lambda setting: setting["values"][metric])
+    assert best["setting"] == chosen["setting"]
+    assert best["spread"][metric] > 0  # on both runs
+    cells = [json.loads(path.read_text()) for path in (output / "cells").glob("*.json")]
+    assert sorted(cell["sampling"]["seed"] for cell in cells) == [0, 0, 0, 1, 1]
+    (method,) = report["methods"]
+    assert len(method["runs"]) == 2
 
 
 def test_runs_that_have_not_seen_as_many_images_are_not_averaged(

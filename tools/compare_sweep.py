@@ -1,0 +1,81 @@
+"""The settings that tools/compare.py tries with every method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol, TypeVar, get_args
+
+from latentddm.diffusion.sampling import POWER, GridKind
+from latentddm.engine.errors import UserError
+
+Scales = float | tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """The settings tried with every method, of which the best counts; the exact ones come first."""
+
+    evaluations: tuple[int, ...] = (1, 2, 4, 8, 10, 15, 50)
+    churn: tuple[float, ...] = (0.0, 0.5, 1.0)
+    safety: tuple[float, ...] = (0.0, 0.02, 0.05)
+    grids: tuple[GridKind, ...] = get_args(GridKind)
+    powers: tuple[float, ...] = (POWER,)
+    xi_scales: tuple[Scales, ...] = (1.0,)  # of methods that read xi
+    noise_scales: tuple[float, ...] = (1.0,)
+    seeds: tuple[int, ...] = (0,)
+    tries: int | None = None  # settings of a method at a number of evaluations; None: all
+
+    def __post_init__(self) -> None:
+        """UserError names an empty or impossible range."""
+        for name, values in vars(self).items():
+            if name != "tries" and (not values or len(set(values)) < len(values)):
+                raise UserError(f"--{name} needs at least one value, and no value twice.")
+        if min(self.evaluations) < 1:
+            raise UserError("--evaluations must be at least 1.")
+        if not all(0 <= churn <= 1 for churn in self.churn):
+            raise UserError("--churn must lie in [0, 1].")
+        if not all(0 <= safety < 0.5 for safety in self.safety):
+            raise UserError("--safety must lie in [0, 0.5).")
+        if min(self.powers) <= 0:
+            raise UserError("--powers must be positive.")
+        if min(self.noise_scales) <= 0:
+            raise UserError("--noise-scales must be positive.")
+        if self.tries is not None and self.tries < 1:
+            raise UserError("--tries must be at least 1.")
+        for grid in self.grids:
+            if grid not in get_args(GridKind):
+                known = ", ".join(get_args(GridKind))
+                raise UserError(f"--grids: there is no grid {grid!r}; choose from {known}.")
+
+
+class Named(Protocol):
+    """A row of the table: a solver of a named method, at a number of images."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def images(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=Named)
+Setting = TypeVar("Setting")
+
+
+def tried(settings: Sequence[tuple[Row, Setting]], tries: int | None) -> list[tuple[Row, Setting]]:
+    """At most `tries` settings of each method, in their order: equal effort for unequal grids.
+
+    A method's rows share them: the first setting of each row, which is the exact one, then others
+    at random, always the same.
+    """
+    if tries is None:
+        return list(settings)
+    kept: set[int] = set()
+    for method in dict.fromkeys((row.name, row.images) for row, _ in settings):
+        own = [i for i, (row, _) in enumerate(settings) if (row.name, row.images) == method]
+        firsts = list({settings[i][0]: i for i in reversed(own)}.values())
+        others = [i for i in own if i not in firsts]
+        more = min(max(tries - len(firsts), 0), len(others))
+        kept |= {*firsts, *Random(0).sample(others, more)}
+    return [settings[i] for i in sorted(kept)]
