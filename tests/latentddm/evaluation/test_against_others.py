@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from latentddm.engine.atomic_io import sha256_of
 from latentddm.evaluation import evaluate_images, inception
 from latentddm.evaluation.distances import frechet_estimate, kid
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.manifold import NEIGHBOURS, prdc
 
-fidelity: Any = pytest.importorskip("torch_fidelity", reason="pip install torch-fidelity")
+EXTRA = "pip install latentddm[test]"
+fidelity: Any = pytest.importorskip("torch_fidelity", reason=EXTRA)
+of_others: Any = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3", reason=EXTRA)
 
+SMALL_INPUT = 107  # pixels, in the place of 299: an eighth of the work
 # Rows of the samples and of the reference, their dimension.
 SIZES = {"more rows": (500, 400, 24), "fewer rows than dimensions": (90, 70, 96)}
 each_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES.keys())
@@ -39,13 +44,18 @@ def features(size: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
     return draw(n, 0.3, 1.0), draw(m, 0.5, 0.8)
 
 
-@each_size
-def test_the_frechet_distance_is_that_of_torch_fidelity(size: tuple[int, int, int]) -> None:
+def frechet_of_torch_fidelity(samples: Tensor, reference: Tensor) -> float:
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-    samples, reference = features(size)
     statistics = (fid_features_to_statistics(each) for each in (samples, reference))
-    theirs = fid_statistics_to_metric(*statistics, verbose=False)[fidelity.KEY_METRIC_FID]
+    value: float = fid_statistics_to_metric(*statistics, verbose=False)[fidelity.KEY_METRIC_FID]
+    return value
+
+
+@each_size
+def test_the_frechet_distance_is_that_of_torch_fidelity(size: tuple[int, int, int]) -> None:
+    samples, reference = features(size)
+    theirs = frechet_of_torch_fidelity(samples, reference)
     assert theirs > 0.5
     assert frechet_estimate(samples, reference).value == pytest.approx(theirs, rel=1e-4)
 
@@ -105,13 +115,86 @@ def test_precision_and_recall_are_those_of_torch_fidelity(
 
 @each_size
 def test_density_and_coverage_are_those_of_their_authors(size: tuple[int, int, int]) -> None:
-    authors = pytest.importorskip("prdc", reason="pip install prdc (needs scikit-learn)")
+    authors = pytest.importorskip("prdc", reason=EXTRA)
     samples, reference = features(size)
     theirs = authors.compute_prdc(reference.numpy(), samples.numpy(), nearest_k=NEIGHBOURS)
     ours = prdc(samples, reference)
     assert {name: part.value for name, part in vars(ours).items()} == pytest.approx(
         theirs, abs=1e-6
     )
+
+
+def pictures(count: int, size: int, seed: int) -> Tensor:
+    """Random pictures of unequal contrast, each a coarse pattern, uint8 [N, S, S, 3]."""
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randn(count, 3, 6, 6, generator=generator)
+    contrast = 20 + 80 * torch.rand(count, 1, 1, 1, generator=generator)
+    pixels = torch.nn.functional.interpolate(small, size, mode="bicubic") * contrast + 128
+    return pixels.clamp(0, 255).byte().permute(0, 2, 3, 1)
+
+
+def resized_by_pil(pixels: Tensor, size: int) -> Tensor:
+    """As clean-fid: each channel as floats through PIL's bicubic filter, clipped, not rounded."""
+    channels = [
+        np.asarray(Image.fromarray(channel).resize((size, size), Image.Resampling.BICUBIC))
+        for picture in pixels.float().numpy()
+        for channel in picture.transpose(2, 0, 1)
+    ]
+    return torch.from_numpy(np.stack(channels).clip(0, 255)).view(-1, 3, size, size)
+
+
+class FirstFeatures(InceptionExtractor):
+    """64 of the 2,048: torch-fidelity takes half a minute for the eigenvalues of all."""
+
+    dimension = 64
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return super().__call__(pixels)[:, : self.dimension]
+
+
+@pytest.fixture
+def random_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An Inception of random weights, at a smaller input; a file that both libraries read."""
+    torch.manual_seed(0)
+    network = inception._architecture()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    path = tmp_path / "weights.pth"
+    torch.save(network.state_dict(), path)
+    monkeypatch.setattr(inception, "STATE_DICT_SHA256", sha256_of(path))
+    monkeypatch.setattr(inception, "INPUT_SIZE", SMALL_INPUT)
+    monkeypatch.setattr(of_others.FeatureExtractorInceptionV3, "INPUT_IMAGE_SIZE", SMALL_INPUT)
+    # It wants integers; those of clean-fid's resizing are not rounded.
+    monkeypatch.setattr(of_others, "vassert", lambda *_: None)
+    return path
+
+
+def test_of_images_of_32_pixels_all_are_those_of_others(random_weights: Path) -> None:
+    """clean-fid's resizing, torch-fidelity's network and metrics, density by its authors."""
+    from torch_fidelity.metric_kid import kernel_mmd
+
+    authors = pytest.importorskip("prdc", reason=EXTRA)
+    sets = pictures(12, 32, seed=0), pictures(12, 32, seed=1)
+    network = of_others.FeatureExtractorInceptionV3(
+        "compat", ["2048"], feature_extractor_weights_path=str(random_weights)
+    )
+    samples, reference = (
+        network(resized_by_pil(each, SMALL_INPUT))[0][:, : FirstFeatures.dimension] for each in sets
+    )
+    ours = evaluate_images(*sets, ["fid", "kid", "prdc"], FirstFeatures(random_weights))
+    assert {name: part.value for name, part in ours.items()} == pytest.approx(
+        {
+            "fid": frechet_of_torch_fidelity(samples, reference),
+            "kid": kernel_mmd(samples.double().numpy(), reference.double().numpy()),
+            **authors.compute_prdc(reference.numpy(), samples.numpy(), nearest_k=NEIGHBOURS),
+        },
+        rel=1e-3,
+        abs=1e-6,
+    )
+    assert ours["fid"].value > 0
+    assert ours["kid"].value != 0
+    assert ours["density"].value > 0
 
 
 class Pictures(TensorDataset):
