@@ -19,7 +19,7 @@ from accelerate.utils import (
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from latentddm.engine.errors import JobError, UserError
+from latentddm.engine.errors import JobError, UserError, one_line
 from latentddm.engine.locks import acquire_lock
 from latentddm.engine.run import RunFolder
 from latentddm.engine.trackers import require_trackers
@@ -96,6 +96,29 @@ def on_main(accelerator: Accelerator, work: Callable[[], object]) -> None:
             failure = (UserError if received[0] else JobError)(received[1])
     if failure is not None:
         raise failure
+
+
+@contextmanager
+def lost_processes() -> Iterator[None]:
+    """JobError in the place of the errors of torch when the connection to a process is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_of_connection(error):
+            raise
+        reason = one_line(error).split(". ")[0]
+        raise JobError(
+            f"The connection to another process of this training failed ({reason}): it has ended "
+            "or vanished, see its log; run the same command again on every machine, it resumes "
+            "from the newest checkpoint."
+        ) from error
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Whether an error is of torch.distributed, or of gloo, which has no class of its own."""
+    if not torch.distributed.is_available():
+        return False
+    return isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager

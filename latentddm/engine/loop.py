@@ -18,7 +18,7 @@ from accelerate import Accelerator
 
 from latentddm.engine.checkpoint import Checkpoint
 from latentddm.engine.checkpoint_manager import CheckpointManager
-from latentddm.engine.distributed import exclusive
+from latentddm.engine.distributed import exclusive, lost_processes
 from latentddm.engine.errors import Interrupted, JobError
 from latentddm.engine.metric_accumulator import MetricAccumulator
 from latentddm.engine.nonfinite_guard import REMEDY
@@ -38,9 +38,9 @@ def run_loop(
 
     Afterwards the task of the last phase has the final state of the run, also if the run had been
     finished before. After a signal all processes save a checkpoint in the same step and raise
-    Interrupted.
+    Interrupted; JobError if another process is lost.
     """
-    with exclusive(run, accelerator):
+    with lost_processes(), exclusive(run, accelerator):
         manager = CheckpointManager(run, config, accelerator)
         newest = manager.newest()
         images, total = 0 if newest is None else newest.images, phases[-1].span.end

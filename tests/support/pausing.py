@@ -1,16 +1,19 @@
-"""A training that pauses after the log of one step, so that a kill comes exactly there.
+"""A training that pauses at one step, so that a kill comes exactly there.
 
-python pausing.py IMAGES train CONFIG.yaml ...: the command `latentddm train` with such a pause.
+python pausing.py IMAGES train CONFIG.yaml ...: the command `latentddm train` with a pause after the
+log of a step.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import Any
 
 from latentddm.engine.run import RunFolder
 
 PAUSE = 600  # seconds, for the kill
+PAUSED = "pauses"  # a line of the log
 
 
 def pause_at(images: int) -> None:
@@ -23,6 +26,21 @@ def pause_at(images: int) -> None:
             time.sleep(PAUSE)
 
     RunFolder.log_metrics = log_and_pause  # type: ignore[method-assign]
+
+
+def pause_before(images: int) -> None:
+    """Let the generators of this process pause before the step at `images` seen, and say so."""
+    from latentddm.training.task import GeneratorTask
+
+    step = GeneratorTask.step
+
+    def pause_and_step(self: GeneratorTask, batch: Any, seen: int, accumulator: Any) -> None:
+        if seen == images:
+            print(PAUSED, flush=True)
+            time.sleep(PAUSE)
+        step(self, batch, seen, accumulator)
+
+    GeneratorTask.step = pause_and_step  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -97,8 +97,9 @@ def test_two_processes_of_which_one_vanishes_both_end_and_resume_exactly(tmp_pat
     processes.wait_for(run.metrics_path, f'"images": {17 * BATCH},')
     processes.started[1].kill()
     survivor, vanished = processes.wait(60)
-    assert survivor not in (0, None)  # it does not wait for ever
-    assert vanished == -signal.SIGKILL
+    assert (survivor, vanished) == (1, -signal.SIGKILL)  # it does not wait for ever
+    sentence = processes.outputs()[0].splitlines()[-1]
+    assert_names(sentence, "connection", "another process", "same command again")
     start_tiny(2, killed, tmp_path).finish()
     assert_same_run(RunFolder(Path(straight.output)), run)
 

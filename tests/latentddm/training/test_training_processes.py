@@ -17,9 +17,11 @@ import torch
 from messages import assert_names
 from processes import Processes, free_port
 from safetensors.torch import load_file
+from tiny_runs import final_weights
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import load_config
+from latentddm.engine.distributed import start_processes
 from latentddm.engine.run import RunFolder
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
@@ -28,9 +30,12 @@ BATCH = 8
 LIMIT = 300  # seconds for each wait
 
 
-def settings(checkpoint_every: int, phases: str) -> str:
+UNET = "{channels: 16, multipliers: [1, 2], blocks: 1, attention_levels: [1], head_channels: 16}"
+
+
+def settings(checkpoint_every: int, phases: str, network: str = UNET) -> str:
     return f"""
-network: {{channels: 16, multipliers: [1, 2], blocks: 1, attention_levels: [1], head_channels: 16}}
+network: {network}
 loop: {{batch_size: {BATCH}, log_every: {BATCH}, checkpoint_every: {checkpoint_every}}}
 ema: {{snapshots: 4}}
 phases: {phases}
@@ -50,6 +55,20 @@ LONG = settings(
     objective: {kind: ddm, draws: 2, targets: 3}
     optimizer: {learning_rate: 1.0e-3, warmup_images: 16, decay: cosine}
 """,
+)
+DIT = settings(
+    8 * BATCH,
+    """
+  - images: 32
+    objective: plain
+    optimizer: {learning_rate: 1.0e-3, warmup_images: 16}
+  - images: 32
+    objective: {kind: ddm, draws: 2}
+    optimizer: {learning_rate: 1.0e-3, warmup_images: 16}
+""",
+    """
+  {kind: dit, width: 32, blocks: 2, head_channels: 16, positions: learnt, position_grid: 3,
+   dropout: 0.1, noise: posterior, gaussian_mean: true, gaussian_components: 5}""",
 )
 
 
@@ -161,17 +180,40 @@ def assert_same(first: RunFolder, second: RunFolder, images: int) -> None:
     assert snapshots[0] == snapshots[1]
 
 
-def fork(config: str, store: Path, output: Path, pause: int | None = None) -> Processes:
-    """The run in two processes that need not import torch again."""
+def fork(
+    config: str,
+    store: Path,
+    output: Path,
+    *changes: str,
+    count: int = 2,
+    before: Callable[[], None] | None = None,
+) -> Processes:
+    """The run in processes that need not import torch again; `before`: first in each of them."""
     path = output.with_suffix(".yaml")
     path.write_text(config)
 
     def work() -> None:
-        if pause is not None:
-            pausing.pause_at(pause)
-        train(load_config(TrainConfig, path, [f"store={store}", f"output={output}"]))
+        if before is not None:
+            before()
+        train(load_config(TrainConfig, path, [f"store={store}", f"output={output}", *changes]))
 
-    return Processes(2, work, output.parent)
+    return Processes(count, work, output.parent)
+
+
+def test_a_sharded_dit_has_the_weights_of_one_process(tiny_store: Path, tmp_path: Path) -> None:
+    """Two phases, learnt positions, dropout, posterior noise, the Gaussian mean as an input."""
+    fork(DIT, tiny_store, tmp_path / "one", count=1).finish()
+    fork(DIT, tiny_store, tmp_path / "sharded", "loop.sharded=true").finish()
+    one, sharded = (final_weights(RunFolder(tmp_path / name)) for name in ("one", "sharded"))
+    assert set(one) == set(sharded)
+    for name in ("draw_parts.0.modulate.weight", "posterior_noise.factors.weight"):
+        assert one[f"network/{name}"].abs().max() > 1e-3, name  # it began at zero
+    apart = {
+        name: float((weights - sharded[name]).abs().max())
+        for name, weights in one.items()
+        if not name.startswith("optimizer")
+    }
+    assert max(apart.values()) < 1e-6, apart
 
 
 @pytest.mark.slow  # every day: the same of the loop, in engine/test_resume.py
@@ -181,13 +223,40 @@ def test_two_processes_resume_bit_equal_after_a_kill_in_the_first_phase(
     """The resumed run is started with `accelerate launch`, the other two are forked."""
     fork(SHORT, tiny_store, tmp_path / "undisturbed").finish()
     run = RunFolder(tmp_path / "killed")
-    killed = fork(SHORT, tiny_store, run.path, pause=16)
+    killed = fork(SHORT, tiny_store, run.path, before=lambda: pausing.pause_at(16))
     killed.wait_for(run.metrics_path, '"images": 16,')
     killed.kill()
     left = newest_checkpoint(run.checkpoints)
     assert left is not None
     assert (left.images, left.phase) == (8, 0)
     Training(SHORT, tiny_store, run.path, launcher(2)).finish()
+    assert_same(RunFolder(tmp_path / "undisturbed"), run, images=48)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_of_two_processes_one_vanishes_both_end_and_resume_bit_equal(
+    tiny_store: Path, tmp_path: Path, victim: int
+) -> None:
+    fork(SHORT, tiny_store, tmp_path / "undisturbed").finish()
+    run = RunFolder(tmp_path / "killed")
+
+    def pause() -> None:
+        if start_processes().process_index == victim:
+            pausing.pause_before(32)
+
+    killed = fork(SHORT, tiny_store, run.path, before=pause)
+    killed.wait_for(killed.logs[victim], pausing.PAUSED)
+    killed.started[victim].kill()
+    codes = killed.wait()
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 1  # it does not wait for ever
+    sentence = killed.outputs()[1 - victim].splitlines()[-1]
+    assert_names(sentence, "connection", "same command again")
+    left = newest_checkpoint(run.checkpoints)
+    assert left is not None
+    assert (left.images, left.phase) == (32, 1)
+    fork(SHORT, tiny_store, run.path).finish()
     assert_same(RunFolder(tmp_path / "undisturbed"), run, images=48)
 
 
@@ -222,7 +291,13 @@ def test_two_machines_are_one_run_and_resume_bit_equal_in_the_second_phase(
 
     first, second = on_two_machines("killed", pause=29 * BATCH)
     first.kill_at(29 * BATCH)
-    second.kill()
+    try:
+        assert second.process.wait(LIMIT) != 0  # by itself
+    finally:
+        second.kill()
+    lines = second.log.read_text().splitlines()
+    sentence = next(line for line in lines if line.startswith("latentddm: "))
+    assert_names(sentence, "connection", "same command again")
     resumed, _ = [training.finish() for training in on_two_machines("killed")]
     assert_same(two, resumed, images=320)
 
