@@ -195,7 +195,7 @@ def test_every_command_is_one_that_latentddm_takes(
     assert mean.images + draws.images == only.images
     assert ddm.network == plain.network
     assert ddm.network.channels == kept["channels"]
-    compare = importlib.import_module("compare")._parser().parse_args(done[3].command[2:])
+    compare = importlib.import_module("compare").make_parser().parse_args(done[3].command[2:])
     assert compare.method[0].endswith("ddm:dpmsolver++/power")
     assert compare.method[1].endswith("plain:unipc/uniform")
     assert compare.xi_scales == (0.8, 0.9, 1.0)
@@ -274,7 +274,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     monkeypatch.setattr(commands, "EVALUATIONS", (1, 4))
     monkeypatch.setattr(rates, "WIDTHS", ((16, 0), (32, 10**12)))
     monkeypatch.setattr(rates, "OF_SPACE", {"pyramid-v2": ("frechet",)})
-    monkeypatch.setattr(rates, "_start_of_a_command", lambda: 0.0)
+    monkeypatch.setattr(rates, "start_of_a_command", lambda: 0.0)
     monkeypatch.setattr(planning, "ENCODING_SHARE", 0.0)  # so few of the images as can be
     monkeypatch.setattr(planning, "FEWEST_BATCHES", 2)
     monkeypatch.setattr(planning, "FEWEST_SAMPLES", 12)

@@ -83,6 +83,7 @@ def run_here(done: list[str]) -> Callable[..., None]:
 
 
 @pytest.mark.usefixtures("rates")
+@pytest.mark.slow
 def test_every_method_stands_in_a_table_by_images_and_in_one_by_seconds(
     tool: ModuleType, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
