@@ -36,11 +36,11 @@ from experiment_plan import (
 from experiment_rates import autoencoder_of, measure_rates, sample_of
 from experiment_stages import autoencoder_config, compared, generator_config, on_cuda, stage_of
 from preparation import exit_code
-from stages import run_stages
+from stages import kept_plan, run_stages
 
 from autoencoder.images import open_source
-from latentddm.engine.atomic_io import make_folder, read_json, write_json, write_text
-from latentddm.engine.config import build, differences, to_plain, to_yaml
+from latentddm.engine.atomic_io import make_folder, write_json, write_text
+from latentddm.engine.config import build, to_plain, to_yaml
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.extractors import INCEPTION
 
@@ -117,14 +117,8 @@ def open_state(options: argparse.Namespace) -> State:
     """
     path: Path = options.output / "plan.json"
     request = {name: getattr(options, name) for name in REQUEST}
-    if path.is_file():
-        kept = read_json(path)
-        changed = differences(kept["request"], request)
-        if changed:
-            raise UserError(
-                f"{path} is of another request (differs in: {', '.join(changed)}); repeat that "
-                "one, or choose another --output."
-            )
+    kept = kept_plan(path, request)
+    if kept is not None:
         parts: dict[str, Any] = {
             name: build(kind, kept[name], str(path), f"{name}.")
             for name, kind in (("work", Work), ("rates", Rates), ("plan", Plan))

@@ -35,11 +35,11 @@ from paper_rates import measure_rates
 from paper_stages import Work
 from paper_table import BY_IMAGES, BY_SECONDS, published_figures, write_tables
 from preparation import exit_code, list_of
-from stages import run_stages
+from stages import kept_plan, run_stages
 
 from latentddm.cli.arguments import find_config
-from latentddm.engine.atomic_io import make_folder, read_json, write_json
-from latentddm.engine.config import build, differences, load_config, require_values, to_plain
+from latentddm.engine.atomic_io import make_folder, write_json
+from latentddm.engine.config import build, load_config, require_values, to_plain
 from latentddm.engine.errors import UserError
 from latentddm.training.config import TrainConfig
 
@@ -97,14 +97,8 @@ def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, 
         "compare": list(work.compare),
         "config": to_plain(work.config),
     }
-    if path.is_file():
-        kept = read_json(path)
-        changed = differences(kept["request"], request)
-        if changed:
-            raise UserError(
-                f"{path} is of another request (differs in: {', '.join(changed)}); repeat that "
-                "one, or choose another --output."
-            )
+    kept = kept_plan(path, request)
+    if kept is not None:
         return build(Plan, kept["plan"], str(path), "plan."), kept
     print("Measuring the rates of this machine ...", flush=True)
     config, students = work.config, len(work.student_steps)

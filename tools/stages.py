@@ -6,11 +6,14 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from latentddm.engine.atomic_io import read_json
+from latentddm.engine.config import differences
 from latentddm.engine.cpu_threads import let_waiting_threads_sleep
-from latentddm.engine.errors import Interrupted, JobError
+from latentddm.engine.errors import Interrupted, JobError, UserError
 
 STOP_SECONDS = 120  # for saving, after a request to stop; a stage that takes longer is killed
 
@@ -20,6 +23,23 @@ class Stage(NamedTuple):
 
     name: str
     command: Sequence[str]
+
+
+def kept_plan(path: Path, request: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The plan in `path` of an earlier call, its `request` among the values; None without a file.
+
+    UserError if it is of another request.
+    """
+    if not path.is_file():
+        return None
+    kept: dict[str, Any] = read_json(path)
+    changed = differences(kept["request"], request)
+    if changed:
+        raise UserError(
+            f"{path} is of another request (differs in: {', '.join(changed)}); repeat that one, or "
+            "choose another --output."
+        )
+    return kept
 
 
 def run_stages(stages: Iterable[Stage], minutes: float | None = None) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from typing import Any
 
 import torch
@@ -119,9 +120,8 @@ class SolverSteps:
     def __init__(
         self, solver: str, times: Tensor, schedule: Schedule = FlowSchedule(), first: int = 0
     ) -> None:
-        check_times(times)
         self._solver, self._scheme = solver, SCHEMES[_known(solver)]
-        self.times = _evaluation_times(times, solver, schedule)  # of the evaluations, and the end
+        self.times = evaluation_times(times, solver, schedule)
         self._flow_times = flow_time(self.times, schedule)
         # Of x_t, in that of the flow schedule.
         self._sizes = (schedule.alpha(self.times) + schedule.sigma(self.times)).tolist()
@@ -160,7 +160,7 @@ def solve(
     with churn. ValueError for another name, for churn with another solver, for times that do not
     decrease and for scales of xi that `sample` refuses.
     """
-    check_churn(solver, churn)
+    check_noise(solver, churn)
     if solver == "ddim":
         return sample(denoiser, x, times, churn, schedule, generator, xi_scale=xi_scale)
     steps = SolverSteps(solver, times, schedule)
@@ -176,14 +176,20 @@ def solve(
     return x0
 
 
-def check_churn(solver: str, churn: float) -> None:
-    """ValueError for an unknown solver, and for churn with another than "ddim"."""
+def check_noise(solver: str, churn: float, noise_scale: float = 1.0) -> None:
+    """ValueError for an unknown solver, churn with another than "ddim", or an impossible scale."""
     if _known(solver) != "ddim" and churn:
-        raise ValueError(f"churn is a setting of ddim; {solver} has none (it is {churn}).")
+        raise ValueError(f"churn is a setting of ddim; leave it out with {solver} (it is {churn}).")
+    if not 0 < noise_scale < inf:
+        raise ValueError(f"noise_scale must be positive, not {noise_scale}.")
 
 
-def _evaluation_times(times: Tensor, solver: str, schedule: Schedule) -> Tensor:
-    """The times of the evaluations and the end, float64, within the solver's domain."""
+def evaluation_times(times: Tensor, solver: str, schedule: Schedule) -> Tensor:
+    """The times of the evaluations and the end, float64, within the domain of a solver; not "ddim".
+
+    ValueError for times that do not decrease.
+    """
+    check_times(times)
     grid, first = times.double().cpu().clone(), _first_time(solver, schedule)
     grid[0] = grid[0].clamp_max(first)
     if not bool((grid.diff() < 0).all()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -19,7 +18,8 @@ from latentddm.diffusion.schedules import make_schedule
 from latentddm.diffusion.solvers import (
     ONE_EVALUATION_A_STEP,
     SolverSteps,
-    check_churn,
+    check_noise,
+    evaluation_times,
     solver_grid,
 )
 
@@ -66,9 +66,7 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
         if solver not in ONE_EVALUATION_A_STEP:
             known = ", ".join(ONE_EVALUATION_A_STEP)
             raise ValueError(f"solver must be one of {known}, not {solver!r}.")
-        if not 0 < noise_scale < math.inf:
-            raise ValueError(f"noise_scale must be positive, not {noise_scale}.")
-        check_churn(solver, churn)
+        check_noise(solver, churn, noise_scale)
         self.schedule = make_schedule(schedule)
         check_times(self._grid(1), churn)
         self.init_noise_sigma = noise_scale  # times standard normal noise: the sample at t = 1
@@ -101,7 +99,7 @@ class DistributionalScheduler(SchedulerMixin, ConfigMixin):
             times = torch.as_tensor(sigmas, dtype=torch.float64)
             check_times(times)
             if self.config["solver"] != "ddim":
-                times = SolverSteps(self.config["solver"], times, self.schedule).times
+                times = evaluation_times(times, self.config["solver"], self.schedule)
         else:
             assert num_inference_steps is not None
             times = self._grid(num_inference_steps)

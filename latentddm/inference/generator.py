@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,13 @@ from latentddm.diffusion.flow_maps import FlowMap, sample_flow_map
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.sampling import Denoiser, continued, least_safety, xi_scales
 from latentddm.diffusion.schedules import Schedule, make_schedule
-from latentddm.diffusion.solvers import evaluations_of, solve, solver_grid, steps_within
+from latentddm.diffusion.solvers import (
+    check_noise,
+    evaluations_of,
+    solve,
+    solver_grid,
+    steps_within,
+)
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint, valid_checkpoints
 from latentddm.engine.config import build
 from latentddm.engine.errors import UserError, one_line
@@ -129,14 +134,11 @@ class Generator:
         """The times of the solver's steps; UserError for settings outside their range."""
         if not 0 <= config.churn <= 1:
             raise UserError(f"churn must lie in [0, 1], not {config.churn}.")
-        if config.churn and config.solver != "ddim":
-            raise UserError(f"churn is a setting of ddim; leave it out with {config.solver}.")
-        if not 0 < config.noise_scale < math.inf:
-            raise UserError(f"noise_scale must be positive, not {config.noise_scale}.")
-        if self.flow_map:
-            return flow_map_times(self.flow_map, config)
         solver, safety = config.solver, max(config.safety, self.least_safety)
         try:
+            check_noise(solver, config.churn, config.noise_scale)
+            if self.flow_map:
+                return flow_map_times(self.flow_map, config)
             steps = steps_within(solver, config.steps)
             times = solver_grid(solver, steps, config.grid, safety, config.power, self.schedule)
             calls = evaluations_of(solver, steps)

@@ -108,7 +108,7 @@ def _graph_obstacle(trainable: TrainableModule, config: PerformanceConfig) -> st
 def _recorded(
     trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
 ) -> RecordedMasks | None:
-    """See `record_cuda_graphs`; a RuntimeError of the device leaves the network as it was."""
+    """See `record_cuda_graphs`; a RuntimeError of the device leaves the passes as they were."""
     network, device = trainable.network, trainable.accelerator.device
     assert isinstance(network, NetworkModel)
     batch = trainable.loop.batch_size // trainable.loop.micro_batches
