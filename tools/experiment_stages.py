@@ -28,12 +28,14 @@ SMALL_EDGE = 8  # latents of so many positions a side have the demo's network an
 GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian posterior is measured
 XI_SCALES = (0.8, 0.9, 1.0)
 EVALUATIONS = (1, 2, 4, 8)
+DDM_SAMPLER = "dpmsolver++/power"
+PLAIN_SAMPLERS = ("unipc/uniform", "dpmsolver++/power")  # which is better depends on the latents
 
 
 def compared(rival: bool) -> list[int]:
-    """Network evaluations of each setting of the comparison: of the DDM and of UniPC."""
-    of_ddm = [steps for steps in EVALUATIONS for _ in XI_SCALES]
-    return of_ddm + (list(EVALUATIONS) if rival else [])
+    """Network evaluations of each setting of the comparison: of the DDM and of plain diffusion."""
+    settings = len(XI_SCALES) + (len(PLAIN_SAMPLERS) if rival else 0)
+    return [steps for steps in EVALUATIONS for _ in range(settings)]
 
 
 def on_cuda() -> bool:
@@ -120,10 +122,10 @@ def training_config(name: str, plan: Plan, out: Path) -> Path:
 
 
 def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
-    """The DDM, and plain diffusion with UniPC, against reconstructions of the images."""
+    """The DDM, and plain diffusion by two solvers, against reconstructions of the images."""
     out: Path = options.output
-    methods = [f"DDM={out / 'ddm'}:dpmsolver++/power"]
-    methods += [] if options.alone else [f"plain={out / 'plain'}:unipc/uniform"]
+    methods = [f"DDM={out / 'ddm'}:{DDM_SAMPLER}"]
+    methods += [] if options.alone else [f"plain={out / 'plain'}:{','.join(PLAIN_SAMPLERS)}"]
     command = [
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),
         *(part for method in methods for part in ("--method", method)),
