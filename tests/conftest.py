@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from latentddm.engine.cpu_threads import let_waiting_threads_sleep
+
 # Before torch is loaded: threads that wait must sleep, or two workers slow each other down.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+let_waiting_threads_sleep()
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

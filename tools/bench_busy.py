@@ -5,9 +5,9 @@
 By default `latentddm encode` of drawn portraits with the embedded autoencoder. `--command` and all
 that follows it is any other command; {output} in it is a new folder for each run. The busy program
 multiplies matrices with two threads. Two policies take turns in one run, so that a load of the
-machine meets both: "spin", OpenMP's default of about 3 ms at a barrier, and "sleep", which every
-command sets for itself (latentddm/engine/cpu_threads.py). Printed: the median seconds of each and
-their ratios, with the machine and its load before the run.
+machine meets both: "spin", OpenMP's default of about 3 ms at a barrier, and "sleep", after 0.1 ms,
+which every command sets for itself (latentddm/engine/cpu_threads.py). Printed: the median seconds
+of each and their ratios, with the machine and its load before the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from preparation import exit_code
 
 from latentddm.engine.atomic_io import make_folder, write_json
-from latentddm.engine.cpu_threads import WAIT_POLICY, available_cores
+from latentddm.engine.cpu_threads import WAITING, available_cores
 from latentddm.engine.errors import JobError, UserError
 
 PORTRAITS = Path(__file__).resolve().parents[1] / "autoencoder" / "pretrained" / "portraits"
@@ -59,7 +59,7 @@ class Timing:
 
 def environment(policy: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with a policy, and without one of the user's."""
-    return {k: v for k, v in os.environ.items() if k != WAIT_POLICY} | dict(policy)
+    return {k: v for k, v in os.environ.items() if k not in WAITING} | dict(policy)
 
 
 def seconds_of(command: Sequence[str], policy: Mapping[str, str]) -> float:

@@ -52,6 +52,7 @@ def autoencoder_of(reference: str | None, training: AutoencoderConfig) -> Autoen
     return wrap_network(network, reference="untrained", fingerprint="untrained").to(device)
 
 
+@quiet()
 def measure_rates(
     work: Work,
     source: ImageSource,
@@ -68,8 +69,7 @@ def measure_rates(
     encode, decode = codec_speeds(autoencoder, sampled.pixels)
     per_image = 0.0
     if training is not None:
-        with quiet():
-            per_image = 1 / measure_training(training, source, SECONDS).images_per_second
+        per_image = 1 / measure_training(training, source, SECONDS).images_per_second
     spaces = _open_spaces(size)
     described = {name: _describing(one, sampled.pixels) for name, one in spaces.items()}
     rates = Rates(
@@ -82,7 +82,7 @@ def measure_rates(
         describe=described,
         distance={name: distance(one, OF_SPACE[name]) for name, one in spaces.items()},
     )
-    with TemporaryDirectory(prefix="latentddm-") as folder, quiet():
+    with TemporaryDirectory(prefix="latentddm-") as folder:
         store = sample_store(Path(folder), sampled.pixels, autoencoder, size)
         measured = replace(generator, store=str(store), output=str(Path(folder) / "run"))
         networks: list[NetworkSpeed] = []

@@ -9,7 +9,8 @@ posterior is known, so that every figure can be checked. Beside them stand other
 without a teacher: shortcut models, mean flows, inductive moment matching. In reading order:
 
     toy2d_targets.py   two distributions with their exact posteriors
-    toy2d_training.py  one small network and one loop for all models: only the objective differs
+    toy2d_network.py   one small network for all models
+    toy2d_training.py  one loop for all models: only the objective differs
     toy2d_measures.py  the squared MMD to the target against the number of network evaluations
                        (NFE), and draws of x_0 at one x_t against the exact posterior
     toy2d_tables.py, toy2d_pictures.py  the output
@@ -41,10 +42,11 @@ from toy2d_measures import (
     posterior_spread,
     squared_mmds,
 )
+from toy2d_network import ToyDenoiser
 from toy2d_pictures import draw_posteriors, draw_samples, draw_spread
 from toy2d_tables import deviations, means, table
 from toy2d_targets import Checkerboard, GaussianMixture, Target
-from toy2d_training import MODELS, ToyDenoiser, Training, train_once
+from toy2d_training import MODELS, Training, train_once
 
 from latentddm.diffusion.sampling import Denoiser
 from latentddm.engine.atomic_io import make_folder, write_json

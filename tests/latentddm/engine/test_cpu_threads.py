@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from latentddm.engine import cpu_threads
-from latentddm.engine.cpu_threads import COUNTS, WAIT_POLICY, leave_room_for
+from latentddm.engine.cpu_threads import COUNTS, WAITING, leave_room_for
 
 # The policy at the moment at which torch is imported by a command, printed by a stand-in for torch.
 PROGRAM = """
@@ -19,7 +19,7 @@ from importlib.abc import MetaPathFinder
 class Finder(MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            print("torch:", os.environ.get("OMP_WAIT_POLICY"))
+            print("torch:", *map(os.environ.get, ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")))
             sys.stdout.flush()
             os._exit(0)
 sys.meta_path.insert(0, Finder())
@@ -28,7 +28,15 @@ main(sys.argv[1:])
 """
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, "PASSIVE 10000"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE None"),
+        ({"GOMP_SPINCOUNT": "0"}, "None 0"),
+    ],
+    ids=["by default", "a policy", "a spin count"],
+)
 @pytest.mark.parametrize(
     "command",
     [
@@ -38,15 +46,13 @@ main(sys.argv[1:])
     ],
     ids=["train", "encode", "sample"],
 )
-def test_every_command_sets_the_policy_before_torch_unless_the_user_has(
-    command: list[str], given: str | None, expected: str
+def test_every_command_sets_how_threads_wait_before_torch_unless_the_user_has(
+    command: list[str], given: dict[str, str], expected: str
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != WAIT_POLICY}
-    if given is not None:
-        environment[WAIT_POLICY] = given
+    environment = {name: value for name, value in os.environ.items() if name not in WAITING}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, *command],
-        env=environment,
+        env=environment | given,
         capture_output=True,
         text=True,
         timeout=120,
