@@ -3,14 +3,14 @@
     python tools/experiment.py --images SRC --hours 1 [--autoencoder REF] --output experiment
 
 The stages: an autoencoder (unless REF is given), the latents, a DDM (its first phase plain
-diffusion), plain diffusion on as many images for comparison, and tools/compare.py: the DDM by DPM-
-Solver++ on the power grid at several scales of xi beside plain diffusion by the same and by UniPC
-on the uniform grid, by FID where its Inception can be had and enough samples can be drawn in the
-time, else by the built-in features. The first minutes measure this machine; the plan is printed and
-kept in plan.json, and a restart goes on with it. A stage is sized when it begins, by the time that
-is left; what was planned and taken is in report.md. Each stage is a command, which is printed, and
-goes on where it stopped; so does the experiment, when its command is run again. With --minutes it
-stops in time, everything saved: in pieces.
+diffusion), plain diffusion on as many images for comparison, and tools/compare.py: the DDM by
+DPM-Solver++ on the power grid at several scales of xi beside plain diffusion by UniPC on two grids,
+by FID where its Inception can be had and enough samples can be drawn in the time, else by the
+built-in features. The first minutes measure this machine; the plan is printed and kept in
+plan.json, and a restart goes on with it. A stage is sized when it begins, by the time that is left;
+what was planned and taken is in report.md. Each stage is a command, which is printed, and goes on
+where it stopped; so does the experiment, when its command is run again. With --minutes it stops in
+time, everything saved: in pieces.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian po
 XI_SCALES = (0.8, 0.9, 1.0)
 EVALUATIONS = (1, 2, 4, 8)
 DDM_SAMPLER = "dpmsolver++/power"
-PLAIN_SAMPLERS = ("unipc/uniform", "dpmsolver++/power")  # which is better depends on the latents
+PLAIN_SAMPLERS = ("unipc/uniform", "unipc/power")  # which is better depends on the latents
 
 
 def compared(rival: bool) -> list[int]:
@@ -122,7 +122,7 @@ def training_config(name: str, plan: Plan, out: Path) -> Path:
 
 
 def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
-    """The DDM, and plain diffusion by two solvers, against reconstructions of the images."""
+    """The DDM, and plain diffusion by UniPC, against reconstructions of the images."""
     out: Path = options.output
     methods = [f"DDM={out / 'ddm'}:{DDM_SAMPLER}"]
     methods += [] if options.alone else [f"plain={out / 'plain'}:{','.join(PLAIN_SAMPLERS)}"]
