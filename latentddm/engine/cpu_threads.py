@@ -15,8 +15,8 @@ def let_waiting_threads_sleep() -> None:
     """Let OpenMP's threads sleep at a barrier, unless the user has set how they wait.
 
     By default they spin for milliseconds: on cores that another program needs as well, the thread
-    that all others wait for is then not running. A spin as short as most waits of a thread with a
-    core of its own comes before the sleep, which costs a network on a CPU a third of its speed
+    that all others wait for is then not running. They still spin for as long as most waits last on
+    a core of one's own: sleeping at once costs a small network a third of its speed
     (tools/results/speed-cpu). Before torch, whose OpenMP reads the environment when it is loaded;
     processes that this one starts inherit it.
     """
