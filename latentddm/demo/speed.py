@@ -118,7 +118,7 @@ def timed(work: Callable[[], T]) -> tuple[T, float]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No messages of the measured trainings in the block; the real ones warn themselves."""
+    """No messages of what is measured in the block; the real work warns itself."""
     log = logging.getLogger("latentddm")
     before = log.level
     log.setLevel(max(before, logging.ERROR))
