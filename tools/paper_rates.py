@@ -30,6 +30,7 @@ SECONDS = 3.0  # of measured steps of a phase
 SAMPLES = 32  # that are decoded and described
 
 
+@quiet()
 def measure_rates(
     config: TrainConfig, objectives: Mapping[str, Objective], students: int, judgement: Judgement
 ) -> Rates:
@@ -38,25 +39,24 @@ def measure_rates(
     space = LatentSpace.of_store(store)
     references = References(replace(judgement, reference_images=SAMPLES), device)
     describe = apart = 0.0
-    with quiet():
-        for name in judgement.features:
-            extractor = references.extractor(name, space)
-            references.features(name, space)  # which refuses a reference that is none
-            describe += _describing(references, name, space)
-            apart += distance(extractor, judgement.metrics_in(name))
-        training = {
-            name: seconds_per_image(config_of(config, objective, MEASURED, Path("unused"), 0))
-            for name, objective in objectives.items()
-        }
-        return Rates(
-            training=training,
-            student=_student_seconds(config, store) if students else 0.0,
-            evaluation=evaluation_seconds(config, store.shape),
-            describe=describe,
-            distance=apart,
-            reference=judgement.reference_images * describe,
-            start=start_of_a_command(),
-        )
+    for name in judgement.features:
+        extractor = references.extractor(name, space)
+        references.features(name, space)  # which refuses a reference that is none
+        describe += _describing(references, name, space)
+        apart += distance(extractor, judgement.metrics_in(name))
+    training = {
+        name: seconds_per_image(config_of(config, objective, MEASURED, Path("unused"), 0))
+        for name, objective in objectives.items()
+    }
+    return Rates(
+        training=training,
+        student=_student_seconds(config, store) if students else 0.0,
+        evaluation=evaluation_seconds(config, store.shape),
+        describe=describe,
+        distance=apart,
+        reference=judgement.reference_images * describe,
+        start=start_of_a_command(),
+    )
 
 
 def seconds_per_image(config: TrainConfig) -> float:
