@@ -25,6 +25,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -41,7 +42,7 @@ from compare_results import (
     table,
     training_record,
 )
-from compare_sweep import Scales, Sweep
+from compare_sweep import Sweep
 from preparation import exit_code, list_of
 
 from latentddm.engine.atomic_io import make_folder, write_json, write_text
@@ -49,6 +50,7 @@ from latentddm.engine.distributed import start_processes
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
+from latentddm.inference.xi_scale import read_scales
 
 LONGEST = timedelta(days=7)  # that a process waits for the others' share of the cells
 
@@ -172,12 +174,6 @@ def deciding_metric(asked: str | None, judgement: Judgement) -> str:
     return asked or known[0]
 
 
-def _scales(text: str) -> Scales:
-    """A number, or one for each evaluation with colons between them, the last going on."""
-    numbers = tuple(float(number) for number in text.split(":"))
-    return numbers[0] if len(numbers) == 1 else numbers
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -208,8 +204,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
     add("--grids", type=words, default=sweep.grids, help="of times, not ddim's (default: all)")
     add("--powers", type=numbers, default=sweep.powers, help="of the power grid (default 0.5)")
-    scales = list_of(_scales)
-    add("--xi-scales", type=scales, default=sweep.xi_scales, metavar="N[:N...],...", help="of xi")
+    scales = list_of(partial(read_scales, separator=":"))
+    of_xi = "of xi: N, or N:N... by evaluation, or FIRST..LAST evenly (default 1)"
+    add("--xi-scales", type=scales, default=sweep.xi_scales, metavar="SCALE,...", help=of_xi)
     add("--noise-scales", type=numbers, default=sweep.noise_scales, help="at t = 1 (default 1)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
     tries = "settings of a method at a number of evaluations, at random (default: all)"

@@ -25,6 +25,7 @@ from latentddm.inference.generator import (
     flow_map,
     reads_xi,
 )
+from latentddm.inference.xi_scale import scales_of
 
 ALL = "all"
 
@@ -210,10 +211,11 @@ def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[Sampli
     xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
     settings = product(churns, times, safeties, xi_scales, sweep.noise_scales)
     for churn, (grid, power), safety, xi_scale, noise_scale in settings:
+        scales = scales_of(xi_scale, method.solver, evaluations)
         yield SamplingConfig(
             steps=evaluations,
             churn=churn,
-            xi_scale=xi_scale if isinstance(xi_scale, float) else xi_scale[:steps],
+            xi_scale=scales if isinstance(scales, float) else scales[:steps],
             noise_scale=noise_scale,
             safety=safety,
             solver=method.solver,

@@ -9,8 +9,7 @@ from typing import Protocol, TypeVar, get_args
 
 from latentddm.diffusion.sampling import POWER, GridKind
 from latentddm.engine.errors import UserError
-
-Scales = float | tuple[float, ...]
+from latentddm.inference.xi_scale import ScaleRange, Scales
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Sweep:
     safety: tuple[float, ...] = (0.0, 0.02, 0.05)
     grids: tuple[GridKind, ...] = get_args(GridKind)
     powers: tuple[float, ...] = (POWER,)
-    xi_scales: tuple[Scales, ...] = (1.0,)  # of methods that read xi
+    xi_scales: tuple[Scales | ScaleRange, ...] = (1.0,)  # of methods that read xi
     noise_scales: tuple[float, ...] = (1.0,)
     seeds: tuple[int, ...] = (0,)
     tries: int | None = None  # settings of a method at a number of evaluations; None: all

@@ -26,9 +26,9 @@ from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
 GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian posterior is measured
-XI_SCALES = (0.8, 0.9, 1.0)
+XI_SCALES = ("0.8", "1", "1..0.25")
 EVALUATIONS = (1, 2, 4, 8)
-DDM_SAMPLER = "dpmsolver++/power"
+DDM_SAMPLER = "unipc/power"
 PLAIN_SAMPLERS = ("unipc/uniform", "unipc/power")  # which is better depends on the latents
 
 
@@ -133,7 +133,7 @@ def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
         *("--reference-images", str(plan.samples), "--samples", str(plan.samples)),
         *("--features", plan.features, "--metrics", ",".join(OF_SPACE[plan.features])),
         *("--evaluations", ",".join(map(str, EVALUATIONS)), "--churn", "0", "--safety", "0"),
-        *("--xi-scales", ",".join(map(str, XI_SCALES)), "--output", str(out / "comparison")),
+        *("--xi-scales", ",".join(XI_SCALES), "--output", str(out / "comparison")),
         "--keep-best",
     ]
     return Stage(COMPARISON, command)

@@ -30,7 +30,7 @@ RIVALS: Mapping[str, tuple[type[Objective], Sequence[str]]] = {  # settings: ove
 # names one. The others have one sampler.
 SOLVERS = {
     PLAIN: "ddim,dpmsolver++,sde-dpmsolver++,unipc",
-    DDM: "ddim,ddim/power,dpmsolver++",
+    DDM: "ddim,ddim/power,dpmsolver++,unipc",
 }
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from latentddm.cli.arguments import add_precision_argument
 from latentddm.cli.verb import Outcome, Verb
 
 SOLVER_HELP = (
     "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
-    "for a DDM try dpmsolver++ with --grid power"
+    "for a DDM try unipc or dpmsolver++ with --grid power"
 )
 
 
@@ -24,9 +25,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--churn", type=float, help="0 DDIM (default) ... 1 DDPM")
     parser.add_argument(
         "--xi-scale",
-        type=_numbers,
-        metavar="N,N...",
-        help="factor of xi, or one for each evaluation, the last going on (default 1)",
+        type=_scales,
+        metavar="N",
+        help="factor of xi (default 1), or N,N... by evaluation, or FIRST..LAST evenly",
     )
     parser.add_argument(
         "--noise-scale", type=float, metavar="N", help="factor of the noise at t = 1 (default 1)"
@@ -49,20 +50,27 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--decode", action="store_true", help="write images as well")
 
 
-def _numbers(text: str) -> float | tuple[float, ...]:
-    """A number, or several with commas between them."""
+def _scales(text: str) -> Any:
+    from latentddm.inference.xi_scale import read_scales
+
     try:
-        numbers = tuple(float(number) for number in text.split(","))
+        return read_scales(text, ",")
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not numbers with commas") from None
-    return numbers[0] if len(numbers) == 1 else numbers
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither numbers with commas nor FIRST..LAST"
+        ) from None
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.inference.best_settings import FIELDS, chosen_settings
     from latentddm.inference.samples import write_samples
+    from latentddm.inference.settings import SamplingConfig
+    from latentddm.inference.xi_scale import scales_of
 
     given = {name: getattr(arguments, name) for name in FIELDS}
+    if given["xi_scale"] is not None:
+        solver = given["solver"] or SamplingConfig().solver
+        given["xi_scale"] = scales_of(given["xi_scale"], solver, arguments.steps)
     config = chosen_settings(
         Path(arguments.run),
         arguments.steps,
@@ -95,7 +103,7 @@ VERB = Verb(
     run=_run,
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
-        "latentddm sample run --steps 2 --xi-scale 0.8,0.9 --output samples --decode",
+        "latentddm sample run --solver unipc --grid power --xi-scale 1..0.25 --output samples",
         "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),
 )

@@ -35,6 +35,7 @@ from latentddm.demo.reference import (
     interval,
     latent_pool,
 )
+from latentddm.demo.sampler import fitting_sampler
 from latentddm.engine.atomic_io import make_folder
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
@@ -45,7 +46,7 @@ from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.features import extract_features
 from latentddm.evaluation.protocol import Result
-from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.inference.generator import Generator
 from latentddm.report.tables import headline_steps
 
 ATTRIBUTE_STEPS = 4  # the number of evaluations whose attributes are shown one by one
@@ -94,7 +95,7 @@ class Comparison:
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
         make_folder(folder / "pictures")
-        self.samples, self.xi_scale = config.samples, config.xi_scale
+        self.samples, self.sampler = config.samples, fitting_sampler(config.sampler, store.shape)
         # A source may be sorted: its first images need not look like its last.
         order = numpy_generator(0, "reference").permutation(len(pixels))
         count = min(config.reference, len(pixels) // 2)
@@ -131,8 +132,7 @@ class Comparison:
         self, method: MethodResults, generator: Generator, steps: int
     ) -> np.ndarray:
         """The entry of one number of evaluations; returns the pictures."""
-        scales = self.xi_scale[:steps]  # the last goes on
-        config = SamplingConfig(steps=steps, batch_size=BATCH_SIZE, xi_scale=scales)
+        config = self.sampler.settings(steps, method.draws > 1, BATCH_SIZE)
         latents = generator.draw(self.samples, config)
         pixels = self._decode(latents)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from autoencoder.images import SampleKeys
 from autoencoder.training import AutoencoderConfig
 from latentddm.demo.reference import REFERENCE_IMAGES
+from latentddm.demo.sampler import DemoSampler
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import PlainObjective
 
@@ -60,17 +61,13 @@ class DemoConfig:
     reference: int = REFERENCE_IMAGES  # training images that samples are compared with, at most
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
-    xi_scale: tuple[float, ...] = (1.0,)  # of each evaluation of the DDM, the last of all further
+    sampler: DemoSampler | None = None  # None: `sampler.fitting_sampler`
     plan: Plan | None = None  # written by the demo itself
 
     def __post_init__(self) -> None:
-        """ValueError for a time or a scale out of range."""
+        """ValueError for a time out of range."""
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise ValueError(
                 f"minutes must be above 0, not {self.minutes:g}; give 5, for example, or leave it "
                 "out"
-            )
-        if not self.xi_scale or not all(0 <= scale < math.inf for scale in self.xi_scale):
-            raise ValueError(
-                f"xi_scale must be a list of numbers of 0 or more, not {list(self.xi_scale)}"
             )

@@ -27,6 +27,7 @@ from latentddm.demo.config import DemoConfig
 from latentddm.demo.parallel_runs import train_in_parallel
 from latentddm.demo.preparation import prepared
 from latentddm.demo.reading import read_images
+from latentddm.demo.sampler import fitting_sampler
 from latentddm.demo.sizing import fitting_network, sized
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
@@ -118,9 +119,10 @@ def _train_and_measure(
 ) -> dict[str, Any]:
     """Train the DDM and plain diffusion in parallel; the report's entries about both."""
     draws = config.generator.phases[-1].objective.draw_count
+    sampler = fitting_sampler(config.sampler, store.shape)
     methods = {
-        "ddm": MethodResults("ddm", _label(config), draws),
-        "plain": MethodResults("plain", "plain diffusion (DDIM)", draws=1),
+        "ddm": MethodResults("ddm", sampler.describe(draws=True), draws),
+        "plain": MethodResults("plain", sampler.describe(draws=False), draws=1),
     }
     runs = _trainings(config, folder, config.size // autoencoder.factor)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:
@@ -136,13 +138,6 @@ def _train_and_measure(
     pretrained = config.plan is not None and config.plan.autoencoder is not None
     trained = 0 if pretrained else config.autoencoder.loop.images
     return comparison.to_json(list(methods.values()), trained)
-
-
-def _label(config: DemoConfig) -> str:
-    """The name of the DDM, with the scale of xi if it is not 1 throughout."""
-    if set(config.xi_scale) == {1.0}:
-        return "DDM (energy score)"
-    return f"DDM (energy score, ξ × {', '.join(f'{scale:g}' for scale in config.xi_scale)})"
 
 
 def _trainings(config: DemoConfig, folder: Path, edge: int) -> dict[str, TrainConfig]:

@@ -26,6 +26,7 @@ from latentddm.cli.parser import build_parser
 from latentddm.demo.plan import WIDTHS, NetworkSpeed
 from latentddm.engine.config import load_config
 from latentddm.engine.errors import Interrupted, UserError
+from latentddm.inference.xi_scale import ScaleRange
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import PlainObjective
 
@@ -196,9 +197,9 @@ def test_every_command_is_one_that_latentddm_takes(
     assert ddm.network == plain.network
     assert ddm.network.channels == kept["channels"]
     compare = importlib.import_module("compare").make_parser().parse_args(done[3].command[2:])
-    assert compare.method[0].endswith("ddm:dpmsolver++/power")
+    assert compare.method[0].endswith("ddm:unipc/power")
     assert compare.method[1].endswith("plain:unipc/uniform,unipc/power")
-    assert compare.xi_scales == (0.8, 0.9, 1.0)
+    assert compare.xi_scales == (0.8, 1.0, ScaleRange(1.0, 0.25))
     assert compare.samples == compare.reference_images == kept["samples"]
     assert len(tool.compared(rival=True)) == len(compare.evaluations) * (3 + 2)
 
@@ -301,7 +302,7 @@ def test_rates_are_measured_and_the_stages_run_to_a_report(
     text = (options.output / "report.md").read_text()
     assert "by FID" in text  # and why not
     assert text in capsys.readouterr().out
-    assert "| DDM, dpmsolver++ | 32 |" in text
+    assert "| DDM, unipc | 32 |" in text
     assert "| plain, unipc/uniform | 32 |" in text
     assert "| plain, unipc/power | 32 |" in text
     assert "--steps 4 --output samples --decode" in text

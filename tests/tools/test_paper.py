@@ -113,7 +113,7 @@ def test_every_method_stands_in_a_table_by_images_and_in_one_by_seconds(
         for by in ("images", "seconds")
     }
     samplers = ["plain", "plain, dpmsolver++", "plain, sde-dpmsolver++", "plain, unipc"]
-    samplers += ["DDM", "DDM, ddim/power", "DDM, dpmsolver++"]
+    samplers += ["DDM", "DDM, ddim/power", "DDM, dpmsolver++", "DDM, unipc"]
     for by, report in reports.items():
         series = {method["series"]: method for method in report["methods"]}
         assert list(series) == [*samplers, *trained[2:]]

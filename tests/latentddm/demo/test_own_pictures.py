@@ -25,7 +25,7 @@ SMALL = [
     "size=32",
     "workers=0",
     "steps=[1,2]",
-    "xi_scale=[0.5,0.9]",
+    "sampler={xi_scale: [0.5, 0.9]}",
     "generator.loop.batch_size=8",
     "generator.network.embedding_width=16",
     "generator.loop.trackers=[]",
@@ -103,7 +103,7 @@ def check_report(report: dict[str, Any], output: Path, pretrained: Path) -> None
     assert report["source"]["images"] == sizes["pictures"] == 70
     assert report["autoencoder"]["images_seen"] == 0
     assert report["autoencoder"]["reference"] == str(pretrained)
-    assert report["methods"][0]["label"].endswith("ξ × 0.5, 0.9)")
+    assert report["methods"][0]["label"].endswith("ξ × 0.5 to 0.9)")
     assert report["methods"][0]["images_seen"] == sizes["plain_images"] + sizes["ddm_images"]
     for result in results(output):
         for name in ("frechet", "energy", "original_frechet", "original_energy"):
@@ -137,7 +137,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--autoencoder", "VAE", "--minutes", "nan"], ["'minutes'", "must be a number"]),
         (["--autoencoder", "VAE", "--minutes", "soon"], ["--minutes", "'soon'"]),
         (["--autoencoder", "VAE", "samples=9"], ["samples", "minutes=null"]),
-        (["--autoencoder", "VAE", "xi_scale=[]"], ["xi_scale", "list of numbers"]),
+        (["--autoencoder", "VAE", "sampler.solver=heun"], ["heun", "unipc"]),
+        (["--autoencoder", "VAE", "sampler.xi_scale=[1.0,-1.0]"], ["xi_scale", "0 or more"]),
         (["--images", "FEW", "--autoencoder", "VAE"], ["3 readable", "at least 64"]),
         (["--images", "BROKEN", "--autoencoder", "VAE"], ["no readable image", "000.png"]),
     ],

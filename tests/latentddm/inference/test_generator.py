@@ -82,6 +82,24 @@ def test_the_last_scale_goes_on(run: Path) -> None:
     assert torch.equal(short, whole)
 
 
+@pytest.mark.parametrize(
+    ("solver", "scales"),
+    [("unipc", (1.0, 0.75, 0.5, 0.25)), ("heun", (1.0, 0.625, 0.25))],  # heun evaluates three times
+)
+def test_a_range_of_scales_is_even_over_the_evaluations_that_a_solver_makes(
+    solver: str, scales: tuple[float, ...], run: Path, tmp_path: Path
+) -> None:
+    arguments = ["sample", str(run), "--num", "2", "--solver", solver, "--xi-scale", "1..0.25"]
+    assert main([*arguments, "--steps", "4", "--output", str(tmp_path / "four")]) == 0
+    recorded = json.loads((tmp_path / "four" / "samples.json").read_text())["xi_scale"]
+    assert tuple(recorded) == scales
+    latents = load_file(tmp_path / "four" / "latents.safetensors")["latents"]
+    config = SamplingConfig(steps=4, solver=solver, xi_scale=scales)
+    assert torch.equal(latents, Generator.load(run).draw(2, config))
+    assert main([*arguments, "--steps", "1", "--output", str(tmp_path / "one")]) == 0
+    assert json.loads((tmp_path / "one" / "samples.json").read_text())["xi_scale"] == [1.0]
+
+
 def test_the_first_noise_is_scaled(run: Path) -> None:
     """One evaluation at xi = 0 is a function of that noise alone."""
     generator = Generator.load(run)
@@ -100,6 +118,8 @@ def test_the_first_noise_is_scaled(run: Path) -> None:
         ("0.8,0.9,1,1", 4, "heun", ["4", "3"]),  # which evaluates three times
         ("-1", 4, "ddim", ["-1"]),
         ("0.8,x", 4, "ddim", ["0.8,x"]),
+        ("1..", 4, "ddim", ["1..", "FIRST..LAST"]),
+        ("1..-1", 4, "ddim", ["-1"]),
     ],
 )
 def test_a_scale_of_xi_that_does_not_fit_is_one_sentence_with_both_numbers(

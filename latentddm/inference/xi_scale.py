@@ -1,0 +1,46 @@
+"""The scale of xi as a command or a config gives it: a number, one for each evaluation, a range."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from latentddm.diffusion.solvers import evaluations_of, steps_within
+
+Scales = float | tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ScaleRange:
+    """Evenly from the first evaluation's scale to the last one's: 1..0.25 is 1, 0.75, 0.5, 0.25."""
+
+    first: float
+    last: float
+
+    def over(self, evaluations: int) -> tuple[float, ...]:
+        """The scale of each evaluation; of one evaluation the first."""
+        gaps = max(evaluations - 1, 1)
+        return tuple(
+            self.first + (self.last - self.first) * k / gaps for k in range(max(evaluations, 1))
+        )
+
+
+FALLING = ScaleRange(1.0, 0.25)
+"""For latents of MANY_NUMBERS or more: whole pictures without loss of variety."""
+
+MANY_NUMBERS = 1000  # of a latent; from here on the draws of a trained network are incoherent
+
+
+def read_scales(text: str, separator: str) -> Scales | ScaleRange:
+    """0.8, or 0.8,0.9 with that separator, or 1..0.25; ValueError for another text."""
+    first, dots, last = text.partition("..")
+    if dots:
+        return ScaleRange(float(first), float(last))
+    numbers = tuple(float(number) for number in text.split(separator))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def scales_of(given: Scales | ScaleRange, solver: str, steps: int) -> Scales:
+    """The scales of a solver's evaluations; of fewer numbers the last goes on. steps: at most."""
+    if isinstance(given, ScaleRange):
+        return given.over(evaluations_of(solver, steps_within(solver, steps)))
+    return given
