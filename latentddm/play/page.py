@@ -13,6 +13,7 @@ import torch
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
 from latentddm.inference.generator import SamplingConfig
+from latentddm.inference.xi_scale import Scales
 from latentddm.play.markup import problem_html, sheet_html, title_html, waiting_html
 from latentddm.play.renderer import Renderer
 from latentddm.play.sheet import Sheet
@@ -140,6 +141,13 @@ def first_scale(scale: float | Sequence[float]) -> float:
     return min(max(first, LEAST_SCALE), 1.0)
 
 
+def with_first(first: float, scale: Scales) -> Scales:
+    """The scales of a run's best settings with another first one, in their proportions, up to 1."""
+    if not isinstance(scale, tuple) or not scale[0]:
+        return first
+    return tuple(min(first * each / scale[0], 1.0) for each in scale)
+
+
 def _tabs(view: gr.State) -> list[Any]:
     """One tab a view; that of the posterior has settings of its own."""
     with gr.Tabs():
@@ -199,7 +207,7 @@ class Views:
                 power=own.power,
                 safety=own.safety,
                 steps=int(evaluations),
-                xi_scale=variety if draws else 1.0,
+                xi_scale=with_first(variety, own.xi_scale) if draws else 1.0,
                 noise_scale=own.noise_scale if draws else variety,
                 churn=churn,
                 label=label if label >= 0 else None,

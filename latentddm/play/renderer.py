@@ -22,6 +22,7 @@ from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import Generator, SamplingConfig
+from latentddm.inference.xi_scale import Scales
 from latentddm.play.sheet import Row, Sheet
 
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior view corrupts
@@ -76,7 +77,9 @@ class Renderer:
         drawn = self._pixels(self.generator.draw(count, config))
         captions = tuple(f"picture {index}" for index in range(count))
         scales = {"ξ": config.xi_scale, "the initial noise": config.noise_scale}
-        scaled = "".join(f", {name} scaled by {s}" for name, s in scales.items() if s != 1)
+        scaled = "".join(
+            f", {name} scaled by {described(scale)}" for name, scale in scales.items() if scale != 1
+        )
         rows: tuple[Row, ...]
         if self.reads_xi:
             mean = torch.cat([self._sample_mean(config, index) for index in range(count)])
@@ -227,3 +230,8 @@ class Renderer:
     def _sheet(self, name: str, rows: tuple[Row, ...], settings: dict[str, Any]) -> Sheet:
         about = {"run": self.name, "images_seen": self.generator.images, "mean_draws": DRAWS}
         return Sheet(f"{self.name}-{name}", rows, about | settings)
+
+
+def described(scale: Scales) -> str:
+    """0.8, or the scales of the evaluations: 1, 0.75, 0.5."""
+    return ", ".join(f"{each:.3g}" for each in (scale if isinstance(scale, tuple) else (scale,)))

@@ -9,6 +9,7 @@ import socket
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,25 @@ def test_the_scale_of_xi_changes_the_draws_and_not_the_mean(client: Any) -> None
     (exact, mean), (narrow, same_mean) = pictures
     assert exact != narrow
     assert mean == same_mean
+
+
+@needs_gradio
+def test_variety_moves_the_scales_of_the_best_settings_together(
+    ddm_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from latentddm.play.page import DRAWS, Views
+
+    best = SamplingConfig(steps=2, solver="unipc", grid="power", xi_scale=(1.0, 0.25))
+    renderer = Renderer.open(ddm_run)
+    renderer.best = {2: best}
+    asked: list[SamplingConfig] = []
+    draws = renderer.draws
+    monkeypatch.setattr(
+        renderer, "draws", lambda config, count: (asked.append(config), draws(config, count))[1]
+    )
+    for variety, scales in ((1.0, (1.0, 0.25)), (0.6, (0.6, 0.15))):
+        Views(renderer, tmp_path).show(DRAWS, 0, 2, variety, 1, "unipc", 0.0, -1, 1.0, 0.7, 4)
+        assert asked[-1] == replace(best, xi_scale=pytest.approx(scales))
 
 
 @needs_gradio
