@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
-from latentddm.diffusion.sampling import GridKind
+from latentddm.diffusion.sampling import GridKind, xi_scales
 from latentddm.diffusion.solvers import ONE_EVALUATION_A_STEP
 from latentddm.inference.settings import SamplingConfig
 from latentddm.inference.xi_scale import FALLING, MANY_NUMBERS, ScaleRange
@@ -22,16 +21,11 @@ class DemoSampler:
     xi_scale: tuple[float, float] = (1.0, 1.0)  # of the first and the last evaluation
 
     def __post_init__(self) -> None:
-        """ValueError for an unknown solver or grid, or a scale out of range."""
+        """ValueError for an unknown solver, or a scale out of range."""
         if self.solver not in ONE_EVALUATION_A_STEP:
             known = ", ".join(ONE_EVALUATION_A_STEP)
             raise ValueError(f"solver must be one of {known}, not {self.solver!r}")
-        if self.grid not in (None, *get_args(GridKind)):
-            raise ValueError(f"grid must be one of {', '.join(get_args(GridKind))}")
-        if not all(0 <= scale < math.inf for scale in self.xi_scale):
-            raise ValueError(
-                f"xi_scale must be two numbers of 0 or more, not {list(self.xi_scale)}"
-            )
+        xi_scales(self.xi_scale, 2)
 
     def settings(self, steps: int, draws: bool, batch_size: int) -> SamplingConfig:
         """Of one number of evaluations; draws: of the DDM."""
