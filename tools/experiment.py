@@ -4,7 +4,7 @@
 
 The stages: an autoencoder (unless REF is given), the latents, a DDM (its first phase plain
 diffusion), plain diffusion on as many images for comparison, and tools/compare.py: the DDM by
-DPM-Solver++ on the power grid at several scales of xi beside plain diffusion by UniPC on two grids,
+UniPC on the power grid at several scales of xi beside plain diffusion by UniPC on two grids,
 by FID where its Inception can be had and enough samples can be drawn in the time, else by the
 built-in features. The first minutes measure this machine; the plan is printed and kept in
 plan.json, and a restart goes on with it. A stage is sized when it begins, by the time that is left;

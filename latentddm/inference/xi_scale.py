@@ -25,7 +25,7 @@ class ScaleRange:
 
 
 FALLING = ScaleRange(1.0, 0.25)
-"""For latents of MANY_NUMBERS or more: whole pictures without loss of variety."""
+"""For latents of MANY_NUMBERS or more: whole pictures at a small loss of variety."""
 
 MANY_NUMBERS = 1000  # of a latent; from here on the draws of a trained network are incoherent
 
