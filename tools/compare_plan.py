@@ -25,7 +25,7 @@ from latentddm.inference.generator import (
     flow_map,
     reads_xi,
 )
-from latentddm.inference.xi_scale import scales_of
+from latentddm.inference.xi_scale import fitted, scales_of
 
 ALL = "all"
 
@@ -209,13 +209,14 @@ def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[Sampli
         churns, grids, powers = churns[:1], grids[:1], (POWER,)
     times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
     xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
-    settings = product(churns, times, safeties, xi_scales, sweep.noise_scales)
+    given = [fitted(scales_of(each, method.solver, evaluations), steps) for each in xi_scales]
+    scales = dict.fromkeys(given)  # in one evaluation a range is its first scale
+    settings = product(churns, times, safeties, scales, sweep.noise_scales)
     for churn, (grid, power), safety, xi_scale, noise_scale in settings:
-        scales = scales_of(xi_scale, method.solver, evaluations)
         yield SamplingConfig(
             steps=evaluations,
             churn=churn,
-            xi_scale=scales if isinstance(scales, float) else scales[:steps],
+            xi_scale=xi_scale,
             noise_scale=noise_scale,
             safety=safety,
             solver=method.solver,

@@ -17,6 +17,7 @@ from latentddm.engine.run import RunFolder
 from latentddm.evaluation.protocol import Result, require_same_protocol
 from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.settings import SamplingConfig
+from latentddm.inference.xi_scale import described
 
 
 @dataclass(frozen=True)
@@ -162,9 +163,7 @@ def _cell(finding: Finding, metric: str) -> str:
     parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
     grid = f"u^{setting['power']:g}" if setting["grid"] == "power" else setting["grid"]
     parts += [grid] if grid != "uniform" else []
-    scale = setting["xi_scale"]
-    scale = f"{scale:g}" if isinstance(scale, float) else ":".join(map("{:g}".format, scale))
-    parts += [f"xi {scale}"] if scale != "1" else []
+    parts += [f"xi {described(setting['xi_scale'], ':')}"] if setting["xi_scale"] != 1 else []
     parts += [f"noise {setting['noise_scale']:g}"] if setting["noise_scale"] != 1 else []
     spread = finding.spread[metric]
     value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")

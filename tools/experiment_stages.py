@@ -20,12 +20,12 @@ from latentddm.demo.sizing import shortened, whole_if_small, widened
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
+from latentddm.inference.xi_scale import MANY_NUMBERS, fitted, read_scales, scales_of
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
-GAUSSIAN_FROM = 1000  # numbers of a latent, from which the presets' Gaussian posterior is measured
 XI_SCALES = ("0.8", "1", "1..0.25")
 EVALUATIONS = (1, 2, 4, 8)
 DDM_SAMPLER = "unipc/power"
@@ -34,8 +34,10 @@ PLAIN_SAMPLERS = ("unipc/uniform", "unipc/power")  # which is better depends on 
 
 def compared(rival: bool) -> list[int]:
     """Network evaluations of each setting of the comparison: of the DDM and of plain diffusion."""
-    settings = len(XI_SCALES) + (len(PLAIN_SAMPLERS) if rival else 0)
-    return [steps for steps in EVALUATIONS for _ in range(settings)]
+    solver, plain = DDM_SAMPLER.partition("/")[0], len(PLAIN_SAMPLERS) if rival else 0
+    scales = [read_scales(text, ":") for text in XI_SCALES]
+    alike = {n: {fitted(scales_of(each, solver, n), n) for each in scales} for n in EVALUATIONS}
+    return [steps for steps in EVALUATIONS for _ in range(len(alike[steps]) + plain)]
 
 
 def on_cuda() -> bool:
@@ -68,7 +70,7 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
         config = load_config(TrainConfig, find_config("faces128.yaml"))
     network = config.network
     assert isinstance(network, UNetConfig)
-    if autoencoder.latent_channels * edge**2 < GAUSSIAN_FROM:
+    if autoencoder.latent_channels * edge**2 < MANY_NUMBERS:
         network = replace(network, noise="white", gaussian_mean=False)
     return replace(
         config,

@@ -44,3 +44,17 @@ def scales_of(given: Scales | ScaleRange, solver: str, steps: int) -> Scales:
     if isinstance(given, ScaleRange):
         return given.over(evaluations_of(solver, steps_within(solver, steps)))
     return given
+
+
+def fitted(scales: Scales, evaluations: int) -> Scales:
+    """The first scales, as many as there are evaluations; one number for those that are alike."""
+    if not isinstance(scales, tuple):
+        return scales
+    kept = scales[:evaluations]
+    return kept[0] if len(set(kept)) == 1 else kept
+
+
+def described(scales: Scales, separator: str) -> str:
+    """0.8, or the scales of the evaluations with that separator."""
+    each = scales if isinstance(scales, tuple) else (scales,)
+    return separator.join(f"{scale:.3g}" for scale in each)

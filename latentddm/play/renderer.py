@@ -22,7 +22,7 @@ from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.inference.xi_scale import Scales
+from latentddm.inference.xi_scale import described
 from latentddm.play.sheet import Row, Sheet
 
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior view corrupts
@@ -78,7 +78,9 @@ class Renderer:
         captions = tuple(f"picture {index}" for index in range(count))
         scales = {"ξ": config.xi_scale, "the initial noise": config.noise_scale}
         scaled = "".join(
-            f", {name} scaled by {described(scale)}" for name, scale in scales.items() if scale != 1
+            f", {name} scaled by {described(scale, ', ')}"
+            for name, scale in scales.items()
+            if scale != 1
         )
         rows: tuple[Row, ...]
         if self.reads_xi:
@@ -230,8 +232,3 @@ class Renderer:
     def _sheet(self, name: str, rows: tuple[Row, ...], settings: dict[str, Any]) -> Sheet:
         about = {"run": self.name, "images_seen": self.generator.images, "mean_draws": DRAWS}
         return Sheet(f"{self.name}-{name}", rows, about | settings)
-
-
-def described(scale: Scales) -> str:
-    """0.8, or the scales of the evaluations: 1, 0.75, 0.5."""
-    return ", ".join(f"{each:.3g}" for each in (scale if isinstance(scale, tuple) else (scale,)))

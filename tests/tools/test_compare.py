@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from latentddm.inference.best_settings import best_settings
+from latentddm.inference.xi_scale import ScaleRange
 
 TOOLS = Path(__file__).parents[2] / "tools"
 
@@ -216,6 +217,9 @@ def test_scales_of_xi_are_tried_where_a_network_reads_it(runs: Path, compare: Mo
     scales = [("DDM", 1.0), ("DDM", (0.5, 0.8)), ("plain", 1.0)]
     assert set(found) == {(*each, noise) for each in scales for noise in (1.0, 0.9)}
     assert len({setting for key, setting in found.items() if key[0] == "DDM"}) == 4
+    one = replace(sweep, evaluations=(1,), xi_scales=(1.0, ScaleRange(1, 0.25), (0.5, 0.8)))
+    drawn = [cell.sampling for cell in plan.plan_cells(methods[:1], one, batch_size=4)]
+    assert [each.xi_scale for each in drawn] == [1.0, 1.0, 0.5, 0.5]  # each by both noises
 
 
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:
