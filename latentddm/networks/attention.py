@@ -6,6 +6,7 @@ The choice is probed once per device and number format, logged with its reason, 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -59,7 +60,9 @@ def forward_derivative(
     By forward mode, at about the price of two evaluations. Of the kernels of attention torch's
     plain formula alone has such derivatives, so it serves here whatever the backend.
     """
-    with torch.no_grad(), _plain_attention():
+    with torch.no_grad(), _plain_attention(), warnings.catch_warnings():
+        # At its first use torch.func.jvp defines functions by torch.jit, which is deprecated.
+        warnings.filterwarnings("ignore", message=".*torch.jit", category=FutureWarning)
         value, slope = torch.func.jvp(function, inputs, along)[:2]
         return value, slope
 
