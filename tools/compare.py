@@ -60,7 +60,10 @@ def run(options: argparse.Namespace) -> None:
     methods, sweep = parse_methods(options.method), sweep_of(options)
     judgement = judgement_of(options, methods[0].runs[0].run)
     metric = deciding_metric(options.best_by, judgement)
-    screened = [replace(m, runs=m.runs[:1]) for m in methods] if options.confirm else methods
+    reported, screened = judgement, methods
+    if options.confirm is not None:
+        reported = replace(judgement, samples=options.confirm)
+        screened = [replace(method, runs=method.runs[:1]) for method in methods]
     cells = plan_cells(screened, sweep, options.batch_size)
     folder: Path = options.output / "cells"
     make_folder(folder)
@@ -68,9 +71,7 @@ def run(options: argparse.Namespace) -> None:
     _measure(cells, judgement, folder, accelerator)
     findings = read_findings(cells, judgement, folder)
     best = best_findings(findings, metric)
-    reported = judgement
-    if options.confirm:
-        reported = replace(judgement, samples=options.confirm)
+    if options.confirm is not None:
         chosen = [(finding.method, finding.sampling) for finding in best]
         cells = fresh_cells(chosen, methods, options.seeds)
         _measure(cells, reported, folder, accelerator)

@@ -209,7 +209,8 @@ def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[Sampli
         churns, grids, powers = churns[:1], grids[:1], (POWER,)
     times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
     xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
-    given = [fitted(scales_of(each, method.solver, evaluations), steps) for each in xi_scales]
+    calls = evaluations_of(method.solver, steps)
+    given = [fitted(scales_of(each, method.solver, evaluations), calls) for each in xi_scales]
     scales = dict.fromkeys(given)  # in one evaluation a range is its first scale
     settings = product(churns, times, safeties, scales, sweep.noise_scales)
     for churn, (grid, power), safety, xi_scale, noise_scale in settings:

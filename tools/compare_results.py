@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from compare_plan import Cell, Method, actual_evaluations
-from compare_reference import Judgement
+from compare_reference import LATENTS, Judgement
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import read_json
@@ -113,7 +113,9 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
         for trained in finding.method.runs:
             if latest.setdefault(trained.run, finding.method.images) == finding.method.images:
                 chosen.setdefault(trained.run, {}).setdefault(finding.evaluations, finding)
-    by = f"{metric}, {judgement.samples:,} samples against {public_name(str(judgement.reference))}"
+    reference = judgement.store if metric.startswith(f"{LATENTS}/") else judgement.reference
+    what = "reconstructions of " if judgement.reconstructed and reference != judgement.store else ""
+    by = f"{metric}, {judgement.samples:,} samples against {what}{public_name(str(reference))}"
     for run, findings in chosen.items():
         settings = {steps: finding.sampling for steps, finding in findings.items()}
         write_best_settings(Path(run), by, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -37,16 +38,24 @@ class Sweep:
             raise UserError("--churn must lie in [0, 1].")
         if not all(0 <= safety < 0.5 for safety in self.safety):
             raise UserError("--safety must lie in [0, 0.5).")
-        if min(self.powers) <= 0:
+        if not all(0 < power < math.inf for power in self.powers):
             raise UserError("--powers must be positive.")
-        if min(self.noise_scales) <= 0:
+        if not all(0 < scale < math.inf for scale in self.noise_scales):
             raise UserError("--noise-scales must be positive.")
+        if not all(0 <= each < math.inf for given in self.xi_scales for each in _numbers(given)):
+            raise UserError("--xi-scales must be at least 0.")
         if self.tries is not None and self.tries < 1:
             raise UserError("--tries must be at least 1.")
         for grid in self.grids:
             if grid not in get_args(GridKind):
                 known = ", ".join(get_args(GridKind))
                 raise UserError(f"--grids: there is no grid {grid!r}; choose from {known}.")
+
+
+def _numbers(given: Scales | ScaleRange) -> tuple[float, ...]:
+    if isinstance(given, ScaleRange):
+        return given.first, given.last
+    return given if isinstance(given, tuple) else (given,)
 
 
 class Named(Protocol):

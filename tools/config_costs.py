@@ -177,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peak = peak_of(given.card)
         if peak is None:
             raise UserError(f"--card {given.card} is not known; give one of {', '.join(PEAKS)}.")
+        if len(given.shape) != 3 or min(given.shape) < 1:
+            raise UserError("--shape must be channels, height and width, such as 4,32,32.")
         if not 0 < given.share <= 1:
             raise UserError(f"--share must lie in (0, 1], not {given.share}.")
         print(table(given.configs, given.shape, peak, given.share))

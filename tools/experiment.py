@@ -35,7 +35,7 @@ from experiment_plan import (
 )
 from experiment_rates import autoencoder_of, measure_rates, sample_of
 from experiment_stages import autoencoder_config, compared, generator_config, on_cuda, stage_of
-from preparation import exit_code
+from preparation import exit_code, folder_of_runs
 from stages import kept_plan, run_stages
 
 from autoencoder.images import open_source
@@ -161,7 +161,8 @@ def report(state: State, options: argparse.Namespace) -> str:
         [
             f"# A 4-step generator of {options.images}\n",
             (out / "comparison" / "table.md").read_text("utf-8"),
-            f"{state.plan.samples:,} samples of each setting against as many reconstructions"
+            f"{state.plan.samples:,} samples of each setting against "
+            f"{min(state.plan.samples, state.work.available):,} reconstructions"
             f"{no_fid(state)}. Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
             f"    latentddm sample {out / 'ddm'} --steps 4 --output samples --decode\n",
             f"{whole / 60:.1f} minutes of {asked / 60:.1f} asked for ({whole / asked:.0%}).\n",
@@ -180,6 +181,8 @@ def no_fid(state: State) -> str:
     minutes = minutes_of_fid(state.work, state.rates, state.plan, INCEPTION)
     if minutes is None:
         return "; not by FID, whose Inception cannot be had here"
+    if state.work.available < FEWEST_FOR_FID:
+        return f"; not by FID, which needs {FEWEST_FOR_FID:,} images"
     return f"; by FID, with {FEWEST_FOR_FID:,} samples, it would take {minutes:.0f} minutes here"
 
 
@@ -193,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--autoencoder", metavar="REF", help="a pretrained one (default: one is trained)")
     add("--size", type=int, default=size, help="pixels a side (default 64; 128 with a GPU)")
     add("--alone", action="store_true", help="no plain diffusion beside the DDM: more images")
-    add("--output", type=Path, default=Path("experiment"), help="default ./experiment")
+    add("--output", type=folder_of_runs, default=Path("experiment"), help="default ./experiment")
     add("--minutes", type=float, help="stop after these, everything saved (default: never)")
     add("--perceptual-file", metavar="FILE", help="AlexNet's weights, where nothing downloads")
     return parser

@@ -2,7 +2,8 @@
 
 The hours are a sum over the stages. Shares of them are given to the autoencoder, the encoding and
 the comparison; the trainings get the rest, and the widest network that this time can train. Sizes
-of a stage that has begun are kept; those of the later ones follow the time that is left then.
+of a stage that has begun are kept; those of the later ones follow the time that is left then, but
+the width of the network, which is that of the first plan.
 """
 
 from __future__ import annotations
@@ -111,13 +112,13 @@ def make_plan(work: Work, rates: Rates, taken: Mapping[str, float], before: Plan
     if LATENTS in open_stages:
         wanted = int(ENCODING_SHARE * left / (rates.read + VIEWS * rates.encode))
         plan = replace(plan, images=min(work.available, max(wanted, FEWEST_IMAGES)))
-    spaces = [plan.features] if plan.features else list(rates.describe)
     share = left if open_stages == [COMPARISON] else COMPARISON_SHARE * left
-    plan = _sized_comparison(work, rates, plan, share, spaces)
+    if COMPARISON in open_stages:
+        plan = _sized_comparison(work, rates, plan, share)
     if DDM in open_stages:
         for _ in range(2):  # again, since samples of the network that was chosen take longer
             plan = _sized_training(work, rates, plan, left, open_stages)
-            plan = _sized_comparison(work, rates, plan, share, spaces)
+            plan = _sized_comparison(work, rates, plan, share)
         plan = _sized_training(work, rates, plan, left, open_stages)
     seconds = {**taken, **{name: _cost(name, work, rates, plan) for name in open_stages}}
     if before is None and sum(seconds.values()) > (1 + TOLERANCE) * work.seconds:
@@ -143,17 +144,15 @@ def minutes_of_fid(work: Work, rates: Rates, plan: Plan, space: str) -> float | 
     return _cost(COMPARISON, work, rates, least) / 60
 
 
-def _sized_comparison(
-    work: Work, rates: Rates, plan: Plan, seconds: float, spaces: Sequence[str]
-) -> Plan:
+def _sized_comparison(work: Work, rates: Rates, plan: Plan, seconds: float) -> Plan:
     """As many samples as the seconds allow, in the first of the spaces in which they are enough."""
-    for space in spaces:
+    for space in rates.describe:
         plan = replace(plan, features=space, samples=1)
         one = _cost(COMPARISON, work, rates, plan)
         each = _cost(COMPARISON, work, rates, replace(plan, samples=2)) - one
         samples = min(int(max(seconds - one, 0) / each) + 1, MOST_SAMPLES)
         plan = replace(plan, samples=max(samples, FEWEST_SAMPLES))
-        if plan.samples >= FEWEST_FOR_FID:
+        if min(plan.samples, work.available) >= FEWEST_FOR_FID:
             break
     return plan
 

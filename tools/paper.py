@@ -21,6 +21,7 @@ effort of tuning, a verdict for each number of evaluations, published figures.
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,12 +30,12 @@ from typing import Any
 from compare import deciding_metric, judgement_of, make_parser, sweep_of
 from compare_reference import Judgement
 from compare_sweep import Sweep
-from paper_methods import methods, rows, second_share, student
+from paper_methods import methods, rows, second_share, student, student_of
 from paper_plan import Plan, make_plan
 from paper_rates import measure_rates
 from paper_stages import Work
 from paper_table import BY_IMAGES, BY_SECONDS, published_figures, write_tables
-from preparation import exit_code, list_of
+from preparation import exit_code, folder_of_runs, list_of
 from stages import kept_plan, run_stages
 
 from latentddm.cli.arguments import find_config
@@ -54,6 +55,11 @@ def run(options: argparse.Namespace) -> None:
     """Plan, train, compare, write the tables: by images, then by seconds."""
     if options.hours <= 0 or options.seeds < 1 or min(options.student_steps, default=1) < 1:
         raise UserError("--hours must be positive, --seeds and --student-steps at least 1.")
+    for name, values in (("--student-steps", options.student_steps), ("--draws", options.draws)):
+        if len(set(values)) < len(values):
+            raise UserError(f"{name} has a number twice; leave one out.")
+    if options.distill and not options.student_steps:
+        raise UserError("--distill is of students, and there are none; leave it out.")
     figures = published_figures(options.published) if options.published else []
     config = load_config(TrainConfig, find_config(options.config), options.overrides)
     require_values(config, "store")
@@ -66,6 +72,8 @@ def run(options: argparse.Namespace) -> None:
         seeds=options.seeds,
         compare=[*SWEEP, "--evaluations", options.evaluations, *options.compare],
     )
+    for steps in work.student_steps:  # a wrong setting of theirs is refused before any training
+        student_of(config, steps, config.loop.batch_size, (Path(), 0), Path(), work.distill)
     plan, kept = open_plan(work, options)
     print(f"The plan:\n{plan.describe()}", flush=True)
     own = {student(steps): second_share(config, plan.images) for steps in work.student_steps}
@@ -136,10 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     add("config", metavar="CONFIG", help="of a DDM in two phases: plain, ddm")
     add("overrides", nargs="*", metavar="key=value", help="of the config, such as store=STORE")
     add("--hours", type=float, required=True, help="of everything, which decide its sizes")
-    add("--output", type=Path, required=True, metavar="DIR")
+    add("--output", type=folder_of_runs, required=True, metavar="DIR")
     add(
         "--compare",
-        type=str.split,
+        type=shlex.split,
         default=[],
         metavar="OPTIONS",
         help="of compare.py, the reference first of all: --compare='--reference SRC'",
@@ -155,9 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a student for each, trained for K steps (default 1,2,4,8; none: no student)",
     )
     settings = "the students': --distill='optimizer.learning_rate=3e-4'"
-    add("--distill", type=str.split, default=[], metavar="SETTINGS", help=settings)
+    add("--distill", type=shlex.split, default=[], metavar="SETTINGS", help=settings)
     settings = "theirs: --rivals='inductive.decrement=15 mean-flow.velocity_share=0.25'"
-    add("--rivals", type=str.split, default=[], metavar="SETTINGS", help=settings)
+    add("--rivals", type=shlex.split, default=[], metavar="SETTINGS", help=settings)
     add("--published", metavar="DATA", help="figures of published.json beside the tables'")
     return parser
 

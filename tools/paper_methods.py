@@ -153,6 +153,12 @@ def student_of(
     Its optimizer is that of configs/distill.yaml: a distillation starts from trained weights.
     teacher: its run and the images it has seen; options: key=value, over that file.
     """
+    unknown = [option for option in options if not option.startswith("optimizer.")]
+    if unknown:
+        raise UserError(
+            f"--distill {unknown[0]} is no setting of the optimizer, and all else is the config's; "
+            "give optimizer.KEY=VALUE."
+        )
     base = load_config(DistillConfig, find_config("distill.yaml"), options)
     warmup = min(base.optimizer.warmup_images, images // 10)
     return replace(

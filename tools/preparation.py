@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -76,16 +77,29 @@ def exit_code(work: Callable[[], None]) -> int:
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return EXIT_SIGNAL + stop.signal_number
+    except KeyboardInterrupt:
+        print("Stopped; run the same command again to go on.", file=sys.stderr)
+        return EXIT_SIGNAL + signal.SIGINT
     except (UserError, JobError) as error:
         print(error, file=sys.stderr)
         return EXIT_WRONG_REQUEST if isinstance(error, UserError) else EXIT_FAILED
     return 0
 
 
+def folder_of_runs(text: str) -> Path:
+    """The argparse type of a folder whose runs are named to compare.py: NAME=RUN,RUN@IMAGES:..."""
+    if any(sign in text for sign in "@:,"):
+        raise argparse.ArgumentTypeError(f"{text!r} has one of @ : , in its name; choose another")
+    return Path(text)
+
+
 def list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
     """The argparse type of an option with several values, separated by commas."""
 
     def read(text: str) -> tuple[Item, ...]:
-        return tuple(kind(part) for part in text.split(","))
+        try:
+            return tuple(kind(part) for part in text.split(","))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is no list with commas: {error}") from None
 
     return read

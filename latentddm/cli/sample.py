@@ -62,6 +62,7 @@ def _scales(text: str) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.engine.errors import UserError
     from latentddm.inference.best_settings import FIELDS, chosen_settings
     from latentddm.inference.samples import write_samples
     from latentddm.inference.settings import SamplingConfig
@@ -70,7 +71,10 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     given = {name: getattr(arguments, name) for name in FIELDS}
     if given["xi_scale"] is not None:
         solver = given["solver"] or SamplingConfig().solver
-        given["xi_scale"] = scales_of(given["xi_scale"], solver, arguments.steps)
+        try:
+            given["xi_scale"] = scales_of(given["xi_scale"], solver, arguments.steps)
+        except ValueError as error:  # an unknown solver
+            raise UserError(str(error)) from None
     config = chosen_settings(
         Path(arguments.run),
         arguments.steps,

@@ -35,7 +35,7 @@ from latentddm.demo.reference import (
     interval,
     latent_pool,
 )
-from latentddm.demo.sampler import fitting_sampler
+from latentddm.demo.sampler import DemoSampler, fitting_sampler
 from latentddm.engine.atomic_io import make_folder
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
@@ -46,6 +46,7 @@ from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.features import extract_features
 from latentddm.evaluation.protocol import Result
+from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.generator import Generator
 from latentddm.report.tables import headline_steps
 
@@ -127,6 +128,13 @@ class Comparison:
                 if method.draws > 1 and count == headline_steps(steps):
                     self._show_at_the_top(method, count, pixels)
                 progress.update(count * self.samples)
+        self._keep_sampler(run, method, steps)
+
+    def _keep_sampler(self, run: RunFolder, method: MethodResults, steps: Sequence[int]) -> None:
+        """So that `latentddm sample`, `play` and `export` draw from this run as the report does."""
+        if self.sampler != DemoSampler():  # which theirs is anyhow
+            used = {n: self.sampler.settings(n, method.draws > 1, BATCH_SIZE) for n in steps}
+            write_best_settings(run.path, "the demo, which tried no others", used)
 
     def _measure_setting(
         self, method: MethodResults, generator: Generator, steps: int

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from latentddm.diffusion.sampling import GridKind, xi_scales
+from latentddm.diffusion.sampling import GridKind
 from latentddm.diffusion.solvers import ONE_EVALUATION_A_STEP
 from latentddm.inference.settings import SamplingConfig
 from latentddm.inference.xi_scale import FALLING, MANY_NUMBERS, ScaleRange
@@ -25,7 +25,10 @@ class DemoSampler:
         if self.solver not in ONE_EVALUATION_A_STEP:
             known = ", ".join(ONE_EVALUATION_A_STEP)
             raise ValueError(f"solver must be one of {known}, not {self.solver!r}")
-        xi_scales(self.xi_scale, 2)
+        if len(self.xi_scale) != 2 or not all(0 <= each < math.inf for each in self.xi_scale):
+            raise ValueError(
+                "xi_scale must be two numbers from 0 on, of the first and of the last evaluation"
+            )
 
     def settings(self, steps: int, draws: bool, batch_size: int) -> SamplingConfig:
         """Of one number of evaluations; draws: of the DDM."""

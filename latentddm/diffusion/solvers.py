@@ -153,7 +153,7 @@ def solve(
     schedule: Schedule = FlowSchedule(),
     xi_scale: float | Sequence[float] = 1.0,
 ) -> Tensor:
-    """x_0 from noise with a solver by name, one of SOLVERS; the other arguments are `sample`'s.
+    """x_0 from noise with a solver by name, one of SOLVERS; the others are arguments of `sample`.
 
     times: decreasing; the first is clamped to the domain of a solver other than ddim. As in
     `sample` the last x_0 is returned, not x at times[-1]. "ddim" is `sample` itself, the only one

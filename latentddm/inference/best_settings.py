@@ -14,6 +14,7 @@ from typing import Any
 from latentddm.engine.atomic_io import read_json, write_json
 from latentddm.engine.errors import UserError
 from latentddm.inference.settings import SamplingConfig
+from latentddm.inference.xi_scale import ScaleRange, scales_of
 
 _log = logging.getLogger("latentddm")
 
@@ -62,6 +63,24 @@ def chosen_settings(run: Path, steps: int, **given: Any) -> SamplingConfig:
     if steps in own:
         _log.info("The best settings for %d evaluations are of %s.", steps, run / FILE_NAME)
     return replace(own.get(steps, SamplingConfig(steps=steps)), **given)
+
+
+def nearest_settings(
+    best: Mapping[int, SamplingConfig], solver: str, evaluations: int
+) -> SamplingConfig:
+    """The best settings of a solver, those of the nearest number of evaluations that has some.
+
+    Scales of xi go evenly from the first to the last then. The exact settings if there are none.
+    """
+    own = {count: config for count, config in best.items() if config.solver == solver}
+    if not own:
+        return SamplingConfig()
+    nearest = min(own, key=lambda count: abs(count - evaluations))
+    found = own[nearest]
+    if nearest == evaluations or not isinstance(found.xi_scale, tuple):
+        return found
+    between = ScaleRange(found.xi_scale[0], found.xi_scale[-1])
+    return replace(found, xi_scale=scales_of(between, solver, evaluations))
 
 
 def _from_json(steps: int, values: Mapping[str, Any]) -> SamplingConfig:

@@ -139,6 +139,11 @@ class Generator:
             check_noise(solver, config.churn, config.noise_scale)
             if self.flow_map:
                 return flow_map_times(self.flow_map, config)
+            if not self.reads_xi and config.xi_scale != 1:
+                raise UserError(
+                    "xi_scale needs a network that reads xi, and this run is plain diffusion; "
+                    "scale its initial noise instead: noise_scale, --noise-scale."
+                )
             steps = steps_within(solver, config.steps)
             times = solver_grid(solver, steps, config.grid, safety, config.power, self.schedule)
             calls = evaluations_of(solver, steps)

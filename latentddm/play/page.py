@@ -12,6 +12,7 @@ import torch
 
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
+from latentddm.inference.best_settings import nearest_settings
 from latentddm.inference.generator import SamplingConfig
 from latentddm.inference.xi_scale import Scales
 from latentddm.play.markup import problem_html, sheet_html, title_html, waiting_html
@@ -26,13 +27,13 @@ SEEDS = 2**53  # whole numbers that a browser knows exactly
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
 STEPS = 4  # evaluations, at first
-LEAST_SCALE = 0.5  # of xi
+LEAST_SCALE, LARGEST_SCALE = 0.5, 1.0  # of xi, unless the run's best is beyond
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
     DRAWS: "Every row has the same initial noise and the same number of network evaluations (NFE).",
     TRAJECTORY: "Picture 0 of the draws, one column an evaluation; t = 1 is noise, t = 0 data.",
     POSTERIOR: "A sample with noise up to time t, and independent draws of x₀ given that xₜ. "
-    "Of the other settings, only the seed and the variety count here.",
+    "Of the other settings, only the seed and, for a DDM, the variety count here.",
 }
 
 
@@ -113,10 +114,11 @@ def _settings(renderer: Renderer) -> list[Any]:
     )
     evaluations = gr.Slider(1, 50, value=STEPS, step=1, label="Evaluations", buttons=[])
     scaled = "ξ" if renderer.reads_xi else "the initial noise"
+    first = first_scale(start.xi_scale if renderer.reads_xi else start.noise_scale)
     variety = gr.Slider(
-        LEAST_SCALE,
-        1,
-        value=first_scale(start.xi_scale if renderer.reads_xi else start.noise_scale),
+        min(LEAST_SCALE, first),
+        max(LARGEST_SCALE, first),
+        value=first,
         step=0.05,
         label="Variety",
         info=f"the scale of {scaled}: 1 is exact, less is more certain",
@@ -136,16 +138,19 @@ def _settings(renderer: Renderer) -> list[Any]:
 
 
 def first_scale(scale: float | Sequence[float]) -> float:
-    """The scale at the first evaluation, where it decides the most, within the slider's."""
-    first = scale[0] if isinstance(scale, Sequence) else scale
-    return min(max(first, LEAST_SCALE), 1.0)
+    """The scale at the first evaluation, where it decides the most."""
+    return scale[0] if isinstance(scale, Sequence) else scale
 
 
 def with_first(first: float, scale: Scales) -> Scales:
-    """The scales of a run's best settings with another first one, in their proportions, up to 1."""
+    """The scales of a run's best settings with another first one, in their proportions.
+
+    Up to 1, or to their own largest.
+    """
     if not isinstance(scale, tuple) or not scale[0]:
         return first
-    return tuple(min(first * each / scale[0], 1.0) for each in scale)
+    most = max(LARGEST_SCALE, *scale)
+    return tuple(min(first * each / scale[0], most) for each in scale)
 
 
 def _tabs(view: gr.State) -> list[Any]:
@@ -195,12 +200,11 @@ class Views:
         """The pictures of a view as HTML, and the download button; a wrong setting is a message."""
 
         def sheet() -> Sheet:
-            whole = whole_seed(seed)
+            whole, draws = whole_seed(seed), self.renderer.reads_xi
             if view == POSTERIOR:
-                return self.renderer.posterior(t, int(posterior_draws), whole, variety)
-            own = self.renderer.best.get(int(evaluations), SamplingConfig())
-            own = own if own.solver == solver else SamplingConfig()
-            draws = self.renderer.reads_xi
+                scale = variety if draws else 1.0
+                return self.renderer.posterior(t, int(posterior_draws), whole, scale)
+            own = nearest_settings(self.renderer.best, solver, int(evaluations))
             config = SamplingConfig(
                 solver=solver,
                 grid=own.grid,

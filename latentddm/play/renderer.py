@@ -14,7 +14,7 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from latentddm.diffusion.averaging import DRAWS, AveragedDenoiser
 from latentddm.diffusion.process import corrupt
-from latentddm.diffusion.sampling import Denoiser, SamplingStep, sample
+from latentddm.diffusion.sampling import Denoiser, SamplingStep, continued, sample
 from latentddm.diffusion.solvers import solve
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
@@ -126,7 +126,7 @@ class Renderer:
                 schedule=self.generator.schedule,
                 generator=[generator],
                 callback=steps.append,
-                xi_scale=config.xi_scale,
+                xi_scale=continued(config.xi_scale, config.steps),
             )
         except ValueError as error:
             raise UserError(str(error)) from None

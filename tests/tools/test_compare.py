@@ -220,6 +220,10 @@ def test_scales_of_xi_are_tried_where_a_network_reads_it(runs: Path, compare: Mo
     one = replace(sweep, evaluations=(1,), xi_scales=(1.0, ScaleRange(1, 0.25), (0.5, 0.8)))
     drawn = [cell.sampling for cell in plan.plan_cells(methods[:1], one, batch_size=4)]
     assert [each.xi_scale for each in drawn] == [1.0, 1.0, 0.5, 0.5]  # each by both noises
+    heun = plan.parse_methods([f"DDM={runs / 'ddm'}:heun"])
+    four = replace(one, evaluations=(4,), noise_scales=(1.0,), grids=("uniform",))
+    scales = [cell.sampling.xi_scale for cell in plan.plan_cells(heun, four, batch_size=4)]
+    assert scales == [1.0, (1.0, 0.625, 0.25), (0.5, 0.8)]  # it makes three of four evaluations
 
 
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:

@@ -73,3 +73,6 @@ def test_a_wrong_request_is_refused_in_a_sentence(
     assert "--card abacus is not known" in capsys.readouterr().err
     assert costs.main(["celebahq256.yaml", "--shape", "4,30,31"]) == 2
     assert "--shape is [4, 30, 31]" in capsys.readouterr().err
+    for shape in ("4,32", "0,32,32", "4,32,32,1"):
+        assert costs.main(["celebahq256.yaml", "--shape", shape]) == 2
+        assert "--shape must be channels, height and width" in capsys.readouterr().err

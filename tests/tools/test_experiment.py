@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import signal
+import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -127,6 +129,19 @@ def test_a_faster_machine_gets_a_wider_network_more_samples_and_fid(planning: Mo
     assert minutes("features that cannot be had") is None
     assert slow.plain_images / slow.seen == pytest.approx(0.75, abs=0.01)
     assert slow.plain_images % 64 == slow.ddm_images % 64 == 0
+
+
+def test_fid_needs_enough_images_and_is_left_where_the_time_went(planning: ModuleType) -> None:
+    """FID of fewer images than FEWEST_FOR_FID is bias; trainings may take the time for it."""
+    rates = rates_of(planning, 300.0)
+    few = planning.make_plan(work_of(planning, available=300), rates, TAKEN, None)
+    assert few.features == "pyramid-v2"
+    work = work_of(planning, 0.3)
+    first = planning.make_plan(work, rates, TAKEN, None)
+    assert first.features == "inception"
+    taken = {**TAKEN, "latents": 1.0, "DDM": 1.0, "plain diffusion": work.seconds - 80}
+    late = planning.make_plan(work, rates, taken, first)  # 18 seconds are left
+    assert (late.features, late.seen) == ("pyramid-v2", first.seen)
 
 
 def test_without_plain_diffusion_the_ddm_sees_more(planning: ModuleType) -> None:
@@ -342,6 +357,32 @@ def test_a_stage_that_does_not_stop_is_killed(
     with pytest.raises(Interrupted, match="the time was over in the stage stubborn"):
         stages._run_until(started + 1, stage)
     assert time.monotonic() - started < 50
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_tool_stops_its_stage_too(tmp_path: Path, number: int) -> None:
+    """Else a training goes on alone, and the tool's next call begins it a second time."""
+    saved, begun = tmp_path / "saved", tmp_path / "begun"
+    body = f"trap 'touch {saved}; exit 143' TERM; touch {begun}; while true; do sleep 0.1; done"
+    code = (
+        "from preparation import exit_code; from stages import Stage, run_stages\n"
+        f"work = lambda: run_stages([Stage('patience', ['sh', '-c', {body!r}])])\n"
+        "raise SystemExit(exit_code(work))"
+    )
+    path = os.pathsep.join([str(TOOLS), *sys.path])
+    tool = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not begun.exists():
+        assert tool.poll() is None
+        time.sleep(0.1)
+    tool.send_signal(number)
+    assert "in the stage patience; run the same command again" in tool.communicate(timeout=60)[1]
+    assert tool.returncode == 128 + number
+    assert saved.exists()
 
 
 def test_a_stage_that_fails_is_named(

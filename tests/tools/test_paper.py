@@ -254,6 +254,7 @@ def test_a_plan_fills_the_hours_and_stays(
         ("--features pyramid-v2", "--reference"),
         ("--features latents --metrics fid", "fid"),
         ("--features latents --churn 3", "--churn"),
+        ("--features latents --xi-scales 0.5,-1", "--xi-scales"),
         ("--features pyramid-v2 --reference nowhere", "nowhere"),
     ],
 )
@@ -269,6 +270,37 @@ def test_a_wrong_comparison_is_refused_before_anything_is_trained(
     assert tool.main(request) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "paper").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (["--student-steps", "4,4"], "--student-steps has a number twice"),
+        (["--distill", "loop.batch_size=32"], "--distill loop.batch_size=32"),
+        (["--distill", "optimizer.rate=1"], "optimizer.rate"),
+        (["--student-steps", "none", "--distill", "optimizer.beta2=0.9"], "leave it out"),
+    ],
+)
+def test_wrong_students_are_refused_before_anything_is_trained(
+    tool: ModuleType,
+    config: TrainConfig,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    asked: list[str],
+    named: str,
+) -> None:
+    assert tool.main([*arguments(config, tmp_path / "paper", 5), *asked]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "paper").exists()
+
+
+def test_an_output_that_cannot_be_named_to_compare_is_refused(
+    tool: ModuleType, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        tool.main(arguments(config, tmp_path / "a@b", 5))
+    assert stop.value.code == 2
+    assert "has one of @ : ," in capsys.readouterr().err
 
 
 def test_the_rates_are_measured_on_the_store_and_leave_nothing_behind(

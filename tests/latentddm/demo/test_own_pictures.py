@@ -19,6 +19,7 @@ from tiny_autoencoders import grey_pixels, save_grey
 from latentddm.cli import main
 from latentddm.demo import plan, preparation, speed
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
+from latentddm.inference.best_settings import best_settings
 
 CHANNELS = 16
 SMALL = [
@@ -118,6 +119,10 @@ def check_report(report: dict[str, Any], output: Path, pretrained: Path) -> None
         assert Image.open(output / shown[name]).size == (edge, edge)
     assert shown["steps"] == 1
     assert str(pretrained) in (output / "report.html").read_text()
+    # The report's last commands draw as the report did.
+    ddm, plain = (best_settings(output / name) for name in ("ddm", "plain"))
+    assert list(ddm) == list(plain) == [result["steps"] for result in results(output)][: len(ddm)]
+    assert (ddm[1].xi_scale, plain[1].xi_scale) == ((0.5,), 1.0)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -139,7 +144,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--autoencoder", "VAE", "samples=9"], ["samples", "minutes=null"]),
         (["--autoencoder", "VAE", "sampler.solver=heun"], ["heun", "unipc"]),
         (["--autoencoder", "VAE", "sampler.grid=log"], ["sampler.grid", "'log'", "log_snr"]),
-        (["--autoencoder", "VAE", "sampler.xi_scale=[1.0,-1.0]"], ["xi_scale", "at least 0"]),
+        (["--autoencoder", "VAE", "sampler.xi_scale=[1.0,-1.0]"], ["xi_scale", "two numbers"]),
         (["--images", "FEW", "--autoencoder", "VAE"], ["3 readable", "at least 64"]),
         (["--images", "BROKEN", "--autoencoder", "VAE"], ["no readable image", "000.png"]),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from latentddm.demo.sampler import DemoSampler, fitting_sampler
 from latentddm.inference.settings import SamplingConfig
 
@@ -21,6 +23,12 @@ def test_few_numbers_are_sampled_exactly_and_many_with_less_xi_towards_data() ->
     assert ddm.grid == plain.grid == "power"
     assert many.describe(draws=False) == "plain diffusion (UniPC)"
     assert many.describe(draws=True) == "DDM (energy score, UniPC, ξ × 1 to 0.25)"
+
+
+@pytest.mark.parametrize("scales", [(0.8,), (1, 0.5, 0.2), (-1, 1), (float("nan"), 1)])
+def test_scales_other_than_two_are_refused(scales: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="two numbers"):
+        DemoSampler(xi_scale=scales)  # type: ignore[arg-type]
 
 
 def test_a_sampler_that_is_given_is_taken_for_all_latents() -> None:

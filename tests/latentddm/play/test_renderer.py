@@ -130,6 +130,8 @@ def test_plain_diffusion_has_one_row_since_it_is_its_own_mean(renderer: Renderer
     assert not plain.reads_xi
     config = SamplingConfig(steps=2)
     (only,) = plain.draws(config, count=2).rows
+    with pytest.raises(UserError, match="this run is plain diffusion"):
+        plain.draws(replace(config, xi_scale=0.5))
     assert np.array_equal(only.pixels, pixels(plain, plain.generator.draw(2, config)))
     drawn = row(plain.posterior(0.9, 3), "draw")
     assert np.array_equal(drawn.pixels[0], drawn.pixels[1])
@@ -150,6 +152,13 @@ def test_a_trajectory_starts_at_noise_and_ends_in_picture_0(renderer: Renderer) 
     assert np.abs(noisy.pixels[0].astype(int) - start).max() <= 1
     assert np.abs(drawn.pixels[-1].astype(int) - end).max() <= 1
     assert not np.array_equal(drawn.pixels[0], drawn.pixels[-1])
+
+
+def test_in_a_trajectory_too_the_last_scale_of_xi_goes_on(renderer: Renderer) -> None:
+    config = SamplingConfig(steps=3, seed=1, xi_scale=(1.0, 0.5))
+    end = row(renderer.draws(config, count=1), "ddm").pixels[0]
+    drawn = row(renderer.trajectory(config), "x_0").pixels[-1]
+    assert np.abs(drawn.astype(int) - end).max() <= 1
 
 
 def test_posterior_draws_differ_and_are_the_same_for_the_same_seed(renderer: Renderer) -> None:
