@@ -35,9 +35,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.decode import decode_files
     from autoencoder.models import load_autoencoder
+    from autoencoder.remote import local_output
     from latentddm.engine.devices import default_device
     from latentddm.inference.precision import arithmetic, check_precision, decoder_dtype
 
+    output = local_output(arguments.output)
     device, precision = default_device(), arguments.precision
     check_precision(precision, device)
     dtype = decoder_dtype(precision, device)
@@ -47,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     with arithmetic(precision, device.type):
         made = decode_files(
             arguments.latents,
-            Path(arguments.output),
+            output,
             autoencoder,
             format=arguments.format,
             batch_size=arguments.batch_size,

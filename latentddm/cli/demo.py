@@ -72,7 +72,8 @@ def _preset(overrides: Sequence[str]) -> str:
     The portraits with an autoencoder or a number of minutes go the way of other images.
     """
     values = dict(override.partition("=")[::2] for override in overrides)
-    own = not values.get("images", "portraits").strip("\"'").startswith("portraits")
+    images = values.get("images", "portraits").strip("\"'")
+    own = images.partition(":")[0] != "portraits"
     return "demo_own.yaml" if own or {"pretrained", "minutes"} & values.keys() else "demo.yaml"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from latentddm.cli.arguments import (
     AUTOENCODER_HELP,
@@ -14,6 +13,9 @@ from latentddm.cli.arguments import (
 )
 from latentddm.cli.verb import Outcome, Verb
 from latentddm.engine.errors import UserError
+
+SELECTION_SEED = 0
+"""The seed of the random images of --num, for a repair to find the same."""
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,11 +41,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.images import Preprocessing, left_out, open_source, select_at_random
     from autoencoder.models import load_autoencoder
+    from autoencoder.remote import local_output
     from autoencoder.sources.formats import describe_left_out
     from autoencoder.store import encode_store
     from latentddm.engine.devices import default_device, encoding_dtype
 
-    device = default_device()
+    output, device = local_output(arguments.output), default_device()
     source = open_source(
         arguments.images,
         size=arguments.size,
@@ -52,12 +55,12 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     )
     if arguments.num is not None and arguments.num < 1:
         raise UserError(f"--num is {arguments.num}; give 1 or more.")
-    source = select_at_random(source, arguments.num, seed=0)
+    source = select_at_random(source, arguments.num, seed=SELECTION_SEED)
     rank, world_size = rank_and_world_size(arguments)
     manifest = encode_store(
         source,
         load_autoencoder(arguments.autoencoder, device=device, dtype=encoding_dtype(device)),
-        Path(arguments.output),
+        output,
         preprocessing=Preprocessing(size=arguments.size),
         batch_size=arguments.batch_size,
         workers=arguments.workers,
@@ -77,7 +80,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     if manifest.unreadable:
         lines.append(
             f"{len(manifest.unreadable)} unreadable images are listed in "
-            f"{Path(arguments.output) / 'manifest.json'}."
+            f"{output / 'manifest.json'}."
         )
     skipped = left_out(source)
     if skipped:

@@ -26,6 +26,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.atomic_io import make_folder, remove_leftovers, write_json
     from latentddm.engine.devices import default_device
+    from latentddm.engine.errors import UserError
     from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
 
     options = EvaluationOptions(
@@ -38,6 +39,12 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         device=str(default_device()),
         show_progress=True,
     )
+    if arguments.output:  # a wrong path is refused before the measuring
+        output = Path(arguments.output)
+        if output.is_dir():
+            raise UserError(f"--output {output} is a folder; name a file in it.")
+        make_folder(output.parent)
+        remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = evaluate_folders(arguments.images, arguments.reference, options)
     lines = [str(result) for result in evaluation.results.values()]
     for side, keys in evaluation.unreadable.items():
@@ -46,9 +53,6 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             lines.append(f"{side}: {len(keys)} images could not be read: {named}")
     values = evaluation.to_json()
     if arguments.output:
-        output = Path(arguments.output)
-        make_folder(output.parent)
-        remove_leftovers(output.parent, [f"{output.name}."])
         write_json(output, values)
     return Outcome("\n".join(lines), values)
 

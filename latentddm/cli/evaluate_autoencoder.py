@@ -30,7 +30,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.models import load_autoencoder
     from latentddm.engine.devices import default_device
     from latentddm.evaluation.reconstruction import ReconstructionOptions, evaluate_autoencoder
-    from latentddm.report.reconstruction import write_reconstruction_report
+    from latentddm.report.reconstruction import prepare_report, write_reconstruction_report
 
     options = ReconstructionOptions(
         metrics=arguments.metrics.split(","),
@@ -42,6 +42,8 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         lpips_weights=arguments.lpips_weights,
         show_progress=True,
     )
+    if arguments.output:
+        prepare_report(Path(arguments.output))  # a wrong folder is refused before the measuring
     autoencoder = load_autoencoder(arguments.autoencoder, device=default_device())
     measured = evaluate_autoencoder(autoencoder, arguments.images, options)
     lines = [str(result) for result in measured.results.values()]

@@ -21,7 +21,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluation", metavar="FILE.json", help="the output of `evaluate`, for the model card"
     )
-    parser.add_argument("--steps", type=int, default=4, metavar="N", help="of the sample grid")
+    parser.add_argument(
+        "--steps", type=int, metavar="N", help="of the sample grid (default 4; a student's own)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample grid")
     parser.add_argument("--license", default="other", help="of the weights, for the model card")
     parser.add_argument("--push-to-hub", metavar="ID", help="upload it as owner/name")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from latentddm.cli.arguments import AUTOENCODER_HELP
 from latentddm.cli.verb import Outcome, Verb
@@ -23,13 +22,15 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from autoencoder.models import load_autoencoder
+    from autoencoder.remote import local_output
     from autoencoder.store import import_latents
     from latentddm.engine.devices import default_device
 
+    output = local_output(arguments.output)
     manifest = import_latents(
         arguments.shards,
         load_autoencoder(arguments.autoencoder, device=default_device()),
-        Path(arguments.output),
+        output,
         scale_factor=arguments.scale_factor,
         check=not arguments.no_check,
     )

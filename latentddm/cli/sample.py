@@ -17,7 +17,9 @@ SOLVER_HELP = (
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
-    parser.add_argument("--steps", type=int, default=4, help="network evaluations (default 4)")
+    parser.add_argument(
+        "--steps", type=int, help="network evaluations (default 4; a student's own)"
+    )
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
@@ -63,21 +65,29 @@ def _scales(text: str) -> Any:
 
 def _run(arguments: argparse.Namespace) -> Outcome:
     from latentddm.engine.errors import UserError
-    from latentddm.inference.best_settings import FIELDS, chosen_settings
+    from latentddm.inference.best_settings import (
+        FIELDS,
+        best_settings,
+        chosen_settings,
+        usual_steps,
+    )
     from latentddm.inference.samples import write_samples
     from latentddm.inference.settings import SamplingConfig
     from latentddm.inference.xi_scale import scales_of
 
+    run, steps = Path(arguments.run), arguments.steps
+    if steps is None:
+        steps = usual_steps(best_settings(run))
     given = {name: getattr(arguments, name) for name in FIELDS}
     if given["xi_scale"] is not None:
         solver = given["solver"] or SamplingConfig().solver
         try:
-            given["xi_scale"] = scales_of(given["xi_scale"], solver, arguments.steps)
+            given["xi_scale"] = scales_of(given["xi_scale"], solver, steps)
         except ValueError as error:  # an unknown solver
             raise UserError(str(error)) from None
     config = chosen_settings(
-        Path(arguments.run),
-        arguments.steps,
+        run,
+        steps,
         label=arguments.label,
         guidance=arguments.guidance,
         seed=arguments.seed,
@@ -86,7 +96,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         **{name: value for name, value in given.items() if value is not None},
     )
     written = write_samples(
-        Path(arguments.run),
+        run,
         arguments.num,
         config,
         Path(arguments.output),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from latentddm.cli.arguments import add_keys_argument
+from latentddm.cli.encode import SELECTION_SEED
 from latentddm.cli.verb import Outcome, Verb
 from latentddm.engine.errors import UserError
 
@@ -22,17 +23,21 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
     source, autoencoder = None, None
     if arguments.repair:
-        from autoencoder.images import open_source
+        from autoencoder.images import open_source, select_at_random
         from autoencoder.models import load_autoencoder
-        from autoencoder.store.locations import open_location
+        from autoencoder.store.repair import plan_repair
+        from latentddm.engine.devices import default_device
 
         if arguments.images is None:
             raise UserError("--repair needs the source of the images; add --images SRC.")
-        plan = open_location(arguments.store)[0].plan  # LatentStore refuses a truncated shard
+        plan = plan_repair(arguments.store)
         source = open_source(
-            arguments.images, size=plan.preprocessing["size"], sample_keys=arguments.keys
+            arguments.images, size=plan.preprocessing.size, sample_keys=arguments.keys
         )
-        autoencoder = load_autoencoder(arguments.autoencoder or plan.autoencoder["reference"])
+        source = select_at_random(source, plan.count, SELECTION_SEED)  # of `encode --num`
+        autoencoder = load_autoencoder(
+            arguments.autoencoder or plan.reference, device=default_device(), dtype=plan.dtype
+        )
     report = verify_store(arguments.store, source=source, autoencoder=autoencoder)
     problems = [str(problem) for problem in report.problems]
     intact = f"{report.samples} latents in {report.shards} shards are intact."

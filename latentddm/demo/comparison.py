@@ -45,6 +45,7 @@ from latentddm.evaluation.attributes import AttributeExtractor
 from latentddm.evaluation.evaluate import evaluate_features
 from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.features import extract_features
+from latentddm.evaluation.image_pairs import LARGEST_PSNR
 from latentddm.evaluation.protocol import Result
 from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.generator import Generator
@@ -125,7 +126,7 @@ class Comparison:
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:
             for count in steps:
                 pixels = self._measure_setting(method, generator, count)
-                if method.draws > 1 and count == headline_steps(steps):
+                if method.key == "ddm" and count == headline_steps(steps):
                     self._show_at_the_top(method, count, pixels)
                 progress.update(count * self.samples)
         self._keep_sampler(run, method, steps)
@@ -193,7 +194,8 @@ class Comparison:
             self._save_grid(f"pictures/{name}.png", pixels)
             self._save_top(name, pixels)
         measured = self.pictures.distances_of(self.originals.features)
-        kept = float(psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels)).mean())
+        errors = psnr(torch.from_numpy(originals), torch.from_numpy(self.pixels))
+        kept = float(errors.clamp_max(LARGEST_PSNR).mean())  # infinite for pixels themselves
         return {"psnr": kept, **{name: measured[name].value for name in METRICS}}
 
     def _measure_floor(self, images: np.ndarray) -> tuple[dict[str, Any], dict[str, str]]:

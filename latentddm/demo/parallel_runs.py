@@ -18,6 +18,7 @@ import torch
 
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import to_yaml
+from latentddm.engine.cpu_threads import available_cores
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import EXIT_WRONG_REQUEST, JobError, UserError
 from latentddm.engine.signals import RaisedSignals
@@ -62,7 +63,7 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
 
 def threads_of_each(count: int) -> int:
     """Threads of each of `count` trainings at once; 0: they are trained one after the other."""
-    return (os.cpu_count() or 1) // count if default_device().type == "cpu" else 0
+    return available_cores() // count if default_device().type == "cpu" else 0
 
 
 def _one_after_the_other(runs: Mapping[str, TrainConfig]) -> Iterator[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from latentddm.demo.reading import read_images
 from latentddm.demo.sampler import fitting_sampler
 from latentddm.demo.sizing import fitting_network, sized
 from latentddm.engine.config import to_plain
+from latentddm.engine.cpu_threads import available_cores
 from latentddm.engine.devices import default_device
 from latentddm.engine.run import RunFolder
 from latentddm.report import write_report
@@ -47,7 +48,7 @@ def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
     folder = RunFolder.create(Path(config.output), "demo", config).path
     config = sized(config)
     pixels, unreadable = _read_images(config, source, clock)
-    images = ArraySource(pixels, source.name)
+    images = _Pictures(pixels, source.name)
     autoencoder = _open_autoencoder(config, images, folder, clock)
     store = _encode(config, images, autoencoder, folder, clock)
     measured = _train_and_measure(config, source, pixels, store, autoencoder, folder, clock)
@@ -59,6 +60,13 @@ def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
         "unreadable": [{"key": item.key, "reason": item.reason} for item in unreadable],
     }
     return write_report(folder, _report(config, clock, about) | measured)
+
+
+class _Pictures(ArraySource):
+    """The pictures, by keys that change with their content: another selection is another store."""
+
+    def key(self, index: int) -> str:
+        return f"{index:07d}-{crc32(self.pixels[index].tobytes()):08x}"
 
 
 def _read_images(
@@ -174,7 +182,7 @@ def _report(config: DemoConfig, clock: StageClock, source: dict[str, Any]) -> di
 def _machine() -> dict[str, Any]:
     return {
         "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count() or 1,
+        "cores": available_cores(),
         "device": str(default_device()),
         "torch": torch.__version__,
     }

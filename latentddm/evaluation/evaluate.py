@@ -96,14 +96,14 @@ def _check_sets(samples: FeatureSet, reference: FeatureSet) -> None:
             f"The images have the features {samples.space.name} ({samples.space.hash}) and the "
             f"reference {reference.space.name} ({reference.space.hash}); use one extractor."
         )
+    fewest = min(len(samples), len(reference))
+    if fewest < 2:
+        raise UserError(f"A distance needs two images on each side; one side has {fewest}.")
     if samples.size != reference.size:
         raise UserError(
             f"The images have {samples.size} pixels a side and the reference {reference.size}; "
             "bring both to one size, or the metrics measure the difference of sizes."
         )
-    fewest = min(len(samples), len(reference))
-    if fewest < 2:
-        raise UserError(f"A distance needs two images on each side; one side has {fewest}.")
     if fewest < SMALL_SAMPLE:
         warn_of_small_samples()
 

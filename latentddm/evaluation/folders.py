@@ -86,6 +86,13 @@ def evaluate_folders(
     spaces = _metrics_by_space(distances, options.features)
     sides = _open_sides(images, reference, options)
     size = sides["images"].size
+    for name in of_samples:
+        smallest = SAMPLE_METRICS[name].smallest
+        if size < smallest:
+            raise UserError(
+                f"The metric {name} needs images of at least {smallest} pixels a side, and these "
+                f"have {size}; leave it out."
+            )
     extractors = {space: open_extractor(space, size, options.device) for space in spaces}
     for space, names in spaces.items():
         for name in names:

@@ -22,7 +22,7 @@ from latentddm.evaluation.distances import (
     mmd2_estimate,
     sliced_wasserstein_estimate,
 )
-from latentddm.evaluation.image_pairs import DIVERSITY_PAIRS, open_lpips_diversity
+from latentddm.evaluation.image_pairs import DIVERSITY_PAIRS, SMALLEST_SIZE, open_lpips_diversity
 from latentddm.evaluation.inception import InceptionExtractor
 from latentddm.evaluation.manifold import NEIGHBOURS, prdc
 from latentddm.evaluation.protocol import Estimate, Result
@@ -56,11 +56,12 @@ class SampleMetric:
     """A number of one set of images, without a reference.
 
     open: device -> (pixels uint8 [N, S, S, 3], seed) -> result; weights are loaded when it is
-    opened. images: the number of images that it uses at most.
+    opened. images: the number of images that it uses at most; smallest: pixels a side of them.
     """
 
     open: Callable[[torch.device | str], Callable[[Tensor, int], Result]]
     images: int
+    smallest: int = 1
 
 
 def _frechet(samples: Tensor, reference: Tensor, seed: int) -> Estimate:
@@ -112,7 +113,7 @@ METRICS: dict[str, Metric] = {
 """fid and kid are the names of frechet and kernel in Inception features, and of nothing else."""
 
 SAMPLE_METRICS: dict[str, SampleMetric] = {
-    "lpips": SampleMetric(open_lpips_diversity, images=2 * DIVERSITY_PAIRS),
+    "lpips": SampleMetric(open_lpips_diversity, images=2 * DIVERSITY_PAIRS, smallest=SMALLEST_SIZE),
 }
 
 

@@ -26,7 +26,7 @@ from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.hub.scheduler import DistributionalScheduler
-from latentddm.inference.best_settings import best_settings
+from latentddm.inference.best_settings import best_settings, usual_steps
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.settings import SamplingConfig
 
@@ -47,14 +47,14 @@ class ExportOptions:
 
     ema: width or file of the moving average; None: the first that was tracked. autoencoder: a
     reference, for a run whose own is no longer there. evaluation: a file written by `latentddm
-    evaluate --output`. steps, seed: of the grid of samples. license: of the weights, which is not
-    that of this program.
+    evaluate --output`. steps, seed: of the grid of samples (None: the run's usual steps). license:
+    of the weights, which is not that of this program.
     """
 
     ema: str | None = None
     autoencoder: str | None = None
     evaluation: Path | None = None
-    steps: int = 4
+    steps: int | None = None
     seed: int = 0
     license: str = "other"
 
@@ -72,10 +72,12 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
-    settings = best_settings(run).get(options.steps)
+    best = best_settings(run)
+    steps = usual_steps(best) if options.steps is None else options.steps
+    settings = best.get(steps)
     pipeline = build_pipeline(generator, options.autoencoder, settings)
     pipeline.set_progress_bar_config(disable=True)
-    pixels = draw_pixels(pipeline, GRID_IMAGES, options.steps, options.seed)
+    pixels = draw_pixels(pipeline, GRID_IMAGES, steps, options.seed)
     folder = RunFolder.open(run, RUN_KIND)
     card = Card(
         config=folder.read_config(),
@@ -85,7 +87,7 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
         autoencoder=type(pipeline.vae).__name__ if pipeline.vae is not None else None,
         fingerprint=generator.space.fingerprint,
         picture=tuple(pixels.shape[1:3]),
-        steps=options.steps,
+        steps=steps,
         seed=options.seed,
         ema=options.ema,
         reads_xi=generator.reads_xi,

@@ -127,7 +127,7 @@ def _body(card: Card) -> str:
         autoencoder=f"of an {card.autoencoder}" if card.autoencoder else "the pixels themselves",
         vae=_VAE if card.autoencoder else _NO_VAE,
         fingerprint=card.fingerprint,
-        ema=card.ema or f"width {card.config['ema']['widths'][0]}",
+        ema=Path(card.ema).name if card.ema else f"width {card.config['ema']['widths'][0]}",
         metrics=_metrics(card.evaluation),
         license=_license(card.license),
         config=to_yaml(_without_local_paths(card.config)),
@@ -216,6 +216,8 @@ def _metrics(evaluation: dict[str, Any] | None) -> str:
 
 def _protocol(protocol: Protocol) -> str:
     about = {key: value for key, value in asdict(protocol).items() if key != "metric"}
+    if protocol.reference is not None:
+        about["reference"] = _shown(protocol.reference)
     return ", ".join(f"{key} {value}" for key, value in about.items() if value is not None)
 
 

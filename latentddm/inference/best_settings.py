@@ -1,6 +1,7 @@
 """The best settings measured for a run, by number of evaluations, kept in its folder.
 
-`tools/compare.py --keep-best` writes sampling.json; the verbs sample, play and export read it.
+`tools/compare.py --keep-best`, a distillation and the demo write sampling.json; the verbs sample,
+play and export read it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _log = logging.getLogger("latentddm")
 FILE_NAME = "sampling.json"
 FIELDS = ("solver", "grid", "power", "churn", "safety", "xi_scale", "noise_scale")
 """The fields of a `SamplingConfig` that are measured, and go together."""
+STEPS = SamplingConfig().steps
 
 
 def write_best_settings(run: Path, chosen_by: str, best: Mapping[int, SamplingConfig]) -> None:
@@ -52,6 +54,11 @@ def best_settings(run: Path) -> dict[int, SamplingConfig]:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and measure the settings again."
         ) from None
+
+
+def usual_steps(best: Mapping[int, SamplingConfig]) -> int:
+    """The evaluations to begin with: 4, or of a run with settings for others the nearest."""
+    return min(best or (STEPS,), key=lambda steps: abs(steps - STEPS))
 
 
 def chosen_settings(run: Path, steps: int, **given: Any) -> SamplingConfig:

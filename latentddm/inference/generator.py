@@ -100,10 +100,9 @@ class Generator:
     ) -> Tensor:
         """Raw latents [count, C, H, W], float32 on the CPU, of the images from `first` on.
 
-        UserError for settings outside their range.
+        UserError as of `check`.
         """
-        if count < 1 or config.batch_size < 1:
-            raise UserError("The number of images and the batch size must be at least 1.")
+        self.check(count, config)
         times = self.times(config)
         batches = []
         with Progress(count, "sample", show=show_progress) as progress:
@@ -112,6 +111,13 @@ class Generator:
                 batches.append(self._draw_batch(indices, times, config).cpu())
                 progress.update(len(indices))
         return self.space.restore(torch.cat(batches))
+
+    def check(self, count: int, config: SamplingConfig) -> None:
+        """UserError for a number of images, a setting or a label that `draw` refuses."""
+        if count < 1 or config.batch_size < 1:
+            raise UserError("The number of images and the batch size must be at least 1.")
+        self.times(config)
+        self._with_label(self.evaluated, config, (0,))
 
     @cached_property
     def evaluated(self) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -59,8 +59,25 @@ class LatentSpace:
             ) from error
         return space
 
-    def write(self, run: Path) -> None:
-        write_json(run / FILE_NAME, asdict(self))
+    def write(self, folder: Path) -> None:
+        write_json(folder / FILE_NAME, asdict(self))
+
+    def keep(self, run: Path) -> None:
+        """Write it into a run whose store has it; UserError if the run was begun on another.
+
+        The autoencoder may have been moved. A damaged file is written again.
+        """
+        try:
+            begun = LatentSpace.read(run) if (run / FILE_NAME).is_file() else self
+        except UserError:
+            begun = self
+        if replace(begun, autoencoder=self.autoencoder) != self:
+            raise UserError(
+                f"{run} was begun on other latents than those that its store holds now: their "
+                "shape, statistics or autoencoder differ; restore the store, or train into another "
+                "output."
+            )
+        self.write(run)
 
     def restore(self, model_space: Tensor) -> Tensor:
         """Model space [B, C, H, W] -> raw latents, float32."""

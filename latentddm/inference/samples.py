@@ -35,6 +35,7 @@ def write_samples(
     generator = Generator.load(
         run, device=device, ema=config.ema, precision=precision, cuda_graphs=cuda_graphs
     )
+    generator.check(count, config)  # before the folder is claimed for these settings
     settings = {"run": str(run), "images_seen": generator.images, "count": count}
     settings |= {} if precision is None else {"precision": precision}
     claim_folder(output, SETTINGS_NAME, settings | to_plain(config), "samples")

@@ -12,7 +12,7 @@ import torch
 
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
-from latentddm.inference.best_settings import nearest_settings
+from latentddm.inference.best_settings import nearest_settings, usual_steps
 from latentddm.inference.generator import SamplingConfig
 from latentddm.inference.xi_scale import Scales
 from latentddm.play.markup import problem_html, sheet_html, title_html, waiting_html
@@ -26,7 +26,6 @@ LARGEST_RANDOM_SEED = 9_999
 SEEDS = 2**53  # whole numbers that a browser knows exactly
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # none is fetched from a server
 
-STEPS = 4  # evaluations, at first
 LEAST_SCALE, LARGEST_SCALE = 0.5, 1.0  # of xi, unless the run's best is beyond
 DRAWS, TRAJECTORY, POSTERIOR = "draws", "trajectory", "posterior"
 ABOUT = {
@@ -105,14 +104,15 @@ def _settings(renderer: Renderer) -> list[Any]:
 
     They begin with the run's best settings, where these were measured.
     """
-    start = renderer.best.get(STEPS, SamplingConfig())
+    steps = usual_steps(renderer.best)
+    start = renderer.best.get(steps, SamplingConfig())
     with gr.Group():
         seed = gr.Number(0, label="Seed", step=1)
         another = gr.Button("Another seed", size="sm")
     another.click(
         lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
     )
-    evaluations = gr.Slider(1, 50, value=STEPS, step=1, label="Evaluations", buttons=[])
+    evaluations = gr.Slider(1, 50, value=steps, step=1, label="Evaluations", buttons=[])
     scaled = "ξ" if renderer.reads_xi else "the initial noise"
     first = first_scale(start.xi_scale if renderer.reads_xi else start.noise_scale)
     variety = gr.Slider(

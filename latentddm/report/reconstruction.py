@@ -21,12 +21,17 @@ def write_reconstruction_report(folder: Path, measured: Reconstructions) -> None
 
     UserError if the folder is not empty and holds no earlier evaluation.
     """
-    if not (folder / FILES[0]).is_file():
-        require_new_folder(folder, "an evaluation of an autoencoder")
-    make_folder(folder)
+    prepare_report(folder)
     save_image(folder / FILES[2], comparison(measured.originals, measured.reconstructions))
     write_text(folder / FILES[1], _markdown(measured))
     write_json(folder / FILES[0], measured.to_json())
+
+
+def prepare_report(folder: Path) -> None:
+    """Make the folder of a report; UserError if it holds something else than an earlier one."""
+    if not (folder / FILES[0]).is_file():
+        require_new_folder(folder, "an evaluation of an autoencoder")
+    make_folder(folder)
 
 
 def comparison(originals: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
+from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import make_schedule
@@ -36,8 +37,10 @@ from latentddm.engine.task import (
     whole_span,
 )
 from latentddm.engine.trainable_module import TrainableModule
+from latentddm.inference.best_settings import best_settings, write_best_settings
 from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.settings import SamplingConfig
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.moment_matching import (
@@ -84,11 +87,19 @@ def distill(config: DistillConfig) -> RunFolder:
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, LOOP_KEYS_THAT_MAY_CHANGE
     )
-    on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
+    on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
+    on_main(accelerator, lambda: _keep_sampler(run, config.steps))
     task = StudentTask(config, teacher.network, store, accelerator)
     run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()
     return run
+
+
+def _keep_sampler(run: RunFolder, steps: int) -> None:
+    """The steps and the churn that a student is trained for, unless better ones were measured."""
+    if not best_settings(run.path):
+        own = SamplingConfig(steps=steps, churn=1.0)
+        write_best_settings(run.path, "its training, for these steps and this churn", {steps: own})
 
 
 def describe(config: DistillConfig) -> str:
@@ -111,22 +122,24 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
             f"{config.teacher} is no run of plain diffusion (the objective of its last phase is "
             "not 'plain'), whose mean the student is to match; give one that is."
         )
-    store = LatentStore(config.store or run["store"])
+    reference = config.store or run["store"]
+    store = LatentStore(reference)
+    reference = public_name(reference)
     if run["network"].get("classes") and not store.manifest.labelled:
         raise UserError(
-            f"{config.teacher} takes labels, but the store {config.store} holds none; give the "
+            f"{config.teacher} takes labels, but the store {reference} holds none; give the "
             "teacher's store."
         )
     if LatentSpace.of_store(store) != teacher.space:
         raise UserError(
             f"{config.teacher} was trained on other latents than those in "
-            f"{config.store or run['store']}: their shape, statistics or autoencoder differ; give "
+            f"{reference}: their shape, statistics or autoencoder differ; give "
             "the teacher's store."
         )
     network = build(NetworkConfig, {**run["network"], "dropout": 0.0}, config.teacher, "network.")
     resolved = replace(
         config,
-        store=config.store or run["store"],
+        store=reference,
         teacher_images=teacher.images,
         schedule=run["schedule"],
         network=network,

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.config import build, differences, require_values, to_plain, to_yaml
@@ -42,12 +43,12 @@ OF_XI_ALONE = {"global_noise", "noise", "gaussian_components"}  # settings that 
 
 def train(config: TrainConfig) -> RunFolder:
     """Train or resume the run at `config.output`, all its phases; returns its folder."""
-    store = _checked_store(config)
+    config, store = _opened(config)
     begin = _beginning(config, store)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, keys_that_may_change(config)
     )
-    on_main(accelerator, lambda: LatentSpace.of_store(store).write(run.path))
+    on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
     run_loop(_phases(config, store, begin, accelerator), run, config.loop, accelerator)
@@ -60,7 +61,7 @@ def describe(config: TrainConfig) -> str:
 
     Touches nothing.
     """
-    store = _checked_store(config)
+    config, store = _opened(config)
     network = _new_network(config, store)
     lines = [
         to_yaml(config).rstrip(),
@@ -81,18 +82,20 @@ def measure_phases(config: TrainConfig, seconds: float = SECONDS) -> Iterator[Dr
 
     Touches nothing; `config.output` need not exist.
     """
-    store = _checked_store(config)
+    config, store = _opened(config)
     accelerator = start_processes(config.precision)
     for phase in _phases(config, store, None, accelerator):
         yield dry_run(phase.make(None), config.loop, accelerator, phase.span.start, seconds)
         accelerator.free_memory()
 
 
-def _checked_store(config: TrainConfig) -> LatentStore:
+def _opened(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
+    """The store, checked, and the config without credentials in its URL: all that is kept of it."""
     require_values(config, "store", "output")
     store = LatentStore(config.store)
+    config = replace(config, store=public_name(config.store))
     check(config, store)
-    return store
+    return config, store
 
 
 def _phases(

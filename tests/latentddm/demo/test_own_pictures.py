@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_autoencoders import grey_pixels, save_grey
 
 from latentddm.cli import main
+from latentddm.cli.demo import _preset
 from latentddm.demo import plan, preparation, speed
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
 from latentddm.inference.best_settings import best_settings
@@ -173,6 +174,12 @@ def test_a_mistake_is_one_sentence_before_anything_is_written(
     message = refused(capsys, *images, "--output", str(output), *given, *changes, "workers=0")
     assert_names(message, *named)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("images", ["portraits/", "portraits_of_cats", "my/portraits"])
+def test_a_folder_called_like_the_portraits_is_a_folder(images: str) -> None:
+    assert _preset([f"images={images}"]) == "demo_own.yaml"
+    assert _preset(["images=portraits:40"]) == _preset(["images='portraits'"]) == "demo.yaml"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from autoencoder.images import Preprocessing, open_source
+from latentddm.cli import main
 from latentddm.engine.errors import UserError
 from latentddm.evaluation import PyramidExtractor, evaluate_images, folders
 from latentddm.evaluation.folders import EvaluationOptions, evaluate_folders
@@ -141,6 +142,26 @@ def test_wrong_requests_are_one_sentence_before_any_feature_is_extracted(
 
 
 @pytest.mark.slow  # the attribute classifier is fitted first, on portraits drawn here
+def test_a_reference_without_a_readable_image_is_named_as_such(
+    samples: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    for number in range(3):
+        (tmp_path / "broken" / f"{number}.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="one side has 0"):
+        evaluate_folders(samples, str(tmp_path / "broken"), EvaluationOptions(size=32))
+
+
+def test_a_wrong_output_or_size_is_refused_before_the_measuring(
+    samples: str, reference: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = ["evaluate", samples, "--reference", reference]
+    assert main([*request, "--output", str(tmp_path)]) == 2
+    assert "is a folder; name a file in it" in capsys.readouterr().err
+    with pytest.raises(UserError, match="lpips needs images of at least 64"):
+        evaluate_folders(samples, reference, EvaluationOptions(metrics=["lpips"]))
+
+
 def test_portraits_are_compared_by_their_attributes_too() -> None:
     results = evaluate_folders("portraits:24:1", "portraits:24", EvaluationOptions(size=64)).results
     assert {"frechet", "energy", "attributes", "attributes/glasses"} <= set(results)

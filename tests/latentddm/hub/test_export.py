@@ -127,6 +127,8 @@ def test_the_card_has_the_numbers_with_their_protocol(run: Path, tmp_path: Path)
     options = EvaluationOptions(metrics=["energy"])
     evaluation = evaluate_folders("portraits:20", "portraits:20:1", options)
     numbers.write_text(json.dumps(evaluation.to_json()))
+    private = numbers.read_text().replace('"portraits:20:1"', '"/home/someone/faces"')
+    numbers.write_text(private)
     folder = tmp_path / "folder"
     command = ["export", str(run), str(folder), "--evaluation", str(numbers)]
     assert main([*command, "--license", "cc0-1.0"]) == 0
@@ -134,6 +136,8 @@ def test_the_card_has_the_numbers_with_their_protocol(run: Path, tmp_path: Path)
     result = evaluation.results["energy"]
     assert f"| energy | {result.value:.4g} | {result.low:.4g} to {result.high:.4g} |" in card
     assert "n_reference 20" in card
+    assert "reference faces" in card
+    assert "someone" not in card
     kind = RunFolder.open(run, RUN_KIND).read_config()["network"]["kind"]
     assert f"| network | {kind}, " in card
     assert "| schedule | flow |" in card

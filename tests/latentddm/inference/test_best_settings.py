@@ -21,6 +21,7 @@ from latentddm.inference.best_settings import (
     best_settings,
     chosen_settings,
     nearest_settings,
+    usual_steps,
     write_best_settings,
 )
 from latentddm.inference.settings import SamplingConfig
@@ -73,6 +74,10 @@ def test_between_the_counts_that_were_measured_the_nearest_one_of_the_solver_cou
     near = nearest_settings(best, "unipc", 3)
     assert near == replace(four, xi_scale=pytest.approx((1.1, 0.65, 0.2)))
     assert nearest_settings(best, "deis", 4) == SamplingConfig()
+
+
+def test_sampling_begins_with_four_evaluations_or_the_nearest_that_has_settings() -> None:
+    assert [usual_steps(dict.fromkeys(each)) for each in ((), (2, 4), (8,), (1, 3))] == [4, 4, 8, 3]  # type: ignore[arg-type]
 
 
 def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> None:

@@ -175,6 +175,15 @@ def test_impossible_settings_are_refused(run: Path, change: dict[str, float], sa
         Generator.load(run).draw(1, SamplingConfig(**change))
 
 
+@pytest.mark.parametrize("wrong", [["--churn", "2"], ["--num", "0"], ["--label", "1"]])
+def test_a_refused_request_leaves_the_folder_to_the_next(
+    run: Path, tmp_path: Path, wrong: list[str]
+) -> None:
+    request = ["sample", str(run), "--num", "2", "--steps", "2", "--output", str(tmp_path / "new")]
+    assert main([*request, *wrong]) == 2
+    assert main(request) == 0
+
+
 def test_another_autoencoder_is_refused_naming_both(
     run: Path, tiny_autoencoder: Path, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,14 @@ import torch
 from safetensors.torch import load_file
 from tiny_runs import ONE_LEVEL, PLAIN, generator_config, phase
 
+from latentddm.cli import main
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.task import SinglePhaseConfig
+from latentddm.hub.pipeline import LatentDDMPipeline
+from latentddm.inference.best_settings import best_settings, write_best_settings
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.training.distillation import DistillConfig, describe, distill
 from latentddm.training.generator import train
@@ -72,6 +76,24 @@ def test_the_student_is_a_run_like_any_other(teacher: Path, tmp_path: Path) -> N
     assert not student.reads_xi
     drawn = student.draw(3, SamplingConfig(steps=2, churn=1.0))
     assert bool(drawn.isfinite().all())
+
+
+def test_the_student_is_sampled_and_exported_by_its_own_steps_and_churn(
+    teacher: Path, tmp_path: Path
+) -> None:
+    run = distill(config(teacher, tmp_path / "student", images=8)).path
+    assert best_settings(run) == {2: SamplingConfig(steps=2, churn=1.0)}
+    assert main(["sample", str(run), "--num", "2", "--output", str(tmp_path / "own")]) == 0
+    settings = json.loads((tmp_path / "own" / "samples.json").read_text())
+    assert (settings["steps"], settings["churn"]) == (2, 1.0)
+    assert main(["export", str(run), str(tmp_path / "export")]) == 0
+    pipeline = LatentDDMPipeline.from_pretrained(tmp_path / "export")
+    assert pipeline.scheduler.config["churn"] == 1.0
+    # Measured settings stay when the distillation is run again.
+    measured = {2: SamplingConfig(steps=2, churn=0.5)}
+    write_best_settings(run, "fid", measured)
+    distill(config(teacher, run, images=8))
+    assert best_settings(run) == measured
 
 
 def test_a_teacher_that_draws_is_refused(teacher: Path, tiny_store: Path, tmp_path: Path) -> None:

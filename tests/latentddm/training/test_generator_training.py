@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tiny_runs import PLAIN, TWO_DRAWS, UNET, generator_config, phase
 
 from autoencoder.store import LatentStore
+from autoencoder.store.manifest import Manifest
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import JobError, UserError
@@ -22,6 +23,7 @@ from latentddm.engine.run import RunFolder
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.scores.views.components import principal_axes
+from latentddm.training import generator
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import describe, train
 
@@ -67,6 +69,46 @@ def test_a_stopped_run_ends_bit_equal_to_one_that_was_never_stopped(
 
     assert_same_files(straight, stopped)
     assert losses(straight) == losses(stopped)
+
+
+def test_a_run_refuses_other_latents_in_the_place_of_its_own(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    """Even a finished run: its statistics would be those of latents that it has never seen."""
+    store = Path(shutil.copytree(tiny_store, tmp_path / "store"))
+    run = train(config(store, tmp_path / "run", images=8)).path
+    before = (run / "latents.json").read_bytes()
+    path = store / "manifest.json"
+    manifest = Manifest.from_bytes(path.read_bytes(), str(path))
+    path.write_bytes(replace(manifest, mean=manifest.mean + 1).to_bytes())
+    for images in (8, 16):
+        with pytest.raises(UserError, match="begun on other latents"):
+            train(config(store, run, images))
+    assert (run / "latents.json").read_bytes() == before
+    # A damaged file is restored from the store.
+    (run / "latents.json").write_text("{}")
+    train(config(tiny_store, tmp_path / "other", images=8))
+    shutil.copy(tiny_store / "manifest.json", store)
+    train(config(store, run, images=8))
+    assert (run / "latents.json").read_bytes() == before
+
+
+def test_credentials_of_a_store_are_kept_nowhere(
+    tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = "https://someone:SECRET@host/store?token=SECRET"
+    opened = []
+    monkeypatch.setattr(
+        generator, "LatentStore", lambda name: (opened.append(name), LatentStore(tiny_store))[1]
+    )
+    wanted = replace(config(tiny_store, tmp_path / "run", images=8), store=secret)
+    run = train(wanted).path
+    assert opened == [secret]
+    assert "SECRET" not in describe(wanted)
+    assert "store: https://host/store" in (run / "config.yaml").read_text()
+    for path in run.rglob("*"):
+        assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
+    train(wanted)  # the same run once more
 
 
 def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> None:
