@@ -106,7 +106,7 @@ class AutoencoderTask:
             loss = self._loss(reconstruction, target[part], posterior, discriminator, accumulator)
             self.trainable.backward(loss)
             reconstructions.append(reconstruction.detach())
-        accumulator.add("gradient_norm", self.trainable.step(images))
+        accumulator.add("gradient_norm", *self.trainable.step(images))
 
         # The discriminator's step comes second, on the same images.
         if discriminator is not None:

@@ -65,7 +65,17 @@ class CheckpointManager:
             checkpoint.load_module(name, module)
         for name, optimizer in task.optimizers.items():
             checkpoint.load_optimizer(name, optimizer)
-        self._load_scaler(checkpoint)
+
+    def load_scaler(self, checkpoint: Checkpoint) -> None:
+        """Load the state of the gradient scaler, which all phases share; UserError without one."""
+        scaler = self.accelerator.scaler
+        if (scaler is None) != (not checkpoint.scaler):
+            raise UserError(
+                f"{checkpoint.path} was saved with another precision; set the key precision as in "
+                "its training."
+            )
+        if scaler is not None:
+            scaler.load_state_dict(dict(checkpoint.scaler))
 
     def save(self, task: Task, images: int, phase: int) -> Checkpoint:
         """Write a checkpoint; JobError on all processes if it cannot be written."""
@@ -102,13 +112,3 @@ class CheckpointManager:
                 f"The processes found checkpoints at {by_process} images in "
                 f"{self.run.checkpoints}; give an output folder that all machines share."
             )
-
-    def _load_scaler(self, checkpoint: Checkpoint) -> None:
-        scaler = self.accelerator.scaler
-        if (scaler is None) != (not checkpoint.scaler):
-            raise UserError(
-                f"{checkpoint.path} was saved with another precision; set the key precision as in "
-                "its training."
-            )
-        if scaler is not None:
-            scaler.load_state_dict(dict(checkpoint.scaler))

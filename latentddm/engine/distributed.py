@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from latentddm.engine.errors import JobError, UserError, one_line
 from latentddm.engine.locks import acquire_lock
-from latentddm.engine.run import RunFolder
+from latentddm.engine.run import RunFolder, kind_and_config
 from latentddm.engine.trackers import require_trackers
 
 _OTHERS = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
@@ -38,16 +38,25 @@ def start_run(
 ) -> tuple[RunFolder, Accelerator]:
     """The run's folder, made or reopened by the main process, and accelerate's processes.
 
-    UserError as of `RunFolder.create`, on all processes, and for a tracker that is not installed.
+    The config replaces another one with which nothing was trained: that of a refused command.
+    UserError as of `RunFolder.create`, on all processes, for a tracker that is not installed, and
+    for a batch that the processes do not divide.
     """
     require_trackers(config.loop.trackers)
     accelerator = start_processes(precision)
+    process_batch_size(config.loop.batch_size, accelerator)
     run = RunFolder(Path(output), may_change)
-    on_main(
-        accelerator,
-        lambda: RunFolder.create(run.path, kind, config, may_change).make_folders(),
-    )
+    on_main(accelerator, lambda: _begin(run, kind_and_config(kind, config)))
     return run, accelerator
+
+
+def _begin(run: RunFolder, config: Mapping[str, Any]) -> None:
+    if run.may_be_replaced_by(config):
+        with _only_command(run):
+            if run.may_be_replaced_by(config):  # still, now that no other command trains it
+                run.replace_config(config)
+    run.begin(config)
+    run.make_folders()
 
 
 def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
@@ -125,19 +134,31 @@ def _is_of_connection(error: RuntimeError) -> bool:
 def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
     """A lock on the run's folder; UserError on all processes if another command holds it.
 
+    Or if one has replaced its config before that.
+    """
+    with ExitStack() as stack:
+
+        def hold() -> None:
+            stack.enter_context(_only_command(run))
+            run.require_begun()
+
+        on_main(accelerator, hold)
+        yield
+
+
+@contextmanager
+def _only_command(run: RunFolder) -> Iterator[None]:
+    """A lock on the run's folder; UserError if another command holds it.
+
     On a file system without locks, a warning takes its place.
     """
     lock = FileLock(run.path / ".lock")
-
-    def acquire() -> None:
-        try:
-            acquire_lock(lock, LOCK_TIMEOUT)
-        except Timeout:
-            raise UserError(
-                f"Another process is training {run.path}; wait for it or choose another output."
-            ) from None
-
-    on_main(accelerator, acquire)
+    try:
+        acquire_lock(lock, LOCK_TIMEOUT)
+    except Timeout:
+        raise UserError(
+            f"Another process is training {run.path}; wait for it or choose another output."
+        ) from None
     try:
         yield
     finally:

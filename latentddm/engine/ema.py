@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from latentddm.engine.distributed import local_tensor
+from latentddm.engine.errors import UserError
 
 SMALLEST_STD, LARGEST_STD = 0.005, 0.28  # gamma > 0 requires a width below 12^-1/2 = 0.2887
 
@@ -35,6 +36,14 @@ class EMAConfig:
             raise ValueError(f"widths must differ from each other, not {list(self.widths)}")
         if self.snapshots < 0:
             raise ValueError(f"snapshots must be at least 0, not {self.snapshots}")
+
+
+def require_average(config: EMAConfig) -> None:
+    """UserError without any width: for a training whose result is an average."""
+    if not config.widths:
+        raise UserError(
+            "ema.widths is empty, but the result of a training is an average; give one width."
+        )
 
 
 def power_exponent(relative_std: float) -> float:

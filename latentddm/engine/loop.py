@@ -55,8 +55,10 @@ def run_loop(
                     continue
                 begins = images == phase.span.start
                 task = phase.make(newest if begins else None)
-                if newest is not None and not begins:
-                    manager.load(newest, task)
+                if newest is not None:
+                    manager.load_scaler(newest)
+                    if not begins:
+                        manager.load(newest, task)
                 if images < phase.span.end:
                     newest = loop.train(task, phase, number, images, total)
                     images = newest.images
@@ -109,12 +111,13 @@ class _Loop:
                 speed = (images - counted) / (time.monotonic() - clock)
                 self._log(accumulator, images, speed, phase.examine)
                 clock, counted = time.monotonic(), images
-            if done or _passed(before, images, config.preview_every):
-                task.preview(self.run.samples / f"images-{images:012d}.png")
             if done or _passed(before - span.start, images - span.start, snapshot_every):
                 self.manager.snapshot(task, images - span.start)
             if done or stop or _passed(before, images, config.checkpoint_every):
                 checkpoint = self.manager.save(task, images, number)
+            # After the checkpoint, so that an error of the picture costs no training.
+            if done or _passed(before, images, config.preview_every):
+                task.preview(self.run.samples / f"images-{images:012d}.png")
             self.bar.update(config.batch_size)
             if stop:
                 raise Interrupted(stop, f"saved after {images:,} of {total:,} images")

@@ -22,6 +22,20 @@ class OptimizerConfig:
     beta2: float = 0.99
     clip_norm: float = 1.0
 
+    def __post_init__(self) -> None:
+        """ValueError for a number that makes no optimizer."""
+        if not 0 <= self.learning_rate < math.inf:
+            raise ValueError(f"learning_rate must be at least 0, not {self.learning_rate}")
+        if not self.warmup_images >= 0:
+            raise ValueError(f"warmup_images must be at least 0, not {self.warmup_images}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be at least 0, not {self.weight_decay}")
+        if not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, not {self.clip_norm}; inf clips nothing")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW over the trainable parameters of `module`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.averages = self.path / "ema"  # snapshots of the moving averages
+        # The config of the command that trains here: of the main process, else None.
+        self._begun: Mapping[str, Any] | None = None
 
     @classmethod
     def create(
@@ -43,21 +46,57 @@ class RunFolder:
         kind: of the trained model; may_change: dotted config keys that may differ on a resumed run.
         """
         run = cls(path, may_change)
-        plain = {KIND_KEY: kind, **to_plain(config)}
-        if run.config_path.exists():
-            changed = _changed(run.read_config(), plain, may_change)
-            if changed:
-                raise UserError(
-                    f"{run.path} holds a run of another config (differs in: {changed}); use that "
-                    "config or another output folder."
-                )
-        else:
-            require_new_folder(run.path, "a run")
-        make_folder(run.path)
-        for folder in (run.path, run.samples):
-            remove_leftovers(folder)
-        write_text(run.config_path, to_yaml(plain))
+        run.begin(kind_and_config(kind, config))
         return run
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Create the folder, or reopen it, as `create`, for a plain config with the run's kind."""
+        self._begun = config
+        if self.config_path.exists():
+            self.require_begun()
+        else:
+            require_new_folder(self.path, "a run")
+        make_folder(self.path)
+        for folder in (self.path, self.samples):
+            remove_leftovers(folder)
+        write_text(self.config_path, to_yaml(config))
+
+    def require_begun(self) -> None:
+        """UserError unless the folder's config is the one that this command has begun it with."""
+        if self._begun is None:
+            return
+        changed = _changed(self.read_config(), self._begun, self.may_change)
+        if changed:
+            raise UserError(
+                f"{self.path} holds a run of another config (differs in: {changed}); use that "
+                "config or another output folder."
+            )
+
+    def may_be_replaced_by(self, config: Mapping[str, Any]) -> bool:
+        """Whether a plain config differs from that of a run of its kind that was never trained.
+
+        Such a run has no logged figure, no preview, no checkpoint and no average: it was refused,
+        or ended, before any of them.
+        """
+        if not self.config_path.is_file():
+            return False
+        saved = self.read_config()
+        return (
+            saved.get(KIND_KEY) == config[KIND_KEY]
+            and bool(_changed(saved, config, self.may_change))
+            and not (self.metrics_path.exists() and self.metrics_path.stat().st_size)
+            and all(map(_is_unused, (self.samples, self.checkpoints, self.averages)))
+        )
+
+    def replace_config(self, config: Mapping[str, Any]) -> None:
+        """Write another config into a run that was never trained; all that is of the old one goes.
+
+        That is the rooms' own descriptions of the run, in JSON, and the trackers' files.
+        """
+        for path in (*self.path.glob("*.json"), self.path / "tracker_id"):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.path / "events", ignore_errors=True)
+        write_text(self.config_path, to_yaml(config))
 
     def make_folders(self) -> None:
         """Make the folders of a training within the run's."""
@@ -125,9 +164,14 @@ class RunFolder:
         write_text(self.metrics_path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
+def kind_and_config(kind: str, config: Any) -> dict[str, Any]:
+    """The content of a run's config.yaml: the kind of run, and its config in plain values."""
+    return {KIND_KEY: kind, **to_plain(config)}
+
+
 def require_new_folder(path: Path, purpose: str) -> None:
     """UserError unless `path` is missing or a folder with nothing but leftovers of a kill."""
-    if path.exists() and (not path.is_dir() or not _is_unused(path)):
+    if not _is_unused(path):
         raise UserError(
             f"{path} already holds something else; choose another output folder for {purpose}."
         )
@@ -152,6 +196,9 @@ def claim_folder(folder: Path, name: str, settings: Mapping[str, Any], purpose: 
 
 
 def _is_unused(folder: Path) -> bool:
+    """Whether there is nothing at a path, or a folder with nothing but leftovers of a kill."""
+    if not folder.is_dir():
+        return not folder.exists()
     return all(path.name.endswith(TEMPORARY_SUFFIX) for path in folder.iterdir())
 
 

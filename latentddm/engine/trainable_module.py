@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -17,12 +18,22 @@ from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_opti
 from latentddm.engine.task import LoopConfig, Span
 
 
+class GradientNorm(NamedTuple):
+    """The norm of a step's gradient and its weight in the mean, scalars on the device.
+
+    The weight is 0, and the norm too, for a step that the gradient scaler of fp16 skips.
+    """
+
+    norm: Tensor
+    weight: Tensor
+
+
 class TrainableModule:
     """One network in one phase of a training, with its optimizer, averages and guard.
 
         for part in trainable.micro_batches(len(batch)):
             trainable.backward(loss_of(trainable.wrapped, batch[part]))
-        norm = trainable.step(images)
+        accumulator.add("gradient_norm", *trainable.step(images))
 
     network: the raw network, whose state dict has no prefixes; wrapped: the module to call in
     training; averages: the moving averages of its weights, none without an `EMAConfig`. Learning
@@ -86,7 +97,7 @@ class TrainableModule:
         self._losses_finite.append(torch.isfinite(loss.detach()).all())
         self.accelerator.backward(loss / self.loop.micro_batches)
 
-    def step(self, images: int) -> Tensor:
+    def step(self, images: int) -> GradientNorm:
         """One optimizer step after the run's first `images`; returns the norm of the gradient.
 
         JobError on every process, weights unchanged, if a loss or gradient of any process is not
@@ -106,7 +117,14 @@ class TrainableModule:
         self._prepared.step()
         self._prepared.zero_grad(set_to_none=not self._kept)
         self.averages.update(seen + self.loop.batch_size, self.loop.batch_size)
-        return norm
+        return self._counted(norm)
+
+    def _counted(self, norm: Tensor) -> GradientNorm:
+        """The norm as it is; of fp16, whose overflow is no failure, where it is finite."""
+        if self.accelerator.scaler is None:
+            return GradientNorm(norm, torch.ones_like(norm))
+        finite = torch.isfinite(norm)
+        return GradientNorm(torch.where(finite, norm, 0), finite)
 
 
 def _check_sharded(accelerator: Accelerator) -> None:

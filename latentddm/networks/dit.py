@@ -50,7 +50,7 @@ class DiTConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("blocks", "patch_size", "position_grid"):
+        for name in ("width", "head_channels", "blocks", "patch_size", "position_grid"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.width % self.head_channels or self.width % 4:

@@ -43,10 +43,27 @@ class UNetConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.patch_size < 1:
-            raise ValueError(f"patch_size must be at least 1, not {self.patch_size}")
-        if self.draw_blocks < 1:
-            raise ValueError(f"draw_blocks must be at least 1, not {self.draw_blocks}")
+        for name in ("channels", "blocks", "patch_size", "head_channels", "draw_blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(
+                f"multipliers must be at least one number of 1 or more, not {self.multipliers}"
+            )
+        fewest = 1 if self.expansion == "output" else 0
+        if self.blocks_up < fewest:
+            raise ValueError(
+                f"up_blocks must be at least {fewest} with expansion {self.expansion}, not "
+                f"{self.up_blocks}"
+            )
+        for level, multiplier in enumerate(self.multipliers):
+            width = self.channels * multiplier
+            if level in self.attention_levels and width < self.head_channels:
+                raise ValueError(
+                    f"level {level} of attention_levels has {width} channels, fewer than "
+                    f"head_channels ({self.head_channels}); make that smaller, or leave the level "
+                    "out"
+                )
         if self.expansion not in self.expansions:
             raise ValueError(
                 f"expansion must be one of {', '.join(self.expansions)}, not {self.expansion!r}"

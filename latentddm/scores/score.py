@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -99,6 +99,24 @@ class ScoreConfig(ABC):
         for view in self._views():
             view.check_latents(shape)
 
+    def check_part(self, images: int) -> None:
+        """ValueError, naming the view, if micro-batches of so many images do not fit."""
+        for view in self._views():
+            view.check_part(images)
+
+    @property
+    def learns(self) -> bool:
+        """Whether a view learns beside the generator."""
+        return any(view.learns for view in self._views())
+
+    def resolved(self) -> ScoreConfig:
+        """The same with nothing left open: what a run keeps of it."""
+        views = {
+            name: view.resolved() if isinstance(view, ViewConfig) else view
+            for name, view in self.views.items()
+        }
+        return replace(self, views=views)
+
     def make(self, inputs: ViewInputs | None = None) -> Score:
         """The score; its views are made here, those of weight 0 left out.
 
@@ -166,7 +184,7 @@ def score_terms(
             part = _Comparison(draws[rows], targets[rows], t[rows], antithetic)
             weight = _rows_of(config.weight_at(t[rows]))
             of_some.append((rows, weight * part.distances(view, distance)))
-    total = sum(of_all[1:], of_all[0]) if of_all else draws.new_zeros(len(draws), shared.count)
+    total = sum(of_all[1:], of_all[0]) if of_all else _zeros_with_gradient(draws, shared.count)
     for rows, distances in of_some:
         total = total.index_add(0, rows, distances)
     of_targets = draws.shape[1] * targets.shape[1]
@@ -227,6 +245,11 @@ class _Comparison:
         m = self.draws.shape[1]
         opposite = m // 2 if m % 2 == 0 and not self.antithetic else 0
         return m * self.targets.shape[1] + m * ((m - 1) // 2) + opposite
+
+
+def _zeros_with_gradient(draws: Tensor, count: int) -> Tensor:
+    """Zeros [B, count] with a gradient, of zeros: for a micro-batch without a compared sample."""
+    return draws.flatten(1).sum(1, keepdim=True).mul(0).expand(-1, count)
 
 
 def _rows_of(weight: Tensor | float) -> Tensor | float:

@@ -11,7 +11,7 @@ import latentddm.training.views  # noqa: F401  (registers those that need a netw
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values
-from latentddm.engine.ema import EMAConfig
+from latentddm.engine.ema import EMAConfig, require_average
 from latentddm.engine.errors import UserError
 from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
 from latentddm.networks.network import NetworkConfig, make_network
@@ -39,9 +39,11 @@ class TrainConfig:
     label_dropout: float = 0.1  # share of labels hidden, so that guidance can be used
 
     def __post_init__(self) -> None:
-        """ValueError for an unknown schedule."""
+        """ValueError for an unknown schedule or a share that is none."""
         if self.schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {self.schedule}")
+        if not 0 <= self.label_dropout <= 1:
+            raise ValueError(f"label_dropout must lie in [0, 1], not {self.label_dropout}")
 
 
 def keys_that_may_change(config: TrainConfig) -> tuple[str, ...]:
@@ -57,8 +59,7 @@ def check(config: TrainConfig, store: LatentStore) -> None:
         raise UserError(
             "phases is empty; give one at least, such as phases=[{images: 100000, objective: ddm}]."
         )
-    if not config.ema.widths:
-        raise UserError("ema.widths is empty, but samples are of an average; give one width.")
+    require_average(config.ema)
     _check_network(config, store)
     classes = config.network.classes
     if classes and not store.manifest.labelled:
@@ -85,6 +86,11 @@ def _check_objective(
         raise UserError(
             f"{key}.targets takes targets from the whole batch, whatever their label; set it to 1 "
             "with network.classes."
+        )
+    if config.loop.sharded and objective.learns_views:
+        raise UserError(
+            f"{key}.score.views has a view that learns (discriminator), which loop.sharded cannot "
+            "divide; set it to false, or leave the view out."
         )
     if config.loop.sharded and objective.derivatives:
         raise UserError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -21,9 +21,9 @@ from autoencoder.sources.naming import public_name
 from autoencoder.store import LatentBatch, LatentStore
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import make_schedule
-from latentddm.engine.config import MISSING, build, require_values, to_yaml
+from latentddm.engine.config import MISSING, build, require_values, to_plain, to_yaml
 from latentddm.engine.distributed import on_main, start_run
-from latentddm.engine.ema import EMAConfig
+from latentddm.engine.ema import EMAConfig, require_average
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.metric_accumulator import MetricAccumulator
@@ -64,7 +64,7 @@ class DistillConfig:
     store: str | None = None  # None: the one that the teacher was trained on
     steps: int = 4  # k, that the student is to be sampled with
     seed: int = 0
-    schedule: str = "flow"  # filled in: the teacher's
+    schedule: str = "flow"  # filled in: the teacher's; another one is refused
     network: NetworkConfig = field(default_factory=UNetConfig)  # likewise
     label_dropout: float = 0.1  # likewise
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)  # of both networks
@@ -115,13 +115,10 @@ def describe(config: DistillConfig) -> str:
 def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentStore]:
     """The config with nothing left open, the teacher, and the store; checked against each other."""
     require_values(config, "teacher", "output")
+    require_average(config.ema)
     teacher = Generator.load(config.teacher, images=config.teacher_images)
     run = RunFolder.open(config.teacher, RUN_KIND).read_config()
-    if teacher.reads_xi or teacher.flow_map:
-        raise UserError(
-            f"{config.teacher} is no run of plain diffusion (the objective of its last phase is "
-            "not 'plain'), whose mean the student is to match; give one that is."
-        )
+    _check_teacher(config.teacher, teacher, run)
     reference = config.store or run["store"]
     store = LatentStore(reference)
     reference = public_name(reference)
@@ -136,16 +133,48 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
             f"{reference}: their shape, statistics or autoencoder differ; give "
             "the teacher's store."
         )
-    network = build(NetworkConfig, {**run["network"], "dropout": 0.0}, config.teacher, "network.")
-    resolved = replace(
-        config,
-        store=reference,
-        teacher_images=teacher.images,
-        schedule=run["schedule"],
-        network=network,
-        label_dropout=run["label_dropout"],
-    )
-    return resolved, teacher, store
+    network = {**run["network"], "dropout": 0.0}
+    own = {
+        "schedule": run["schedule"],
+        "network": build(NetworkConfig, network, config.teacher, "network."),
+        "label_dropout": run["label_dropout"],
+    }
+    _require_own(config, own)
+    return replace(config, store=reference, teacher_images=teacher.images, **own), teacher, store
+
+
+def _check_teacher(path: str, teacher: Generator, run: Mapping[str, Any]) -> None:
+    """UserError unless the checkpoint is of plain diffusion, with a mean at t = 1."""
+    if not run.get("phases"):
+        raise UserError(
+            f"{path} is a distilled student, whose output is no mean of plain diffusion; give its "
+            f"own teacher, {run.get('teacher')}, or another run of plain diffusion."
+        )
+    if teacher.reads_xi or teacher.flow_map:
+        raise UserError(
+            f"{path} is no run of plain diffusion (the objective of its last phase is "
+            "not 'plain'), whose mean the student is to match; give one that is."
+        )
+    if teacher.least_safety:
+        raise UserError(
+            f"{path} has network.prediction eps, which gives no x_0 at t = 1, where a student's "
+            "first step begins; give a teacher of another prediction."
+        )
+
+
+def _require_own(config: DistillConfig, own: Mapping[str, Any]) -> None:
+    """UserError for a key given with another value than the teacher's, which a student has."""
+    defaults = DistillConfig(loop=config.loop)
+    changed = [
+        key
+        for key, value in to_plain(own).items()
+        if to_plain(getattr(config, key)) not in (to_plain(getattr(defaults, key)), value)
+    ]
+    if changed:
+        raise UserError(
+            f"A student has its teacher's {', '.join(changed)}, and other values are given than "
+            f"those of {config.teacher}; leave them out."
+        )
 
 
 class StudentTask:
@@ -216,7 +245,7 @@ class StudentTask:
             loss = auxiliary_loss(mean, drawn[part], target[part])
             self.auxiliary.backward(loss.mean())
             accumulator.add("loss", loss)
-        accumulator.add("auxiliary_gradient_norm", self.auxiliary.step(images))
+        accumulator.add("auxiliary_gradient_norm", *self.auxiliary.step(images))
 
         with torch.no_grad(), self.accelerator.autocast():
             mean = self.auxiliary.network(z_s, s, None, labels)
@@ -226,9 +255,10 @@ class StudentTask:
                 again = self.student.wrapped(z_t[part], t[part], None, given)
             self.student.backward(student_loss(again, mean[part], target[part]).mean())
         accumulator.add("moment_gap", moment_gap(mean, target))
-        accumulator.add("gradient_norm", self.student.step(images))
+        accumulator.add("gradient_norm", *self.student.step(images))
 
     def preview(self, path: Path) -> None:
         """A grid of the student's own steps."""
         student = denoiser_of(self.averages.first, reads_xi=False)
-        self._preview.write(student, path, self.schedule, self.config.steps, churn=1.0)
+        prediction, steps = self.config.network.prediction, self.config.steps
+        self._preview.write(student, path, self.schedule, prediction, steps, churn=1.0)

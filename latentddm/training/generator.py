@@ -17,7 +17,12 @@ from autoencoder.store import LatentStore
 from latentddm.engine.checkpoint import Checkpoint, newest_checkpoint
 from latentddm.engine.config import build, differences, require_values, to_plain, to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.engine.distributed import on_main, start_processes, start_run
+from latentddm.engine.distributed import (
+    on_main,
+    process_batch_size,
+    start_processes,
+    start_run,
+)
 from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
@@ -48,6 +53,7 @@ def train(config: TrainConfig) -> RunFolder:
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, keys_that_may_change(config)
     )
+    _check_parts(config, accelerator)
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
@@ -90,12 +96,26 @@ def measure_phases(config: TrainConfig, seconds: float = SECONDS) -> Iterator[Dr
 
 
 def _opened(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
-    """The store, checked, and the config without credentials in its URL: all that is kept of it."""
+    """The config that a run keeps, nothing left open and no credentials in it, and the store."""
     require_values(config, "store", "output")
     store = LatentStore(config.store)
     config = replace(config, store=public_name(config.store))
     check(config, store)
-    return config, store
+    phases = (replace(each, objective=each.objective.resolved()) for each in config.phases)
+    return replace(config, phases=tuple(phases)), store
+
+
+def _check_parts(config: TrainConfig, accelerator: Accelerator) -> None:
+    """UserError if the micro-batches of this number of processes do not fit a phase's objective."""
+    part = process_batch_size(config.loop.batch_size, accelerator) // config.loop.micro_batches
+    for number, phase in enumerate(config.phases):
+        try:
+            phase.objective.check_part(part)
+        except ValueError as error:
+            raise UserError(
+                f"phases.{number}.objective, for micro-batches of {part} images of a process: "
+                f"{error}; change it, loop.batch_size or loop.micro_batches."
+            ) from None
 
 
 def _phases(
@@ -171,7 +191,8 @@ def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mappin
     theirs = RunFolder.open(path, RUN_KIND).read_config()
     ours = to_plain(config.network)
     network = to_plain(build(NetworkConfig, theirs["network"], path, "network."))
-    free = OF_XI_ALONE - ({"gaussian_components"} if network["gaussian_mean"] else set())
+    fitted = network["gaussian_mean"] or network["noise"] == "posterior"
+    free = OF_XI_ALONE - ({"gaussian_components"} if fitted else set())
     for key in free & set(ours):  # a run of plain diffusion has no need of them
         if network[key] == getattr(default_config(), key):
             network[key] = ours[key]

@@ -88,6 +88,20 @@ class Objective:
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
 
+    def check_part(self, images: int) -> None:
+        """ValueError, naming the setting to change, if micro-batches of so many do not fit."""
+        if images % self.group_size:
+            raise ValueError(f"group is {self.group_size}, of which {images} is no multiple")
+
+    @property
+    def learns_views(self) -> bool:
+        """Whether a view of a score learns beside the generator."""
+        return False
+
+    def resolved(self) -> Objective:
+        """The same with nothing left open: what a run keeps of it."""
+        return self
+
     def prepared(self, inputs: ViewInputs) -> Objective:
         """The objective of one training, its parts made from the training's `inputs`."""
         return self
@@ -203,6 +217,20 @@ class DistributionalObjective(Objective):
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the view, if latents [C, H, W] do not fit."""
         self.score.check_latents(shape)
+
+    def check_part(self, images: int) -> None:
+        """See `Objective`."""
+        super().check_part(images)
+        self.score.check_part(images)
+
+    @property
+    def learns_views(self) -> bool:
+        """See `Objective`."""
+        return self.score.learns
+
+    def resolved(self) -> DistributionalObjective:
+        """See `Objective`."""
+        return replace(self, score=self.score.resolved())
 
     def prepared(self, inputs: ViewInputs) -> DistributionalObjective:
         """A copy with a score of its own, whose views are made from `inputs`."""

@@ -14,7 +14,8 @@ from autoencoder.image_io import image_grid, save_image
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.diffusion.flow_maps import sample_flow_map
-from latentddm.diffusion.sampling import Denoiser, sample, time_grid
+from latentddm.diffusion.process import Prediction
+from latentddm.diffusion.sampling import Denoiser, least_safety, sample, time_grid
 from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
@@ -43,17 +44,22 @@ class Preview:
         denoiser: Denoiser | FlowMapNetwork,
         path: Path,
         schedule: Schedule,
+        prediction: Prediction,
         steps: int = 4,
         churn: float = 0.0,
     ) -> None:
-        """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw."""
+        """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw.
+
+        prediction: the network's; the times are those at which it has an x_0.
+        """
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
+        times = time_grid(steps, safety=least_safety(prediction, schedule))
         if isinstance(denoiser, FlowMapNetwork):
-            x0 = sample_flow_map(denoiser, x, time_grid(steps))
+            x0 = sample_flow_map(denoiser, x, times)
         else:
-            x0 = sample(denoiser, x, time_grid(steps), churn, schedule, generator)
+            x0 = sample(denoiser, x, times, churn, schedule, generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:

@@ -26,7 +26,7 @@ from latentddm.networks.dropout import place_masks
 from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.training.config import TrainConfig
 from latentddm.training.evaluator import NetworkEvaluator
-from latentddm.training.objective import Objective, ObjectiveTerms
+from latentddm.training.objective import ObjectiveTerms
 from latentddm.training.performance import apply_performance, record_cuda_graphs
 from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
@@ -61,7 +61,6 @@ class GeneratorTask:
             network, phase.optimizer, config.loop, span, accelerator, config.ema
         )
         self.averages = self.trainable.averages
-        check_groups(phase.objective, config.loop, accelerator)
         self._recorded_masks = record_cuda_graphs(
             self.trainable, self.objective.draw_count or None, store.shape, config.performance
         )
@@ -105,7 +104,7 @@ class GeneratorTask:
             _report(accumulator, terms, rows["t"], draws=objective.draw_count > 0)
             for name, (values, where) in objective.figures(terms, rows).items():
                 accumulator.add(name, values, where)
-        accumulator.add("gradient_norm", self.trainable.step(images))
+        accumulator.add("gradient_norm", *self.trainable.step(images))
         for view in self._learnt:
             view.learn(images, accumulator)
 
@@ -118,6 +117,7 @@ class GeneratorTask:
             else denoiser_of(network, reads_xi=self.objective.draw_count > 0),
             path,
             self.schedule,
+            self.config.network.prediction,
         )
 
     def _evaluator(self, part: slice, labels: Tensor | None) -> NetworkEvaluator:
@@ -176,17 +176,6 @@ def in_order_of_labels(
     first = accelerator.process_index * len(x0)
     rows = given.argsort(stable=True)[first : first + len(x0)]
     return everyone[rows], given[rows]
-
-
-def check_groups(objective: Objective, loop: LoopConfig, accelerator: Accelerator) -> None:
-    """UserError if a micro-batch is not made of whole groups of the objective."""
-    part = process_batch_size(loop.batch_size, accelerator) // loop.micro_batches
-    if part % objective.group_size:
-        raise UserError(
-            f"A micro-batch has {part} images of a process, no multiple of the phase's "
-            f"objective.group, {objective.group_size}; change it, loop.batch_size or "
-            "loop.micro_batches."
-        )
 
 
 def process_batches(

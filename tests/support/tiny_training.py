@@ -138,7 +138,7 @@ class TinyTask:
                 loss = loss * math.nan
             self.trainable.backward(loss.mean())
             accumulator.add("loss", loss)
-        accumulator.add("gradient_norm", self.trainable.step(images))
+        accumulator.add("gradient_norm", *self.trainable.step(images))
         accumulator.add("position", positions)
         accumulator.add("position_squared", positions.square())
         time.sleep(self.fault.slow)

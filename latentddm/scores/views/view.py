@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -87,6 +87,8 @@ class ViewConfig(ABC):
     One more view is a file with a subclass, its `make`, and a line in VIEWS.
     """
 
+    learns: ClassVar[bool] = False  # beside the generator
+
     kind: str
     weight: float = 1.0  # at pure noise, t = 1
     weight_data: float | None = None  # at data, t = 0; None: the same at every time
@@ -114,6 +116,22 @@ class ViewConfig(ABC):
 
     def check_latents(self, shape: Sequence[int]) -> None:  # noqa: B027  (most views fit all)
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
+
+    def check_part(self, images: int) -> None:
+        """ValueError if the share of so many images, a micro-batch, is no whole number.
+
+        Else other images were compared in a batch of another number of parts.
+        """
+        compared = self.share * images
+        if abs(compared - round(compared)) > 1e-9:
+            raise ValueError(
+                f"share of the view '{self.kind}' is {self.share:g}, of which {images} images have "
+                "no whole number"
+            )
+
+    def resolved(self) -> ViewConfig:
+        """The same with nothing left open, which a run keeps; UserError for what is not there."""
+        return self
 
     @property
     def is_on(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +38,8 @@ class DiscriminatorConfig(ViewConfig):
     a second derivative (arXiv 2501.08316). Features are divided by the running root mean square of
     their differences between draw and target.
     """
+
+    learns: ClassVar[bool] = True
 
     kind: Literal["discriminator"] = "discriminator"
     width: int = 64

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.errors import UserError
+from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import torch_generator
-from latentddm.inference.generator import Generator
+from latentddm.inference.generator import RUN_KIND, Generator, checkpoint_at
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.networks.network import NetworkModel
 from latentddm.scores.views import Differences, View, ViewConfig, ViewInputs
@@ -45,6 +46,12 @@ class TrunkConfig(ViewConfig):
             raise ValueError(f"times must lie in (0, 1), not {list(self.times)}")
         if self.samples < 2:
             raise ValueError(f"samples must be at least 2, not {self.samples}")
+
+    def resolved(self) -> TrunkConfig:
+        """See `ViewConfig`: with the checkpoint, as the run may be trained on."""
+        return replace(
+            self, images=checkpoint_at(RunFolder.open(self.run, RUN_KIND), self.images).images
+        )
 
     def make(self, inputs: ViewInputs | None = None) -> View:
         """See `ViewConfig`; UserError for a run that does not fit."""
@@ -93,7 +100,8 @@ class Trunk(View):
 def load_trunk(run: str, images: int | None, inputs: TrainingInputs) -> NetworkModel:
     """The averaged weights of a run; UserError unless it is plain diffusion of the same latents."""
     generator = Generator.load(run, device=inputs.accelerator.device, images=images)
-    if generator.reads_xi or generator.flow_map:
+    distilled = "phases" not in RunFolder.open(run, RUN_KIND).read_config()
+    if generator.reads_xi or generator.flow_map or distilled:
         raise UserError(
             f"run of the view 'trunk' is {run}, whose last phase is not plain diffusion; give one "
             "that ends in it, or the images of a checkpoint of its plain phase."

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from gradient_scalers import FIRST_SCALE, emulate_gradient_scaler
 from messages import assert_names, raises_naming
 from tiny_training import (
     BATCH,
@@ -41,6 +42,18 @@ def trainable(optimizer: OptimizerConfig | None = None) -> TrainableModule:
         whole_span(loop),
         Accelerator(cpu=True),
     )
+
+
+def test_steps_that_the_gradient_scaler_skips_are_no_failure_and_count_in_no_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scalers = emulate_gradient_scaler(monkeypatch, overflows=5)
+    run = train_tiny(config(tmp_path, log_every=4 * BATCH))
+    first, *others = run.read_metrics()
+    assert "gradient_norm" not in first  # four steps, all skipped
+    assert len(others) == 4
+    assert all(0 < line["gradient_norm"] < 10 for line in others)
+    assert scalers[0].get_scale() == FIRST_SCALE / 2**5
 
 
 REMEDY = "optimizer.learning_rate"

@@ -6,8 +6,11 @@ import math
 
 import pytest
 import torch
+from messages import raises_naming
 from torch import nn
 
+from latentddm.engine.config import load_config
+from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig, learning_rate, make_optimizer
 
 RATE, WARMUP, TOTAL = 2e-3, 1_000, 10_000
@@ -47,6 +50,24 @@ def test_a_cosine_falls_to_zero_at_the_last_image(images: int, share: float) -> 
 @pytest.mark.parametrize("decay", ["constant", "cosine"])
 def test_without_a_warm_up_the_first_step_has_the_whole_rate(decay: str) -> None:
     assert learning_rate(schedule(decay, warmup=0), 0, TOTAL) == RATE
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", "-1e-4"),
+        ("learning_rate", ".nan"),
+        ("warmup_images", "-1"),
+        ("weight_decay", "-0.1"),
+        ("clip_norm", "0"),
+        ("clip_norm", "-1"),  # would turn the gradient round
+        ("beta1", "1"),
+        ("beta2", "-0.5"),
+    ],
+)
+def test_a_number_that_makes_no_optimizer_is_refused_by_its_key(key: str, value: str) -> None:
+    with raises_naming(UserError, f"{key} must"):
+        load_config(OptimizerConfig, None, [f"{key}={value}"])
 
 
 def test_adamw_has_the_settings_of_the_config_and_the_trainable_parameters_alone() -> None:

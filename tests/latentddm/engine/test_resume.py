@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from gradient_scalers import FIRST_SCALE, emulate_gradient_scaler
 from learning_rates import record_learning_rates
 from messages import assert_names, raises_naming
 from processes import Processes
@@ -31,7 +32,7 @@ from tiny_training import (
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.distributed import exclusive
 from latentddm.engine.ema import EMAConfig
-from latentddm.engine.errors import Interrupted, UserError
+from latentddm.engine.errors import Interrupted, JobError, UserError
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import RANDOM_FORMAT
 
@@ -278,6 +279,25 @@ def test_a_longer_training_keeps_its_snapshots_evenly_spaced(tmp_path: Path) -> 
     ]
 
 
+def test_an_error_of_a_preview_costs_no_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = train_tiny(config(tmp_path, "straight"))
+    failing = config(tmp_path, "failing", checkpoint_every=20 * BATCH)  # with the preview
+
+    def preview(self: TinyTask, path: Path) -> None:
+        raise JobError("no picture")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TinyTask, "preview", preview)
+        with pytest.raises(JobError, match="no picture"):
+            train_tiny(failing)
+    run = RunFolder(Path(failing.output))
+    assert newest_checkpoint(run.checkpoints).images == 20 * BATCH
+    train_tiny(failing)
+    assert_same_run(straight, run)
+
+
 BORDER = 18 * BATCH  # no multiple of the interval of checkpoints
 
 
@@ -330,6 +350,22 @@ def _interrupted_in_the_second_phase(
     if images >= BORDER:
         raise KeyboardInterrupt
     step(self, batch, images, accumulator)
+
+
+def test_the_gradient_scaler_of_both_phases_is_one_also_for_a_run_killed_between_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scalers = emulate_gradient_scaler(monkeypatch, growth_interval=4)
+    straight = train_tiny(two_phases(tmp_path, "straight"))
+    with monkeypatch.context() as patch:
+        patch.setattr("tiny_training.TinyTask.step", _interrupted_in_the_second_phase)
+        with pytest.raises(KeyboardInterrupt):
+            train_tiny(two_phases(tmp_path, "stopped"))
+    stopped = train_tiny(two_phases(tmp_path, "stopped"))
+    whole, _, resumed = (scaler.state_dict() for scaler in scalers)
+    assert whole == resumed
+    assert whole["scale"] == FIRST_SCALE * 2 ** (STEPS // 4)
+    assert_same_run(straight, stopped)
 
 
 def test_a_second_phase_has_a_learning_rate_and_averages_of_its_own(

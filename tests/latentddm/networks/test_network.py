@@ -225,3 +225,21 @@ def test_a_network_compiles_in_one_piece(name: str) -> None:
     torch.testing.assert_close(compiled(x_t, t, xi), network(x_t, t, xi))
     if name == "dit, gaussian mean":
         torch.testing.assert_close(compiled(x_t, t), network(x_t, t))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (UNetConfig, {"multipliers": ()}, "multipliers"),
+        (UNetConfig, {"blocks": -1}, "blocks .*-1"),
+        (UNetConfig, {"head_channels": 0}, "head_channels .*0"),
+        (UNetConfig, {"expansion": "output", "up_blocks": 0}, "up_blocks .*output"),
+        (UNetConfig, {"channels": 8}, "level 1 of attention_levels has 16 channels, fewer than"),
+        (DiTConfig, {"head_channels": 0}, "head_channels .*0"),
+    ],
+)
+def test_settings_that_make_no_network_are_named(
+    kind: type[NetworkConfig], settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        kind(**settings)

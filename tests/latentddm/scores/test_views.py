@@ -223,6 +223,28 @@ def test_a_view_can_be_for_noisy_times_and_for_a_share_of_the_batch(with_whole: 
             torch.testing.assert_close(mixed, with_whole * one + factor * other)
 
 
+def test_a_micro_batch_without_a_compared_sample_has_a_gradient_of_zero() -> None:
+    draws, target = draws_and_target(3, 2, 3, 2, 2)
+    draws.requires_grad_()
+    score = EnergyConfig(views={"position": VIEWS["position"](t_min=0.9)}).make()  # type: ignore[call-arg]
+    terms = score(draws, target, torch.full((3,), 0.5))
+    terms.score(1.0).mean().backward()
+    assert draws.grad is not None
+    assert not draws.grad.any()
+
+
+def test_a_share_of_which_a_micro_batch_has_no_whole_number_is_refused() -> None:
+    """Else the samples that are compared would depend on the number of parts of a batch."""
+    score = EnergyConfig(views={"whole": 0.5, "edges": VIEWS["edges"](share=0.3)})  # type: ignore[call-arg]
+    score.check_part(10)
+    with pytest.raises(ValueError, match=r"share of the view 'edges' is 0.3, of which 16 images"):
+        score.check_part(16)
+    rows = [VIEWS["edges"](share=0.3).rows(torch.ones(count)) for count in (20, 10)]  # type: ignore[call-arg]
+    assert rows[0] is not None
+    assert rows[1] is not None
+    assert rows[0].tolist() == [*rows[1].tolist(), *(rows[1] + 10).tolist()]
+
+
 def test_a_share_keeps_the_mean_of_the_score() -> None:
     for share in (0.1, 0.3, 0.7):
         config = WholeConfig(share=share)

@@ -213,6 +213,13 @@ def test_a_wrong_setting_is_one_sentence(settings: Any, said: str) -> None:
         with_views({"discriminator": settings})
 
 
+def test_sharded_training_is_refused(tiny_store: Path, tmp_path: Path) -> None:
+    wanted = training(tiny_store, tmp_path / "run")
+    with pytest.raises(UserError, match=r"score\.views .*loop\.sharded"):
+        train(replace(wanted, loop=replace(wanted.loop, sharded=True)))
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_patch_that_does_not_fit_is_refused(tiny_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"patch_size.*discriminator.* 3.*8 x 8"):
         train(training(tiny_store, tmp_path / "run", patch_size=3))

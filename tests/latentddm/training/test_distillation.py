@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from messages import raises_naming
 from safetensors.torch import load_file
 from tiny_runs import ONE_LEVEL, PLAIN, generator_config, phase
 
 from latentddm.cli import main
 from latentddm.engine.checkpoint import newest_checkpoint
+from latentddm.engine.config import load_config
 from latentddm.engine.ema import EMAConfig
 from latentddm.engine.errors import UserError
 from latentddm.engine.optimizer import OptimizerConfig
@@ -103,6 +106,41 @@ def test_a_teacher_that_draws_is_refused(teacher: Path, tiny_store: Path, tmp_pa
     with pytest.raises(UserError, match="no valid checkpoint at 7 images, but 16"):
         distill(replace(config(teacher, tmp_path / "student"), teacher_images=7))
     assert not (tmp_path / "student").exists()
+
+
+def test_a_student_or_a_teacher_without_a_mean_at_the_first_step_is_refused(
+    teacher: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    student = distill(config(teacher, tmp_path / "student", images=8)).path
+    with raises_naming(UserError, str(student), "distilled student", str(teacher)):
+        distill(config(student, tmp_path / "second"))
+    network = replace(ONE_LEVEL, prediction="eps")
+    eps = generator_config(tiny_store, tmp_path / "eps", phase(8, PLAIN), network=network)
+    with raises_naming(UserError, str(tmp_path / "eps"), "prediction eps", "t = 1"):
+        distill(config(train(eps).path, tmp_path / "second"))
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"ema": EMAConfig(widths=())}, ["ema.widths"]),
+        ({"network": replace(ONE_LEVEL, channels=32)}, ["network, and", "leave them out"]),
+        ({"schedule": "cosine", "label_dropout": 0.5}, ["schedule, label_dropout", "leave them"]),
+    ],
+)
+def test_keys_that_no_student_has_are_refused_before_anything_is_written(
+    teacher: Path, tmp_path: Path, changes: dict[str, Any], named: list[str]
+) -> None:
+    with raises_naming(UserError, *named):
+        distill(replace(config(teacher, tmp_path / "student"), **changes))
+    assert not (tmp_path / "student").exists()
+
+
+def test_the_config_that_a_student_leaves_resumes_it(teacher: Path, tmp_path: Path) -> None:
+    run = distill(config(teacher, tmp_path / "student", images=8))
+    again = load_config(DistillConfig, run.config_path, ["loop.images=16"])
+    assert newest_checkpoint(distill(again).checkpoints).images == 16
 
 
 def test_a_dry_run_says_what_would_be_done_and_touches_nothing(

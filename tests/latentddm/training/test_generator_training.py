@@ -26,6 +26,7 @@ from latentddm.scores.views.components import principal_axes
 from latentddm.training import generator
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import describe, train
+from latentddm.training.rivals.inductive import InductiveObjective
 
 
 def config(store: Path, output: Path, images: int = 48) -> TrainConfig:
@@ -109,6 +110,31 @@ def test_credentials_of_a_store_are_kept_nowhere(
     for path in run.rglob("*"):
         assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
     train(wanted)  # the same run once more
+
+
+def test_a_network_of_eps_is_trained_and_previewed(tiny_store: Path, tmp_path: Path) -> None:
+    """It has no x_0 at t = 1, where the times of other previews begin."""
+    eps = generator_config(
+        tiny_store, tmp_path / "run", phase(8, PLAIN), network=replace(UNET, prediction="eps")
+    )
+    run = train(eps)
+    assert [picture.stem for picture in run.samples.iterdir()] == ["images-000000000008"]
+    assert bool(Generator.load(run.path).draw(2, SamplingConfig(steps=2)).isfinite().all())
+
+
+def test_a_corrected_config_takes_the_folder_of_a_refused_training(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    def matching(group: int) -> TrainConfig:
+        network = replace(UNET, times=2)
+        objective = InductiveObjective(group=group)
+        return generator_config(tiny_store, tmp_path / "run", phase(8, objective), network=network)
+
+    with pytest.raises(UserError, match=r"phases\.0\.objective.*group is 3"):
+        train(matching(3))
+    assert "group: 4" in train(matching(4)).config_path.read_text()
+    with pytest.raises(UserError, match=r"another config .*objective\.group"):
+        train(matching(2))
 
 
 def test_a_run_leaves_what_users_look_for(tiny_store: Path, tmp_path: Path) -> None:
@@ -343,6 +369,10 @@ def test_the_noise_of_a_run_takes_its_axes_from_the_store_once(
     torch.testing.assert_close(gaussian.variances[:3].double(), variances[:3], rtol=1e-4, atol=1e-6)
     along = (gaussian.axes.double() * axes[:, :3]).sum(0).abs()
     torch.testing.assert_close(along, torch.ones(3).double(), rtol=1e-4, atol=1e-4)
+    fewer = replace(coloured("fewer", 16), start=str(tmp_path / "straight"))
+    fewer = replace(fewer, network=replace(network, gaussian_components=2))
+    with pytest.raises(UserError, match=r"start is .*network\.gaussian_components"):
+        train(fewer)
     back = replace(config(tiny_store, tmp_path / "back", 16), start=str(tmp_path / "straight"))
     with pytest.raises(UserError, match=r"start is .*network\.noise"):
         train(back)

@@ -138,6 +138,26 @@ def test_a_run_with_the_view_resumes_bit_equal_and_saves_no_trunk(
     assert losses(straight) == losses(stopped)
 
 
+def test_a_run_keeps_the_checkpoint_of_its_trunk_and_a_missing_one_is_refused_at_once(
+    tiny_store: Path, tmp_path: Path
+) -> None:
+    plain = generator_config(tiny_store, tmp_path / "plain", phase(16, PLAIN))
+    trunk = {"weight": 0.5, "run": str(train(plain).path)}
+
+    def wanted(run: str) -> TrainConfig:
+        objective = with_views({"whole": 0.5, "trunk": {**trunk, "run": run}})
+        return generator_config(tiny_store, tmp_path / "ddm", phase(8, PLAIN), phase(8, objective))
+
+    with pytest.raises(UserError, match="nowhere is not a run folder"):
+        train(wanted("nowhere"))
+    assert not (tmp_path / "ddm").exists()
+    kept = train(wanted(trunk["run"])).read_config()
+    assert kept["phases"][1]["objective"]["score"]["views"]["trunk"]["images"] == 16
+    train(replace(plain, phases=(phase(24, PLAIN),)))  # it is trained on
+    with pytest.raises(UserError, match=r"views\.trunk\.images"):
+        train(wanted(trunk["run"]))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -162,6 +182,12 @@ def test_a_run_that_is_no_trunk_is_refused(
     with monkeypatch.context() as patch:  # a rival's network reads no xi either
         rival = staticmethod(lambda *_, **__: replace(generator, flow_map="free"))
         patch.setattr(Generator, "load", rival)
+        with pytest.raises(UserError, match=r"trunk.*not plain diffusion"):
+            TrunkConfig(run=str(plain.path), images=32).make(inputs_of(tiny_store, 0))
+    config = {key: value for key, value in plain.read_config().items() if key != "phases"}
+    with monkeypatch.context() as patch:  # nor does a distilled student
+        patch.setattr(RunFolder, "read_config", lambda _: config)
+        patch.setattr(Generator, "load", staticmethod(lambda *_, **__: generator))
         with pytest.raises(UserError, match=r"trunk.*not plain diffusion"):
             TrunkConfig(run=str(plain.path), images=32).make(inputs_of(tiny_store, 0))
     with pytest.raises(UserError, match="nowhere"):
