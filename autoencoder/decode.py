@@ -15,7 +15,8 @@ import torch
 from autoencoder.image_io import FORMAT_OPTIONS, image_bytes
 from autoencoder.latent_files import Latents, open_latents
 from autoencoder.models import Autoencoder
-from autoencoder.tiling import decode_tiled
+from autoencoder.remote import local_output
+from autoencoder.tiling import check_tile, decode_tiled
 from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
     atomic_path,
@@ -57,7 +58,7 @@ def decode_latents(
 
 def decode_files(
     latents_reference: str | Path,
-    output: Path,
+    output: str | Path,
     autoencoder: Autoencoder,
     *,
     format: str = "png",
@@ -72,8 +73,9 @@ def decode_files(
     file per image from 000000.png on; or webdataset, tar shards of 1,000 png images. Files are
     written atomically; a second call writes the missing ones, equal byte for byte. The work is
     shared by `world_size` processes. UserError if the folder holds other files, or images of other
-    latents or settings.
+    latents or settings; for a wrong request the folder stays as it is.
     """
+    output = local_output(output)
     latents = open_latents(latents_reference)
     if format not in FORMATS:
         raise UserError(f"The format {format} is unknown; use one of {', '.join(FORMATS)}.")
@@ -82,7 +84,7 @@ def decode_files(
     if not 0 <= rank < world_size:
         raise UserError(f"rank is {rank}; give 0 to {world_size - 1}, below world_size.")
     check_fingerprint(latents, autoencoder)
-    output = Path(output)
+    _check_first(latents, autoencoder, tile)
     _prepare_folder(output, _plan(latents, autoencoder, format, batch_size, tile))
     unit = SHARD_IMAGES if format == "webdataset" else batch_size
     starts = range(rank * unit, len(latents), world_size * unit)
@@ -105,6 +107,13 @@ def check_fingerprint(latents: Latents, autoencoder: Autoencoder) -> None:
             f"The latents in {latents.name} are those of the autoencoder {latents.fingerprint}, "
             f"but {autoencoder.reference} is {autoencoder.fingerprint}; give their own autoencoder."
         )
+
+
+def _check_first(latents: Latents, autoencoder: Autoencoder, tile: int | None) -> None:
+    """UserError if the first latents do not fit the autoencoder, or the tile does not fit both."""
+    first = autoencoder.checked_latents(latents.read(0, 1))
+    if tile is not None and max(first.shape[2:]) > tile:
+        check_tile(autoencoder, tile)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,16 @@ def is_remote(location: str | Path) -> bool:
     return isinstance(location, str) and "://" in location
 
 
+def local_output(location: str | Path) -> Path:
+    """The path of an output; UserError for a URL, to which nothing is written."""
+    if is_remote(location):
+        raise UserError(
+            f"The output {public_name(str(location))} is a URL; give a folder of this machine, and "
+            "copy it there afterwards."
+        )
+    return Path(location)
+
+
 class FailedTransferError(Exception):
     """A failed transfer that is worth a retry; its message is safe for logs."""
 

@@ -30,29 +30,40 @@ OVERLAP = 16
 FADE = 4
 """Cells of the fade, in the middle of the overlap; the rest of the overlap is discarded."""
 SMALLEST_TILE = 2 * OVERLAP
+_PROBE = 4  # latents a side, enough to count cells per latent
 
 
 @torch.no_grad()
-def decode_tiled(latents: torch.Tensor, autoencoder: Autoencoder, tile: int) -> torch.Tensor:
-    """Raw latents [B,C,h,w] -> pixels uint8 [B,h*f,w*f,3] on the CPU, from tiles of `tile` latents.
-
-    Tiles are decoded one after the other, each for all B images. UserError for tiles that are too
-    small, or an autoencoder without `decoder_layers`.
-    """
+def check_tile(autoencoder: Autoencoder, tile: int) -> None:
+    """UserError for tiles that are too small, or an autoencoder without `decoder_layers`."""
     layers = autoencoder.decoder_layers()
     if not layers:
         raise UserError(
             f"Tiled decoding needs the decoder_layers of {type(autoencoder).__name__}, the adapter "
             f"of {autoencoder.reference}; decode without tiles, or define them."
         )
+    probe = torch.zeros(1, autoencoder.latent_channels, _PROBE, _PROBE)
     whole = count_whole_image_layers(layers)
-    features = _chain(layers[:whole], autoencoder.checked_latents(latents))
-    cells = features.shape[2] // latents.shape[2]
+    features = _chain(layers[:whole], autoencoder.checked_latents(probe))
+    cells = features.shape[2] // _PROBE
     if tile * cells < SMALLEST_TILE:
         raise UserError(
             f"Tiles of {tile} latents are too small for the autoencoder {autoencoder.reference}; "
             f"use at least {math.ceil(SMALLEST_TILE / cells)}."
         )
+
+
+@torch.no_grad()
+def decode_tiled(latents: torch.Tensor, autoencoder: Autoencoder, tile: int) -> torch.Tensor:
+    """Raw latents [B,C,h,w] -> pixels uint8 [B,h*f,w*f,3] on the CPU, from tiles of `tile` latents.
+
+    Tiles are decoded one after the other, each for all B images. UserError as from `check_tile`.
+    """
+    check_tile(autoencoder, tile)
+    layers = autoencoder.decoder_layers()
+    whole = count_whole_image_layers(layers)
+    features = _chain(layers[:whole], autoencoder.checked_latents(latents))
+    cells = features.shape[2] // latents.shape[2]
     rows, columns = (spans(length, tile * cells) for length in features.shape[2:])
 
     def decode(part: torch.Tensor) -> torch.Tensor:

@@ -211,6 +211,11 @@ def _columns(datasets: Any, features: Any, reference: DatasetReference) -> tuple
         )
     image = reference.image or images[0]
     label = reference.label or (labels[0] if labels else None)
+    if label is not None and not _holds_labels(datasets, features[label]):
+        raise UserError(
+            f"The column {label} of the dataset {place} holds {_kind_of(features[label])}, not "
+            f"whole numbers; give hf:{place}?label=COLUMN with a column of labels."
+        )
     for kind, column, found in (("image", image, images), ("label", label, labels)):
         if len(found) > 1:
             _log.info(
@@ -220,9 +225,21 @@ def _columns(datasets: Any, features: Any, reference: DatasetReference) -> tuple
     return image, label
 
 
+def _holds_labels(datasets: Any, kind: Any) -> bool:
+    """Whether the values of a column are classes, whole numbers, or true and false."""
+    if isinstance(kind, datasets.ClassLabel):
+        return True
+    return isinstance(kind, datasets.Value) and kind.dtype.startswith(("int", "uint", "bool"))
+
+
+def _kind_of(kind: Any) -> str:
+    """The type of a column's values, for messages."""
+    return str(getattr(kind, "dtype", None) or type(kind).__name__)
+
+
 def _known(labels: Iterable[int | None]) -> list[int | None]:
     """Labels with None for missing ones, which datasets store as -1 or null."""
-    return [None if label is None or label < 0 else label for label in labels]
+    return [None if label is None or label < 0 else int(label) for label in labels]
 
 
 def _reason(error: Exception) -> str:

@@ -79,7 +79,7 @@ class ParquetSource:
 
     def _label_in(self, row: dict[str, Any]) -> int | None:
         label = None if self._label is None else row[self._label]
-        return label if label is not None and label >= 0 else None
+        return int(label) if label is not None and label >= 0 else None
 
     def _row(self, index: int) -> dict[str, Any]:
         place = int(np.searchsorted(self._first, index, side="right")) - 1

@@ -72,6 +72,8 @@ def open_source(
     name = key_of(public_name(text))
     prefix = text.partition(":")[0]
     if prefix in PREFIXES:
+        if decompress is not None:
+            raise UserError(f"{name} has no compressed tar shards; give it without --decompress.")
         return PREFIXES[prefix](text, size)
     if decompress is None:
         paths = _local_paths(text)

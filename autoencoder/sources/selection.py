@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autoencoder.sources.protocol import ImageSource, SourceImage, left_out
+from autoencoder.sources.protocol import ImageSource, SourceImage, is_sequential, left_out
 from latentddm.engine.seeding import numpy_generator
 
 
@@ -37,6 +37,7 @@ class Selection:
     ) -> None:
         self.name = name or source.name
         self.left_out = left_out(source)
+        self.sequential = is_sequential(source)
         self._source = source
         self._indices = indices
         self._labels = labels

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from braceexpand import braceexpand
 
-from autoencoder.sources.compressed import is_compressed, refuse_compressed
+from autoencoder.sources.compressed import is_compressed, refuse_compressed, unread_tars
 from autoencoder.sources.decoding import decode_image
 from autoencoder.sources.folder import list_files
 from autoencoder.sources.formats import describe_left_out, find_left_out, is_image
@@ -136,7 +136,7 @@ def holds_shards(folder: Path) -> bool:
 def open_shards(path: Path, name: str, sample_keys: SampleKeys = "webdataset") -> TarSource:
     """The source of one tar, or of a folder of tar shards in natural order.
 
-    UserError for a folder that also holds loose images.
+    UserError for a folder that also holds loose images or compressed tars.
     """
     if path.is_file():
         return TarSource([path], name, sample_keys)
@@ -144,6 +144,12 @@ def open_shards(path: Path, name: str, sample_keys: SampleKeys = "webdataset") -
         raise UserError(
             f"{name} holds tar shards and loose images; give '{path / '*.tar'}' for the shards, "
             "or a folder with the images alone."
+        )
+    unread = unread_tars(path)
+    if unread:
+        raise UserError(
+            f"{name} holds plain tar shards and {unread[0]}, which is compressed; unpack it, or "
+            f"give '{path / '*.tar'}' for the plain shards alone."
         )
     shards = sorted(path.glob("*.tar"), key=lambda tar: natural_key(tar.name))
     return TarSource(shards, name, sample_keys)

@@ -16,6 +16,7 @@ from latentddm.engine.atomic_io import (
     make_folder,
     read_json,
     remove_leftovers,
+    size_problem,
     write_bytes,
 )
 from latentddm.engine.errors import JobError, UserError
@@ -24,14 +25,30 @@ PLAN_NAME = "plan.json"
 _PACKAGES = ("latentddm", "torch", "diffusers", "numpy", "pillow")
 
 
-def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
-    """Write `plan` into an empty folder; returns the plan in the folder.
+def plan_of_store(folder: Path) -> EncodePlan:
+    """The plan in the manifest of a store or, if that is damaged, in the records of its encoding.
 
-    UserError for a folder with other files or with another plan.
+    UserError for an unfinished store, or for none; JobError for a damaged manifest without records.
     """
-    found = begun_plan(folder)
-    if found is None and (folder / MANIFEST_NAME).exists():
-        found = read_manifest(folder).plan
+    try:
+        return read_manifest(folder).plan
+    except JobError as error:
+        plan = begun_plan(folder)
+        if plan is None:
+            raise JobError(
+                f"{error.args[0].rpartition('; ')[0]}, and cannot be made again without "
+                f"{folder / RECORDS}; restore it from a copy, or encode into another folder."
+            ) from None
+        return plan
+
+
+def found_plan(folder: Path, plan: EncodePlan) -> EncodePlan | None:
+    """The plan of the store in `folder`, finished or begun; None for an empty or a missing folder.
+
+    UserError for a folder with other files or with another plan than `plan`.
+    """
+    finished = (folder / MANIFEST_NAME).exists()
+    found = plan_of_store(folder) if finished else begun_plan(folder)
     if found is not None:
         check_same_plan(found.to_json(), plan.to_json(), str(folder))
         return found
@@ -46,10 +63,41 @@ def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
         raise UserError(
             f"{folder} holds {others[0]} and is not a latent store; give an empty folder."
         )
+    return None
+
+
+def prepare_folder(folder: Path, plan: EncodePlan) -> EncodePlan:
+    """Write `plan` into the records of a folder without one; returns the plan in the folder.
+
+    UserError for a folder with other files or with another plan.
+    """
+    plan = found_plan(folder, plan) or plan
     make_folder(folder / RECORDS)
     text = json.dumps(plan.to_json(), indent=2, ensure_ascii=False) + "\n"
     _write_alike(folder / RECORDS / PLAN_NAME, text.encode("utf-8", "backslashreplace"))
     return plan
+
+
+def finished_manifest(folder: Path, plan: EncodePlan) -> Manifest | None:
+    """The manifest of a store of `plan` in which nothing is left to encode; None for any other.
+
+    Its shards have their sizes and, if there are records of the encoding, are those of the records.
+    UserError as from `found_plan`.
+    """
+    if found_plan(folder, plan) is None or not (folder / MANIFEST_NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(folder)
+    except JobError:  # made again from the records
+        return None
+    for number, shard in enumerate(manifest.shards):
+        if size_problem(folder / shard.name, shard.bytes) is not None:
+            return None
+        if (folder / RECORDS).is_dir():
+            record = read_record(folder, number)
+            if record is None or record.entry != shard:
+                return None
+    return manifest
 
 
 def complete_store(folder: Path, plan: EncodePlan) -> Manifest | None:

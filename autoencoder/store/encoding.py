@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,13 +50,33 @@ class ShardEncoding:
         self.plan = plan
         self.batch_size = batch_size
         self.strict = strict
-        self.check = False
         self._order = plan.source_order()
 
     def indices(self, number: int) -> np.ndarray:
         """The source indices of shard `number`."""
         first = number * self.plan.shard_samples
         return self._order[first : first + self.plan.shard_samples]
+
+    def check_autoencoder(self, reconstruction: bool) -> None:
+        """Encode a few images, and reconstruct them on request.
+
+        UserError for an autoencoder without the contents of the plan, or for a bad reconstruction.
+        """
+        # Imported here: it imports diffusers, which readers of a store do not need.
+        from autoencoder.models import check_reconstruction
+
+        count = min(_IMAGES_CHECKED, self.batch_size)
+        order = self.indices(0).tolist()
+        with closing(iterate_pixels(self.source, order, self.preprocessing)) as images:
+            readable = (image for image in images if isinstance(image, LoadedPixels))
+            first = [image.pixels for image in islice(readable, count)]
+        if not first:
+            return
+        pixels = torch.from_numpy(np.stack(first))
+        if self.plan.layout.contents == "moments":
+            self.autoencoder.encode_moments(pixels)
+        if reconstruction:
+            check_reconstruction(self.autoencoder, pixels)
 
     def run(
         self,
@@ -116,12 +137,6 @@ class ShardEncoding:
 
     def _encode_into(self, builder: ShardBuilder, batch: list[LoadedPixels]) -> None:
         pixels = torch.from_numpy(np.stack([image.pixels for image in batch]))
-        if self.check:
-            # Imported here: it imports diffusers, which readers of a store do not need.
-            from autoencoder.models import check_reconstruction
-
-            check_reconstruction(self.autoencoder, pixels[:_IMAGES_CHECKED])
-            self.check = False
         views = [pixels, pixels.flip(2)][: len(self.plan.layout.views)]
         rows = [self._rows(view, batch) for view in views]
         builder.add(rows, [SampleInfo(image.key, image.label, image.index) for image in batch])

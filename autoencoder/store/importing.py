@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
+from autoencoder.remote import local_output
 from autoencoder.sources.naming import is_hidden, key_of
 from autoencoder.sources.tar_members import Member, read_members, read_range
 from autoencoder.sources.tar_shards import expand_pattern
-from autoencoder.store.completion import complete_store, prepare_folder
+from autoencoder.store.completion import complete_store, finished_manifest, prepare_folder
 from autoencoder.store.layout import ChunkFormat, SampleInfo
 from autoencoder.store.manifest import Manifest
 from autoencoder.store.plan import EncodePlan, hash_keys
@@ -59,6 +60,7 @@ def import_latents(
     """
     if not scale_factor > 0:
         raise UserError(f"scale_factor is {scale_factor}; give a factor above 0.")
+    folder = local_output(output)
     samples = _list_samples(shards)
     shape = _read(samples[0], None, scale_factor).shape
     if shape[0] != autoencoder.latent_channels:
@@ -91,8 +93,10 @@ def import_latents(
         shard_samples=shard_samples,
         seed=seed,
     )
-    _write(Path(output), plan, samples, scale_factor, show_progress)
-    manifest = complete_store(Path(output), plan)
+    manifest = finished_manifest(folder, plan)
+    if manifest is None:
+        _write(folder, plan, samples, scale_factor, show_progress)
+        manifest = complete_store(folder, plan)
     assert manifest is not None  # all shards are written by this process
     return manifest
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,6 @@ from autoencoder.store.order import StreamOrder
 from autoencoder.store.statistics import Standardisation
 from autoencoder.store.stream import BatchMaker, LatentBatch
 from latentddm.engine.errors import UserError
-
-if TYPE_CHECKING:
-    from autoencoder.models import Autoencoder
 
 _WINDOW_SAMPLES = 2048
 _WINDOW_BYTES = 64 << 20
@@ -79,16 +75,6 @@ class LatentStore:
         """Model space [..., C, H, W] -> raw latents, float32."""
         return self.conversion.restore(model_space)
 
-    def check_autoencoder(self, autoencoder: Autoencoder) -> None:
-        """UserError with both fingerprints if the latents are those of another autoencoder."""
-        if autoencoder.fingerprint != self.fingerprint:
-            reference = self.manifest.plan.autoencoder["reference"]
-            raise UserError(
-                f"The store is one of the autoencoder {reference} ({self.fingerprint}), not of "
-                f"{autoencoder.reference} ({autoencoder.fingerprint}); give the autoencoder of "
-                "the store."
-            )
-
     def info(self, index: int) -> SampleInfo:
         """Key, label and source index of sample `index` of the store."""
         if not 0 <= index < len(self):
@@ -122,13 +108,6 @@ class LatentStore:
             parts.append(torch.from_numpy(rows[:, :channels]).float())
             done += len(rows)
         return torch.cat(parts)
-
-    def chunks(self) -> Iterator[tuple[list[np.ndarray], list[SampleInfo]]]:
-        """All chunks in store order: one stored array per view, and the information per sample.
-
-        Raw values, with every byte checked: for statistics and export.
-        """
-        return (self._read_chunk(chunk) for chunk in range(len(self._reader.table)))
 
     def stream(
         self,

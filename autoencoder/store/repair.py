@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from autoencoder.images import Preprocessing
-from autoencoder.store.completion import begun_plan, complete_store
+from autoencoder.remote import is_remote
+from autoencoder.sources.naming import public_name
+from autoencoder.store.completion import begun_plan, complete_store, plan_of_store
 from autoencoder.store.encoding import ShardEncoding, default_workers
 from autoencoder.store.manifest import MANIFEST_NAME, Manifest
-from autoencoder.store.plan import check_same_plan
+from autoencoder.store.plan import EncodePlan, check_same_plan
 from autoencoder.store.shard import ShardBuilder
 from autoencoder.store.writer import make_plan
 from latentddm.engine.errors import UserError
@@ -17,6 +22,55 @@ from latentddm.engine.errors import UserError
 if TYPE_CHECKING:
     from autoencoder.images import ImageSource
     from autoencoder.models import Autoencoder
+
+
+_PRECISIONS = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (torch.float32, torch.bfloat16, torch.float16)
+}
+
+
+@dataclass(frozen=True)
+class RepairPlan:
+    """What a repair takes to encode as before.
+
+    reference, dtype: of the autoencoder. count: of the images of the source.
+    """
+
+    reference: str
+    dtype: torch.dtype
+    preprocessing: Preprocessing
+    count: int
+
+
+def plan_repair(location: str | Path) -> RepairPlan:
+    """The inputs of a repair of the store at `location`, whose manifest may be damaged.
+
+    UserError for a store that no encoding repairs: a remote, an unfinished or an imported one.
+    """
+    refuse_remote(location)
+    plan = plan_of_store(Path(location))
+    precision = plan.autoencoder["precision"]
+    if precision not in _PRECISIONS:
+        raise UserError(
+            f"The latents of {location} are {precision}, not encoded; delete the damaged shards "
+            "and run the same import-latents again."
+        )
+    return RepairPlan(
+        reference=plan.autoencoder["reference"],
+        dtype=_PRECISIONS[precision],
+        preprocessing=_preprocessing(plan),
+        count=plan.source["count"],
+    )
+
+
+def refuse_remote(location: str | Path) -> None:
+    """UserError for a URL, where nothing can be repaired."""
+    if is_remote(location):
+        raise UserError(
+            f"{public_name(str(location))} is remote and cannot be repaired; repair a local copy "
+            "and upload it."
+        )
 
 
 def repair_shards(
@@ -33,7 +87,7 @@ def repair_shards(
     source or an autoencoder other than those of the store.
     """
     plan = manifest.plan
-    preprocessing = _preprocessing(manifest)
+    preprocessing = _preprocessing(plan)
     wanted = make_plan(
         source,
         autoencoder,
@@ -71,8 +125,8 @@ def rebuild_manifest(folder: Path) -> bool:
     return plan is not None and complete_store(folder, plan) is not None
 
 
-def _preprocessing(manifest: Manifest) -> Preprocessing:
-    described = manifest.plan.preprocessing
+def _preprocessing(plan: EncodePlan) -> Preprocessing:
+    described = plan.preprocessing
     try:
         preprocessing = Preprocessing(size=described["size"], crop=described["crop"])
     except KeyError as error:

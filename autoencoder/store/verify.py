@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from autoencoder.remote import is_remote
-from autoencoder.sources.naming import public_name
 from autoencoder.store.chunks import ChunkReader
 from autoencoder.store.layout import DamagedChunkError
 from autoencoder.store.locations import LocalShards, RemoteShards, open_location
 from autoencoder.store.manifest import MANIFEST_NAME, SHARD_NAME, Manifest
-from autoencoder.store.repair import rebuild_manifest, repair_shards
+from autoencoder.store.repair import rebuild_manifest, refuse_remote, repair_shards
 from autoencoder.store.statistics import ChannelStatistics
 from latentddm.engine.atomic_io import sha256_of, size_problem
 from latentddm.engine.errors import JobError, UserError
@@ -71,11 +69,8 @@ def verify_store(
     """
     if (source is None) != (autoencoder is None):
         raise UserError("A repair needs the source and the autoencoder; give both.")
-    if source is not None and is_remote(location):
-        raise UserError(
-            f"{public_name(str(location))} is remote and cannot be repaired; repair a local copy "
-            "and upload it."
-        )
+    if source is not None:
+        refuse_remote(location)
     repaired: list[str] = []
     try:
         manifest, files = open_location(location, cache)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoencoder.remote import local_output
 from autoencoder.sources.protocol import is_sequential, left_out
-from autoencoder.store.completion import complete_store, prepare_folder
+from autoencoder.store.completion import (
+    complete_store,
+    finished_manifest,
+    found_plan,
+    prepare_folder,
+)
 from autoencoder.store.encoding import ShardEncoding, default_workers
 from autoencoder.store.layout import CONTENTS, VIEWS, ChunkFormat
-from autoencoder.store.manifest import Manifest
+from autoencoder.store.manifest import MANIFEST_NAME, Manifest, Unreadable
 from autoencoder.store.plan import EncodePlan, hash_keys
-from autoencoder.store.shard import read_record, shard_name
+from autoencoder.store.shard import RECORDS, read_record, shard_name
 from latentddm.engine.atomic_io import remove_leftovers
 from latentddm.engine.errors import UserError
 from latentddm.engine.progress import Progress
@@ -58,13 +65,15 @@ def encode_store(
     the first unreadable image. check: reconstruct the first images, with UserError for a bad
     reconstruction.
 
-    UserError for other files or another plan in the folder, or a wrong value. JobError for an
-    unreadable image under `strict`, latents that are not finite, or a full disk.
+    UserError for other files or another plan in the folder, a wrong value, or, under `strict`,
+    images left out by an earlier call. JobError for an unreadable image under `strict`, latents
+    that are not finite, or a full disk.
     """
     if not 0 <= rank < world_size:
         raise UserError(f"rank is {rank}; give 0 to {world_size - 1}, below world_size.")
     if batch_size < 1:
         raise UserError(f"batch_size is {batch_size}; give 1 or more.")
+    folder = local_output(output)
     sequential = is_sequential(source)
     plan = make_plan(
         source,
@@ -77,21 +86,50 @@ def encode_store(
         shard_samples=shard_samples,
         seed=None if sequential else seed,
     )
-    folder = Path(output)
-    plan = prepare_folder(folder, plan)
-    mine = range(rank, plan.shards, world_size)
-    pending = [number for number in mine if read_record(folder, number) is None]
-    remove_leftovers(folder, [shard_name(number) for number in mine])
-    if pending:
-        encoding = ShardEncoding(source, autoencoder, preprocessing, plan, batch_size, strict)
-        encoding.check = check and len(pending) == len(mine)
-        done = sum(len(encoding.indices(number)) for number in mine if number not in pending)
-        total = done + sum(len(encoding.indices(number)) for number in pending)
-        with Progress(total, "encode", done=done, show=show_progress) as progress:
-            if workers is None:
-                workers = 1 if sequential else default_workers()
-            encoding.run(pending, lambda shard: shard.write(folder), workers, progress)
+    if workers is None:
+        workers = 1 if sequential else default_workers()
+    manifest = finished_manifest(folder, plan)
+    if manifest is not None:
+        if strict:
+            _refuse_unreadable(manifest.unreadable, folder / MANIFEST_NAME)
+        return manifest
+    encoding = ShardEncoding(source, autoencoder, preprocessing, plan, batch_size, strict)
+    if found_plan(folder, plan) is None and (check or moments):
+        encoding.check_autoencoder(reconstruction=check)
+    plan = prepare_folder(folder, plan)  # from here on, another plan is refused
+    numbers = range(rank, plan.shards, world_size)
+    _encode_missing(encoding, folder, numbers, workers, show_progress)
     return complete_store(folder, plan)
+
+
+def _encode_missing(
+    encoding: ShardEncoding, folder: Path, numbers: range, workers: int, show_progress: bool
+) -> None:
+    """Write those of the shards `numbers` that are not finished."""
+    records = {number: read_record(folder, number) for number in numbers}
+    finished = {number: record for number, record in records.items() if record is not None}
+    pending = [number for number in numbers if number not in finished]
+    if encoding.strict:
+        skipped = [image for record in finished.values() for image in record.unreadable]
+        _refuse_unreadable(skipped, folder / RECORDS)
+    remove_leftovers(folder, [shard_name(number) for number in numbers])
+    if not pending:
+        return
+    done, total = (
+        sum(len(encoding.indices(number)) for number in part) for part in (finished, numbers)
+    )
+    with Progress(total, "encode", done=done, show=show_progress) as progress:
+        encoding.run(pending, lambda shard: shard.write(folder), workers, progress)
+
+
+def _refuse_unreadable(images: Sequence[Unreadable], where: Path) -> None:
+    """UserError if an encoding without `strict` left images out; where: the list of them."""
+    if images:
+        raise UserError(
+            f"{where.parent} was encoded without --strict, and {where} lists {len(images)} "
+            f"unreadable (the first, {images[0].key}: {images[0].reason}); repair or remove them "
+            "and encode into another folder, or leave out --strict."
+        )
 
 
 def make_plan(

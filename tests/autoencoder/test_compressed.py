@@ -59,7 +59,7 @@ def test_shards_are_rewritten_once_in_their_order(
     folder, plain = shards(tmp_path / "set", ending), tmp_path / "plain"
     source = open_source(folder, decompress=plain)
     assert keys(source) == [f"{shard}-{i}.png" for shard in (2, 10) for i in range(3)]
-    assert sorted(path.name for path in plain.iterdir()) == ["part-10.tar", "part-2.tar"]
+    assert sorted(path.name for path in plain.glob("*.tar")) == ["part-10.tar", "part-2.tar"]
     monkeypatch.setattr(compressed, "_decompress", None)  # not called again
     again = open_source(f"{folder}/part-{{2,10}}{ending}", decompress=plain)
     np.testing.assert_array_equal(pixels(again), pixels(source))
@@ -78,11 +78,65 @@ def test_a_damaged_shard_is_named_and_leaves_no_copy(tmp_path: Path) -> None:
         (folder / "part-10.tar.gz").write_bytes(damaged)
         with raises_naming(JobError, "part-10.tar.gz", "download"):
             open_source(folder, decompress=plain)
-        assert [path.name for path in plain.iterdir()] == ["part-2.tar"]
+        assert [path.name for path in plain.glob("*.tar")] == ["part-2.tar"]
+        assert not list(plain.glob("*.partial"))
     (folder / "part-10.tar.gz").write_bytes(whole)
     assert len(open_source(folder, decompress=plain)) == 6
     with raises_naming(UserError, "part-2.tar", "--decompress"):
         open_source(plain / "part-2.tar", decompress=tmp_path / "other")
+
+
+def test_nothing_beside_the_shards_of_a_folder_is_left_out_in_silence(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with raises_naming(UserError, "empty", ".tar.gz", "without --decompress"):
+        open_source(tmp_path / "empty", decompress=tmp_path / "plain")
+    folder = shards(tmp_path / "set")
+    for name in ("0.tar", "0.tar.zst", "0.txz", "sub/0.png"):
+        other = folder / name
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(b"one more")
+        with raises_naming(UserError, name, "--decompress", f"'{folder}/*.tar.gz'"):
+            open_source(folder, decompress=tmp_path / "plain")
+        other.unlink()
+    assert not (tmp_path / "plain").exists()
+    write_tar(folder / "0.tar", {"0.png": image_file(0)})
+    with raises_naming(UserError, str(folder), "part-2.tar.gz", f"'{folder}/*.tar'"):
+        open_source(folder)
+    assert keys(open_source(f"{folder}/*.tar")) == ["0.png"]
+
+
+def test_the_copies_may_lie_beside_their_shards(tmp_path: Path) -> None:
+    folder = shards(tmp_path / "set")
+    source = open_source(folder, decompress=folder)
+    for again in (open_source(folder, decompress=folder), open_source(folder)):
+        np.testing.assert_array_equal(pixels(again), pixels(source))
+
+
+def test_a_copy_of_another_shard_is_refused(tmp_path: Path) -> None:
+    first, plain = shards(tmp_path / "first"), tmp_path / "plain"
+    open_source(first, decompress=plain)
+    second = tmp_path / "second"
+    second.mkdir()
+    for shard in (2, 10):
+        content = write_tar(tmp_path / "a.tar", {f"{shard}-0.png": image_file(90 + shard)})
+        (second / f"part-{shard}.tar.gz").write_bytes(gzip.compress(content.read_bytes()))
+    copy = plain / "part-2.tar"
+    named = (str(copy), str(first / "part-2.tar.gz"), str(second / "part-2.tar.gz"), "--decompress")
+    with raises_naming(UserError, *named):
+        open_source(second, decompress=plain)
+    moved = first.rename(tmp_path / "moved")
+    assert len(open_source(moved, decompress=plain)) == 6
+    (plain / "part-2.tar.origin.json").unlink()
+    with raises_naming(UserError, str(copy), "not recorded", "delete this copy"):
+        open_source(moved, decompress=plain)
+    copy.unlink()
+    assert len(open_source(moved, decompress=plain)) == 6
+
+
+@pytest.mark.parametrize("reference", ["portraits:4", "hf:somewhere/images"])
+def test_sources_without_shards_refuse_the_option(reference: str, tmp_path: Path) -> None:
+    with raises_naming(UserError, reference, "without --decompress"):
+        open_source(reference, decompress=tmp_path / "plain")
 
 
 @pytest.mark.parametrize("ending", PACK)

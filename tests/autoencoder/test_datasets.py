@@ -12,10 +12,18 @@ import pytest
 from image_files import image_file, keys, labels, pixels
 from messages import raises_naming
 
-from autoencoder.images import ImageSource, Preprocessing, UnreadableImage, open_source, read_pixels
+from autoencoder.images import (
+    ImageSource,
+    Preprocessing,
+    UnreadableImage,
+    open_source,
+    read_pixels,
+    select_at_random,
+)
 from autoencoder.sources import parquet
 from autoencoder.sources.huggingface import DatasetReference, parse_reference
 from autoencoder.sources.parquet import ParquetSource
+from autoencoder.sources.protocol import is_sequential
 from autoencoder.store import LatentStore
 from latentddm.engine.errors import JobError, UserError
 
@@ -144,6 +152,39 @@ def test_of_two_image_columns_the_one_that_is_read_is_named(
         source.load(0)
 
 
+@pytest.mark.parametrize("options", ["", "&streaming=true"])
+def test_labels_are_whole_numbers(options: str, tmp_path: Path) -> None:
+    rows = table(0, 4)
+    columns = {
+        "name": ["cat", "dog", "cat", "cow"],
+        "score": [0.5, 1.5, 2.0, -1.0],
+        "tags": [[0], [1, 2], [], [2]],
+        "number": [3, None, -1, 7],
+        "smiling": [True, False, None, True],
+    }
+    for name, values in columns.items():
+        rows = rows.add_column(name, values)
+    folder = write(tmp_path / "set" / "train-00000.parquet", rows).parent
+    for column, kind in (("name", "string"), ("score", "float64"), ("tags", "List")):
+        with raises_naming(UserError, f"column {column}", kind, f"hf:{folder}?label=COLUMN"):
+            open_source(f"hf:{folder}?label={column}{options}")
+    number = open_source(f"hf:{folder}?label=number{options}")
+    assert labels(number) == [3, None, None, 7]
+    found = labels(open_source(f"hf:{folder}?label=smiling{options}"))
+    assert found == [1, 0, None, 1]
+    assert all(type(label) is not bool for label in found)
+
+
+def test_some_images_of_a_stream_are_read_in_its_order(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "set"
+    write(folder / "train-00000.parquet", table(0, 9))
+    stream = open_source(f"hf:{folder}?streaming=true")
+    assert is_sequential(select_at_random(stream, 5, seed=0))
+    assert not is_sequential(select_at_random(open_source(f"hf:{folder}"), 5, seed=0))
+
+
 def test_a_stream_reads_each_row_group_once_and_copies_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +220,8 @@ def test_a_stream_is_encoded_in_order_and_resumed_exactly(
     write(folder / "train-00000.parquet", table(0, 5))
     stream = f"hf:{folder}?streaming=true"
     store = encode_tiny(stream, tiny_autoencoder, tmp_path / "store")
-    infos = [info for _, part in LatentStore(store).chunks() for info in part]
+    encoded = LatentStore(store)
+    infos = [encoded.info(index) for index in range(len(encoded))]
     assert [info.key for info in infos] == [f"train/{row:08d}" for row in range(5)]
     assert [info.label for info in infos] == [0, 1, 2, 0, 1]
     shard = store / "latents-000000.tar"

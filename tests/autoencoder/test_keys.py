@@ -98,8 +98,9 @@ def test_every_file_is_encoded_under_its_key_and_verified(
         write_cp1252(tmp_path / "c.tar", ["é.jpg"]).read_bytes().replace(b"\x89PNG", b"PNG?")
     )
     store = encode_tiny(str(shard.parent), tiny_autoencoder, tmp_path / "store")
-    infos = [info for _, part in LatentStore(store).chunks() for info in part]
-    assert {info.key for info in infos} == {r"it\x92s.jpg", "b.jpg"}
+    encoded = LatentStore(store)
+    assert {encoded.key(0), encoded.key(1)} == {r"it\x92s.jpg", "b.jpg"}
+    assert len(encoded) == 2
     manifest = json.loads((store / "manifest.json").read_text("utf-8"))
     assert [image["key"] for image in manifest["unreadable"]] == [r"\xe9.jpg"]
     assert manifest["plan"]["source"]["name"].endswith(r"caf\xe9")

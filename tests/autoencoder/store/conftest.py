@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,7 @@ from PIL import Image
 
 from autoencoder.images import Preprocessing, SourceImage, UnreadableImage
 from autoencoder.store import encode_store
+from autoencoder.store.layout import SampleInfo
 
 SIZE = 16
 
@@ -73,7 +77,7 @@ class ToyAutoencoder:
         return self.decode(self.encode(pixels))
 
 
-def encode_toy(folder: Path, source: ToySource | None = None, **options: Any) -> Any:
+def encode_toy(folder: Path | str, source: ToySource | None = None, **options: Any) -> Any:
     """Encode a toy source in small shards; returns the manifest."""
     options = {
         "preprocessing": Preprocessing(size=SIZE),
@@ -98,13 +102,31 @@ def folder_bytes(folder: Path) -> dict[str, bytes]:
     }
 
 
+def stored_chunks(folder: Path) -> list[tuple[list[np.ndarray], list[SampleInfo]]]:
+    """The chunks of a store: one array per view and the samples; by tarfile and numpy alone."""
+    chunks, views = [], []
+    for shard in sorted(folder.glob("latents-*.tar")):
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                data = tar.extractfile(member).read()  # type: ignore[union-attr]
+                if member.name.endswith(".npy"):
+                    views.append(np.load(io.BytesIO(data)))
+                    continue
+                value = json.loads(data)
+                rows = zip(value["keys"], value["labels"], value["sources"], strict=True)
+                chunks.append((views, [SampleInfo(*row) for row in rows]))
+                views = []
+    return chunks
+
+
 @pytest.fixture
 def toy() -> SimpleNamespace:
-    """The stand-ins of this folder: Source, Autoencoder, encode, folder_bytes, size."""
+    """The stand-ins of this folder: Source, Autoencoder, encode, folder_bytes, chunks, size."""
     return SimpleNamespace(
         Source=ToySource,
         Autoencoder=ToyAutoencoder,
         encode=encode_toy,
         folder_bytes=folder_bytes,
+        chunks=stored_chunks,
         size=SIZE,
     )

@@ -51,9 +51,11 @@ def test_every_epoch_holds_every_sample_once(ordered: Path) -> None:
         assert sorted(part.tolist()) == list(range(202))
 
 
-def test_batches_hold_the_stored_latents_in_model_space(ordered: Path) -> None:
+def test_batches_hold_the_stored_latents_in_model_space(
+    ordered: Path, toy: SimpleNamespace
+) -> None:
     store = LatentStore(ordered)
-    stored = torch.cat([torch.from_numpy(views[0]) for views, _ in store.chunks()])
+    stored = torch.cat([torch.from_numpy(views[0]) for views, _ in toy.chunks(ordered)])
     batch = next(store.stream(64, seed=3))
     assert batch.latents.dtype == torch.float32
     assert torch.equal(batch.latents, store.standardise(stored[batch.indices]))
@@ -189,7 +191,7 @@ def test_samples_stored_in_order_are_mixed_globally(tmp_path: Path, toy: SimpleN
 def test_half_of_the_samples_are_mirrored(tmp_path: Path, toy: SimpleNamespace) -> None:
     toy.encode(tmp_path / "store", toy.Source(60), flips=True)
     store = LatentStore(tmp_path / "store")
-    chunks = [views for views, _ in store.chunks()]
+    chunks = [views for views, _ in toy.chunks(tmp_path / "store")]
     plain, mirrored = (torch.cat([torch.from_numpy(c[view]) for c in chunks]) for view in (0, 1))
     batch = next(store.stream(600))
     is_plain, is_mirrored = (
@@ -206,7 +208,7 @@ def test_draws_from_moments_have_their_mean_and_variance(
     store = LatentStore(tmp_path / "store")
     batch = next(store.stream(60 * 64))
     assert batch.latents.shape[1:] == store.shape == (3, 4, 4)
-    (moments,), _ = next(store.chunks())
+    (moments,), _ = toy.chunks(tmp_path / "store")[0]
     mean, log_variance = moments[3, :3].astype(np.float64), moments[3, 3:].astype(np.float64)
     draws = store.restore(batch.latents[batch.indices == 3]).double().numpy()
     assert len(draws) == 64
