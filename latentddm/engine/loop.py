@@ -113,16 +113,28 @@ class _Loop:
                 clock, counted = time.monotonic(), images
             if done or _passed(before - span.start, images - span.start, snapshot_every):
                 self.manager.snapshot(task, images - span.start)
-            if done or stop or _passed(before, images, config.checkpoint_every):
-                checkpoint = self.manager.save(task, images, number)
-            # After the checkpoint, so that an error of the picture costs no training.
+            saves = done or stop > 0 or _passed(before, images, config.checkpoint_every)
             if done or _passed(before, images, config.preview_every):
-                task.preview(self.run.samples / f"images-{images:012d}.png")
+                self._preview(task, images, number, saves)
+            if saves:
+                checkpoint = self.manager.save(task, images, number)
             self.bar.update(config.batch_size)
             if stop:
                 raise Interrupted(stop, f"saved after {images:,} of {total:,} images")
             if done:
                 return checkpoint
+
+    def _preview(self, task: Task, images: int, phase: int, saves: bool) -> None:
+        """Draw a preview; an error of it costs no training where a checkpoint is due anyhow.
+
+        Before the checkpoint, so that a command that is killed in between draws it again.
+        """
+        try:
+            task.preview(self.run.samples / f"images-{images:012d}.png")
+        except Exception:
+            if saves:
+                self.manager.save(task, images, phase)
+            raise
 
     def _log(
         self,
