@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +17,11 @@ from tiny_autoencoders import grey_pixels, save_grey
 
 from latentddm.cli import main
 from latentddm.cli.demo import _preset
-from latentddm.demo import plan, preparation, speed
+from latentddm.demo import parallel_runs, plan, preparation, speed
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
 from latentddm.inference.best_settings import best_settings
 
-CHANNELS = 16
+CHANNELS = 32
 SMALL = [
     "size=32",
     "workers=0",
@@ -55,7 +54,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(plan, "WIDTHS", ((CHANNELS, 0),))
     monkeypatch.setattr(speed, "WIDTHS", ((CHANNELS, 0),))
     monkeypatch.setattr(speed, "SECONDS", 0.01)
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(parallel_runs, "available_cores", lambda: 1)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -64,7 +64,7 @@ def pretend(
         return subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
 
     monkeypatch.setattr(parallel_runs, "_start", start)
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(parallel_runs, "available_cores", lambda: cores)
 
 
 def wait_for(*paths: Path, seconds: float = 60) -> None:
@@ -85,7 +85,7 @@ def finish(configs: dict[str, TrainConfig], folder: Path) -> None:
 def test_both_are_trained_to_the_end_with_the_cores_between_them(
     tiny_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(parallel_runs, "available_cores", lambda: cores)
     configs = {
         "ddm": generator_config(tiny_store, tmp_path / "ddm", phase(8, PLAIN), phase(8)),
         "plain": generator_config(tiny_store, tmp_path / "plain", phase(16, PLAIN)),
