@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from autoencoder.images import ImageSource, open_source
 from autoencoder.perceptual import SMALLEST_SIZE
+from autoencoder.sources.naming import public_name
 from autoencoder.training.config import AutoencoderConfig
 from autoencoder.training.discriminator import build_discriminator, smallest_size
 from autoencoder.training.network import build_network
@@ -13,6 +15,7 @@ from autoencoder.training.task import AutoencoderTask
 from latentddm.engine.config import require_values, to_yaml
 from latentddm.engine.distributed import start_processes, start_run
 from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
+from latentddm.engine.ema import require_average
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
 from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, single_phase
@@ -28,6 +31,7 @@ def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = No
     """
     _check(config)
     source = source if source is not None else _open_images(config)
+    config = replace(config, images=public_name(config.images))  # all that the run keeps of it
     network = build_network(config)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, KEYS_THAT_MAY_CHANGE
@@ -46,6 +50,7 @@ def describe(config: AutoencoderConfig) -> str:
     """The resolved config, sizes, and memory and speed of a few steps; writes nothing."""
     _check(config)
     source = _open_images(config)
+    config = replace(config, images=public_name(config.images))
     network = build_network(config)
     lines = [to_yaml(config), f"{network.num_parameters():,} parameters"]
     if config.adversarial.weight > 0:
@@ -77,8 +82,7 @@ def _check(config: AutoencoderConfig) -> None:
     require_values(config, "images", "output")
     if config.loop.sharded:
         raise UserError("loop.sharded is for generators; leave it out of an autoencoder's config.")
-    if not config.ema.widths:
-        raise UserError("ema.widths is empty, but the saved network is an average; give one width.")
+    require_average(config.ema)
     needed = {}
     if config.loss.perceptual != "none":
         needed[f"loss.perceptual={config.loss.perceptual}"] = SMALLEST_SIZE

@@ -16,6 +16,7 @@ from autoencoder.images import ImageSource, Preprocessing, open_source
 from autoencoder.models import Autoencoder, load_autoencoder
 from autoencoder.sources.arrays import ArraySource
 from autoencoder.sources.decoding import UnreadableImage
+from autoencoder.sources.naming import public_name
 from autoencoder.sources.portraits import PortraitSource
 from autoencoder.store import LatentStore, encode_store
 from autoencoder.training import train_autoencoder
@@ -43,6 +44,7 @@ def run_demo(config: DemoConfig, startup: float = 10.0) -> Path:
     startup: seconds that the imports took, and will take for the processes of the trainings.
     """
     source = open_source(config.images, config.size, sample_keys=config.keys)
+    config = replace(config, images=public_name(config.images))  # all that the folder keeps of it
     clock = StageClock()
     config = prepared(config, source, clock, startup)
     folder = RunFolder.create(Path(config.output), "demo", config).path

@@ -69,6 +69,14 @@ def test_a_stopped_and_resumed_run_is_bit_equal_to_an_uninterrupted_one(
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def test_credentials_of_the_images_are_kept_nowhere(tmp_path: Path) -> None:
+    secret = "https://someone:SECRET@host/faces.tar?token=SECRET"
+    wanted = replace(config(tmp_path / "run", images=8), images=secret)
+    train_autoencoder(wanted, source())
+    for path in (tmp_path / "run").rglob("*"):
+        assert path.is_dir() or b"SECRET" not in path.read_bytes(), path
+
+
 def test_the_result_loads_with_diffusers_and_as_a_reference(tmp_path: Path) -> None:
     folder = train_autoencoder(config(tmp_path / "run"), source())
     assert AutoencoderKL.from_pretrained(folder).config.latent_channels == 3
