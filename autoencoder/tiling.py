@@ -36,21 +36,31 @@ _PROBE = 4  # latents a side, enough to count cells per latent
 @torch.no_grad()
 def check_tile(autoencoder: Autoencoder, tile: int) -> None:
     """UserError for tiles that are too small, or an autoencoder without `decoder_layers`."""
+    _begin(torch.zeros(1, autoencoder.latent_channels, _PROBE, _PROBE), autoencoder, tile)
+
+
+def _begin(
+    latents: torch.Tensor, autoencoder: Autoencoder, tile: int
+) -> tuple[list[Layer], torch.Tensor, int]:
+    """The layers that run on tiles, the features before them, and the cells of a latent.
+
+    UserError as from `check_tile`.
+    """
     layers = autoencoder.decoder_layers()
     if not layers:
         raise UserError(
             f"Tiled decoding needs the decoder_layers of {type(autoencoder).__name__}, the adapter "
             f"of {autoencoder.reference}; decode without tiles, or define them."
         )
-    probe = torch.zeros(1, autoencoder.latent_channels, _PROBE, _PROBE)
     whole = count_whole_image_layers(layers)
-    features = _chain(layers[:whole], autoencoder.checked_latents(probe))
-    cells = features.shape[2] // _PROBE
+    features = _chain(layers[:whole], autoencoder.checked_latents(latents))
+    cells = features.shape[2] // latents.shape[2]
     if tile * cells < SMALLEST_TILE:
         raise UserError(
             f"Tiles of {tile} latents are too small for the autoencoder {autoencoder.reference}; "
             f"use at least {math.ceil(SMALLEST_TILE / cells)}."
         )
+    return layers[whole:], features, cells
 
 
 @torch.no_grad()
@@ -59,17 +69,13 @@ def decode_tiled(latents: torch.Tensor, autoencoder: Autoencoder, tile: int) -> 
 
     Tiles are decoded one after the other, each for all B images. UserError as from `check_tile`.
     """
-    check_tile(autoencoder, tile)
-    layers = autoencoder.decoder_layers()
-    whole = count_whole_image_layers(layers)
-    features = _chain(layers[:whole], autoencoder.checked_latents(latents))
-    cells = features.shape[2] // latents.shape[2]
+    layers, features, cells = _begin(latents, autoencoder, tile)
     rows, columns = (spans(length, tile * cells) for length in features.shape[2:])
 
     def decode(part: torch.Tensor) -> torch.Tensor:
-        return autoencoder.to_unit(_chain(layers[whole:], part))
+        return autoencoder.to_unit(_chain(layers, part))
 
-    norms = [module for module in _modules(layers[whole:]) if isinstance(module, nn.GroupNorm)]
+    norms = [module for module in _modules(layers) if isinstance(module, nn.GroupNorm)]
     with whole_image_norms(norms, decode, features, rows, columns):
         return _decode_strips(features, decode, rows, columns, autoencoder.factor // cells)
 

@@ -14,9 +14,7 @@ from latentddm.engine.atomic_io import read_json
 from latentddm.engine.config import differences
 from latentddm.engine.cpu_threads import let_waiting_threads_sleep
 from latentddm.engine.errors import Interrupted, JobError, UserError
-from latentddm.engine.signals import RaisedSignals
-
-STOP_SECONDS = 120  # for saving, after a request to stop; a stage that takes longer is killed
+from latentddm.engine.signals import STOP_SECONDS, RaisedSignals, stop_processes
 
 
 class Stage(NamedTuple):
@@ -64,23 +62,14 @@ def _run_until(ends: float | None, stage: Stage) -> None:
         try:
             process.wait(None if ends is None else max(0.0, ends - time.monotonic()))
         except subprocess.TimeoutExpired:
-            _stop(process)
+            stop_processes([process], STOP_SECONDS)
             message = f"the time was over in the stage {stage.name}"
             raise Interrupted(signal.SIGTERM, message) from None
         except Interrupted:
-            _stop(process)
+            stop_processes([process], STOP_SECONDS)
             raise
     if process.returncode:
         raise JobError(
             f"The stage {stage.name} ended with exit code {process.returncode}; it says why above. "
             "Run the same command again to go on there."
         )
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Ask a command to save and stop, and wait for it."""
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:  # its files are whole without its help
-        process.kill()

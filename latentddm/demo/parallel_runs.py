@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,12 +21,11 @@ from latentddm.engine.config import to_yaml
 from latentddm.engine.cpu_threads import available_cores
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import EXIT_WRONG_REQUEST, JobError, UserError
-from latentddm.engine.signals import RaisedSignals
+from latentddm.engine.signals import STOP_SECONDS, RaisedSignals, stop_processes
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 
 POLL_SECONDS = 0.2
-STOP_SECONDS = 120  # for saving, after a request to stop; a process that takes longer is killed
 
 
 @contextmanager
@@ -58,7 +57,7 @@ def train_in_parallel(runs: Mapping[str, TrainConfig], folder: Path) -> Iterator
             yield _finished(running, before)
         finally:
             torch.set_num_threads(before)
-            _stop(running.values())
+            stop_processes(running.values(), STOP_SECONDS)
 
 
 def threads_of_each(count: int) -> int:
@@ -108,17 +107,3 @@ def _has_ended(name: str, process: subprocess.Popen[bytes]) -> bool:
             "again to go on."
         )
     return code == 0
-
-
-def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask the processes to save and stop, and wait for it; kill those that do not stop."""
-    processes = list(processes)
-    for process in processes:
-        process.terminate()
-    end = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        try:
-            process.wait(max(0.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -44,7 +44,7 @@ def start_run(
     """
     require_trackers(config.loop.trackers)
     accelerator = start_processes(precision)
-    process_batch_size(config.loop.batch_size, accelerator)
+    process_batch_size(config.loop.batch_size, accelerator)  # refused before there is a folder
     run = RunFolder(Path(output), may_change)
     on_main(accelerator, lambda: _begin(run, kind_and_config(kind, config)))
     return run, accelerator

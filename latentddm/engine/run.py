@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from latentddm.engine.atomic_io import (
     TEMPORARY_SUFFIX,
     make_folder,
     read_json,
+    remove_folder,
     remove_leftovers,
     write_json,
     write_text,
@@ -95,7 +95,9 @@ class RunFolder:
         """
         for path in (*self.path.glob("*.json"), self.path / "tracker_id"):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.path / "events", ignore_errors=True)
+        events = self.path / "events"
+        if events.is_dir():
+            remove_folder(events)
         write_text(self.config_path, to_yaml(config))
 
     def make_folders(self) -> None:

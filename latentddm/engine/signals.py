@@ -1,9 +1,12 @@
-"""Save and stop on a signal: SIGTERM, SIGUSR1 or Ctrl-C."""
+"""Save and stop: on a signal (SIGTERM, SIGUSR1 or Ctrl-C), and by asking other processes to."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
 import threading
+import time
+from collections.abc import Iterable
 from types import FrameType, TracebackType
 
 import torch
@@ -12,6 +15,9 @@ from accelerate import Accelerator
 from latentddm.engine.distributed import collect
 from latentddm.engine.errors import STOPPING, Interrupted
 from latentddm.engine.nonfinite_guard import LateReader
+
+STOP_SECONDS = 120
+"""For a process to save, after a request to stop."""
 
 
 class StopSignals:
@@ -57,6 +63,20 @@ class RaisedSignals(StopSignals):
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         raise Interrupted(number, self.saved)
+
+
+def stop_processes(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Ask processes to save and stop, and wait for it; kill those that take more than `seconds`."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    end = time.monotonic() + seconds
+    for process in processes:
+        try:
+            process.wait(max(0.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:  # its files are whole without its help
+            process.kill()
+            process.wait()
 
 
 class Agreement:
