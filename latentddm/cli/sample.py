@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 from typing import Any
 
 from latentddm.cli.arguments import add_precision_argument
 from latentddm.cli.verb import Outcome, Verb
+
+_log = logging.getLogger("latentddm")
 
 SOLVER_HELP = (
     "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
@@ -23,13 +26,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
-    # Without a default here: if none of these is given, the run's best settings count.
+    # Without a default here: if none of these is given, the run's own settings count.
     parser.add_argument("--churn", type=float, help="0 DDIM (default) ... 1 DDPM")
     parser.add_argument(
         "--xi-scale",
         type=_scales,
         metavar="N",
-        help="factor of xi (default 1), or N,N... by evaluation, or FIRST..LAST evenly",
+        help="factor of xi (1: exact), or N,N... by evaluation, or FIRST..LAST evenly",
     )
     parser.add_argument(
         "--noise-scale", type=float, metavar="N", help="factor of the noise at t = 1 (default 1)"
@@ -64,20 +67,22 @@ def _scales(text: str) -> Any:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
+    from latentddm.engine.devices import default_device
     from latentddm.engine.errors import UserError
-    from latentddm.inference.best_settings import (
-        FIELDS,
-        best_settings,
-        chosen_settings,
-        usual_steps,
-    )
+    from latentddm.inference.best_settings import FIELDS
+    from latentddm.inference.generator import Generator
     from latentddm.inference.samples import write_samples
     from latentddm.inference.settings import SamplingConfig
     from latentddm.inference.xi_scale import scales_of
 
-    run, steps = Path(arguments.run), arguments.steps
-    if steps is None:
-        steps = usual_steps(best_settings(run))
+    generator = Generator.load(
+        arguments.run,
+        default_device(),
+        ema=arguments.ema,
+        precision=arguments.precision,
+        cuda_graphs=arguments.cuda_graphs,
+    )
+    steps = generator.settings().steps if arguments.steps is None else arguments.steps
     given = {name: getattr(arguments, name) for name in FIELDS}
     if given["xi_scale"] is not None:
         solver = given["solver"] or SamplingConfig().solver
@@ -85,8 +90,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             given["xi_scale"] = scales_of(given["xi_scale"], solver, steps)
         except ValueError as error:  # an unknown solver
             raise UserError(str(error)) from None
-    config = chosen_settings(
-        run,
+    config = generator.settings(
         steps,
         label=arguments.label,
         guidance=arguments.guidance,
@@ -95,15 +99,11 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         batch_size=arguments.batch_size,
         **{name: value for name, value in given.items() if value is not None},
     )
-    written = write_samples(
-        run,
-        arguments.num,
-        config,
-        Path(arguments.output),
-        decode=arguments.decode,
-        precision=arguments.precision,
-        cuda_graphs=arguments.cuda_graphs,
-    )
+    if all(value is None for value in given.values()):
+        _log.info("The settings are %s.", generator.run_settings.describe(steps))
+    output = Path(arguments.output)
+    run = Path(arguments.run)
+    written = write_samples(generator, run, arguments.num, config, output, arguments.decode)
     return Outcome(
         f"{arguments.num} samples are in {written}",
         {"samples": arguments.num, "output": str(written)},
@@ -112,7 +112,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 VERB = Verb(
     name="sample",
-    summary="Draw samples from a trained run, by its best settings if none are given.",
+    summary="Draw samples from a trained run, by its own settings if none are given.",
     add_arguments=_add_arguments,
     run=_run,
     examples=(

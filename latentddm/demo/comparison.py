@@ -35,7 +35,6 @@ from latentddm.demo.reference import (
     interval,
     latent_pool,
 )
-from latentddm.demo.sampler import DemoSampler, fitting_sampler
 from latentddm.engine.atomic_io import make_folder
 from latentddm.engine.devices import default_device
 from latentddm.engine.progress import Progress
@@ -47,7 +46,6 @@ from latentddm.evaluation.extractors import LatentExtractor, default_extractor
 from latentddm.evaluation.features import extract_features
 from latentddm.evaluation.image_pairs import LARGEST_PSNR
 from latentddm.evaluation.protocol import Result
-from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.generator import Generator
 from latentddm.report.tables import headline_steps
 
@@ -97,7 +95,7 @@ class Comparison:
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
         make_folder(folder / "pictures")
-        self.samples, self.sampler = config.samples, fitting_sampler(config.sampler, store.shape)
+        self.samples = config.samples
         # A source may be sorted: its first images need not look like its last.
         order = numpy_generator(0, "reference").permutation(len(pixels))
         count = min(config.reference, len(pixels) // 2)
@@ -129,20 +127,12 @@ class Comparison:
                 if method.key == "ddm" and count == headline_steps(steps):
                     self._show_at_the_top(method, count, pixels)
                 progress.update(count * self.samples)
-        self._keep_sampler(run, method, steps)
-
-    def _keep_sampler(self, run: RunFolder, method: MethodResults, steps: Sequence[int]) -> None:
-        """So that `latentddm sample`, `play` and `export` draw from this run as the report does."""
-        if self.sampler != DemoSampler():  # which theirs is anyhow
-            used = {n: self.sampler.settings(n, method.draws > 1, BATCH_SIZE) for n in steps}
-            write_best_settings(run.path, "the demo, which tried no others", used)
 
     def _measure_setting(
         self, method: MethodResults, generator: Generator, steps: int
     ) -> np.ndarray:
         """The entry of one number of evaluations; returns the pictures."""
-        config = self.sampler.settings(steps, method.draws > 1, BATCH_SIZE)
-        latents = generator.draw(self.samples, config)
+        latents = generator.draw(self.samples, generator.settings(steps, batch_size=BATCH_SIZE))
         pixels = self._decode(latents)
 
         picture = f"pictures/{method.key}-{steps:02d}.png"

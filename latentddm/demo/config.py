@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from autoencoder.images import SampleKeys
 from autoencoder.training import AutoencoderConfig
 from latentddm.demo.reference import REFERENCE_IMAGES
-from latentddm.demo.sampler import DemoSampler
 from latentddm.training.config import TrainConfig
 from latentddm.training.objective import PlainObjective
 
@@ -55,13 +54,13 @@ class DemoConfig:
     image_limit: int = 4000  # of a larger source so many are drawn at random
     workers: int = 2
     autoencoder: AutoencoderConfig
-    generator: TrainConfig  # of the DDM; its network may have latents of one patch, `whole_patch`
+    generator: TrainConfig  # of the DDM; its network may have latents of one patch, `whole_patch`,
+    # and its sampler is that of both
     plain: PlainObjective = field(default_factory=PlainObjective)  # of the run beside it
     whole_patch: bool = False  # the network's patch_size is the edge of the latents: one patch
     reference: int = REFERENCE_IMAGES  # training images that samples are compared with, at most
     samples: int = 1000  # for each method and number of evaluations
     steps: tuple[int, ...] = (1, 2, 4, 8, 16, 50)
-    sampler: DemoSampler | None = None  # None: `sampler.fitting_sampler`
     plan: Plan | None = None  # written by the demo itself
 
     def __post_init__(self) -> None:

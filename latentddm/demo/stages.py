@@ -28,12 +28,12 @@ from latentddm.demo.config import DemoConfig
 from latentddm.demo.parallel_runs import train_in_parallel
 from latentddm.demo.preparation import prepared
 from latentddm.demo.reading import read_images
-from latentddm.demo.sampler import fitting_sampler
 from latentddm.demo.sizing import fitting_network, sized
 from latentddm.engine.config import to_plain
 from latentddm.engine.cpu_threads import available_cores
 from latentddm.engine.devices import default_device
 from latentddm.engine.run import RunFolder
+from latentddm.inference.sampler import fitting_sampler
 from latentddm.report import write_report
 from latentddm.training.config import TrainConfig
 
@@ -129,10 +129,11 @@ def _train_and_measure(
 ) -> dict[str, Any]:
     """Train the DDM and plain diffusion in parallel; the report's entries about both."""
     draws = config.generator.phases[-1].objective.draw_count
-    sampler = fitting_sampler(config.sampler, store.shape)
+    sampler = fitting_sampler(config.generator.sampler, store.shape)
+    of_mean = sampler.for_network(reads_xi=False).describe()
     methods = {
-        "ddm": MethodResults("ddm", sampler.describe(draws=True), draws),
-        "plain": MethodResults("plain", sampler.describe(draws=False), draws=1),
+        "ddm": MethodResults("ddm", f"DDM (energy score, {sampler.describe()})", draws),
+        "plain": MethodResults("plain", f"plain diffusion ({of_mean})", draws=1),
     }
     runs = _trainings(config, folder, config.size // autoencoder.factor)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:

@@ -168,9 +168,9 @@ def _convert_all(
 def _nearest(key: Any, known: Mapping[str, Any]) -> str:
     inside = [name for name, group in _groups(known) if str(key) in typing.get_type_hints(group)]
     if inside:
-        return f"; did you mean '{inside[0]}.{key}'?"
+        return f" (did you mean '{inside[0]}.{key}'?)"
     close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else f"; known keys: {', '.join(known)}"
+    return f" (did you mean '{close[0]}'?)" if close else f"; known keys: {', '.join(known)}"
 
 
 def _groups(hints: Mapping[str, Any]) -> Iterator[tuple[str, type]]:

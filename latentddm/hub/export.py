@@ -26,7 +26,6 @@ from latentddm.engine.run import RunFolder, require_new_folder
 from latentddm.hub.model_card import GRID_NAME, Card, write_card
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.hub.scheduler import DistributionalScheduler
-from latentddm.inference.best_settings import best_settings, usual_steps
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.settings import SamplingConfig
 
@@ -72,9 +71,8 @@ def export_run(run: Path, output: Path, options: ExportOptions | None = None) ->
     remove_leftovers(output.parent, [f"{output.name}."])
     evaluation = read_json(options.evaluation) if options.evaluation is not None else None
     generator = Generator.load(run, ema=options.ema)
-    best = best_settings(run)
-    steps = usual_steps(best) if options.steps is None else options.steps
-    settings = best.get(steps)
+    settings = generator.settings(options.steps)
+    steps = settings.steps
     pipeline = build_pipeline(generator, options.autoencoder, settings)
     pipeline.set_progress_bar_config(disable=True)
     pixels = draw_pixels(pipeline, GRID_IMAGES, steps, options.seed)
@@ -124,13 +122,14 @@ def _contents(folder: Path) -> dict[str, str]:
 
 
 def build_pipeline(
-    generator: Generator, autoencoder: str | None = None, best: SamplingConfig | None = None
+    generator: Generator, autoencoder: str | None = None, settings: SamplingConfig | None = None
 ) -> LatentDDMPipeline:
     """The pipeline of a run in memory; UserError if its autoencoder is unknown to diffusers.
 
-    best: the settings of its scheduler and of xi, but for a solver of two evaluations a step.
+    settings: of its scheduler and of xi, the exact sampler's if None, and for a solver of two
+    evaluations a step.
     """
-    settings = best or SamplingConfig()
+    settings = settings or SamplingConfig()
     if settings.solver not in ONE_EVALUATION_A_STEP:
         _log.warning(
             "The best settings for %d evaluations are of %s, which takes two a step; the pipeline "

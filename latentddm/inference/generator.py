@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from latentddm.inference.precision import (
     convert_products,
     recorder_of,
 )
+from latentddm.inference.run_settings import RunSettings
 from latentddm.inference.settings import SamplingConfig, class_labels, flow_map_times
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
@@ -56,6 +57,7 @@ class Generator:
     flow_map: str | None = None  # trained as a flow map: the steps it has learnt
     precision: Precision | None = None  # of products; None: torch's own
     recorder: Recorder | None = None  # of the network's evaluations as CUDA graphs
+    run_settings: RunSettings = field(default_factory=RunSettings)
 
     @classmethod
     def load(
@@ -84,6 +86,7 @@ class Generator:
             network = make_network(settings, space.shape, config["schedule"])
             draws = reads_xi(config, checkpoint.phase)
             steps_learnt = flow_map(config, checkpoint.phase)
+            own = RunSettings.read(folder.path, config, draws, steps_learnt is not None)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{source} is not the config of a generator ({one_line(error)}); restore it."
@@ -93,7 +96,16 @@ class Generator:
         convert_products(network, precision)
         if device.type == "cuda":
             network.memory_format = torch.channels_last
-        return cls(network, space, checkpoint.images, draws, steps_learnt, precision, recorder)
+        trained = (network, space, checkpoint.images, draws, steps_learnt)
+        return cls(*trained, precision, recorder, own)
+
+    def settings(self, steps: int | None = None, **given: Any) -> SamplingConfig:
+        """The run's own settings for a number of evaluations, 4 or the one it is made for.
+
+        Those measured for it (sampling.json), else of the config's `sampler`. given: fields of
+        `SamplingConfig`; one of a sampler's own among them, and all others are the exact ones.
+        """
+        return self.run_settings.at(self.run_settings.steps if steps is None else steps, **given)
 
     def draw(
         self, count: int, config: SamplingConfig, first: int = 0, show_progress: bool = False
@@ -103,12 +115,11 @@ class Generator:
         UserError as of `check`.
         """
         self.check(count, config)
-        times = self.times(config)
         batches = []
         with Progress(count, "sample", show=show_progress) as progress:
             for start in range(first, first + count, config.batch_size):
                 indices = range(start, min(start + config.batch_size, first + count))
-                batches.append(self._draw_batch(indices, times, config).cpu())
+                batches.append(self.draw_batch(indices, config).cpu())
                 progress.update(len(indices))
         return self.space.restore(torch.cat(batches))
 
@@ -194,7 +205,9 @@ class Generator:
         except ValueError as error:
             raise UserError(f"{error}.") from None
 
-    def _draw_batch(self, indices: range, times: Tensor, config: SamplingConfig) -> Tensor:
+    def draw_batch(self, indices: Sequence[int], config: SamplingConfig) -> Tensor:
+        """The images of these indices in model space, [B, C, H, W], on the network's device."""
+        times = self.times(config)
         generators = [torch_generator(config.seed, "sample", index) for index in indices]
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
         x = config.noise_scale * noise.to(self.network.device)

@@ -7,34 +7,29 @@ from pathlib import Path
 from autoencoder.decode import decode_files
 from autoencoder.latent_files import save_latents
 from latentddm.engine.config import to_plain
-from latentddm.engine.devices import default_device
 from latentddm.engine.run import claim_folder
 from latentddm.inference.generator import Generator
-from latentddm.inference.precision import Precision, arithmetic, decoder_dtype
+from latentddm.inference.precision import arithmetic, decoder_dtype
 from latentddm.inference.settings import SamplingConfig
 
 LATENTS_NAME, SETTINGS_NAME = "latents.safetensors", "samples.json"
 
 
 def write_samples(
+    generator: Generator,
     run: Path,
     count: int,
     config: SamplingConfig,
     output: Path,
     decode: bool = False,
-    precision: Precision | None = None,
-    cuda_graphs: bool = False,
 ) -> Path:
-    """Draw `count` samples of a run into the folder `output`; returns what holds them.
+    """Draw `count` samples of the generator of a run into `output`; returns what holds them.
 
     latents.safetensors holds the raw latents, samples.json the settings; with `decode`, the images
     are in output/images. A second call with the same settings finishes an interrupted one.
     UserError if the folder holds something else.
     """
-    device = default_device()
-    generator = Generator.load(
-        run, device=device, ema=config.ema, precision=precision, cuda_graphs=cuda_graphs
-    )
+    device, precision = generator.network.device, generator.precision
     generator.check(count, config)  # before the folder is claimed for these settings
     settings = {"run": str(run), "images_seen": generator.images, "count": count}
     settings |= {} if precision is None else {"precision": precision}

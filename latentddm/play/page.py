@@ -12,7 +12,6 @@ import torch
 
 from latentddm.diffusion.solvers import SOLVERS
 from latentddm.engine.errors import JobError, UserError
-from latentddm.inference.best_settings import nearest_settings, usual_steps
 from latentddm.inference.generator import SamplingConfig
 from latentddm.inference.xi_scale import Scales
 from latentddm.play.markup import problem_html, sheet_html, title_html, waiting_html
@@ -102,17 +101,16 @@ def build_page(renderer: Renderer, downloads: Path) -> gr.Blocks:
 def _settings(renderer: Renderer) -> list[Any]:
     """Seed and evaluations; the rest is folded away. Labels are hidden where the run has none.
 
-    They begin with the run's best settings, where these were measured.
+    They begin with the run's own settings.
     """
-    steps = usual_steps(renderer.best)
-    start = renderer.best.get(steps, SamplingConfig())
+    start = renderer.generator.settings()
     with gr.Group():
         seed = gr.Number(0, label="Seed", step=1)
         another = gr.Button("Another seed", size="sm")
     another.click(
         lambda: random.randrange(LARGEST_RANDOM_SEED + 1), None, seed, api_visibility="private"
     )
-    evaluations = gr.Slider(1, 50, value=steps, step=1, label="Evaluations", buttons=[])
+    evaluations = gr.Slider(1, 50, value=start.steps, step=1, label="Evaluations", buttons=[])
     scaled = "ξ" if renderer.reads_xi else "the initial noise"
     first = first_scale(start.xi_scale if renderer.reads_xi else start.noise_scale)
     variety = gr.Slider(
@@ -204,7 +202,7 @@ class Views:
             if view == POSTERIOR:
                 scale = variety if draws else 1.0
                 return self.renderer.posterior(t, int(posterior_draws), whole, scale)
-            own = nearest_settings(self.renderer.best, solver, int(evaluations))
+            own = self.renderer.generator.run_settings.of_solver(solver, int(evaluations))
             config = SamplingConfig(
                 solver=solver,
                 grid=own.grid,

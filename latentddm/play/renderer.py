@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
-from latentddm.inference.best_settings import best_settings
 from latentddm.inference.generator import Generator, SamplingConfig
 from latentddm.inference.xi_scale import described
 from latentddm.play.sheet import Row, Sheet
@@ -38,11 +37,8 @@ class Renderer:
         name: str,
         generator: Generator,
         autoencoder: Autoencoder,
-        best: Mapping[int, SamplingConfig] | None = None,
     ) -> None:
-        """best: the best settings measured for the run, by number of evaluations."""
         self.name, self.generator, self.autoencoder = name, generator, autoencoder
-        self.best = best or {}
 
     @classmethod
     def open(cls, run: Path | str, ema: str | None = None) -> Renderer:
@@ -55,8 +51,7 @@ class Renderer:
                 "`latentddm sample`."
             )
         autoencoder = generator.space.load_autoencoder(device)
-        best = best_settings(Path(run))
-        return cls(Path(run).resolve().name, generator, autoencoder, best)
+        return cls(Path(run).resolve().name, generator, autoencoder)
 
     @property
     def classes(self) -> int:
@@ -208,16 +203,7 @@ class Renderer:
 
     def _clean(self, seed: int) -> Tensor:
         """The first sample under `seed`, in model space [1, C, H, W]."""
-        generator = torch_generator(seed, "sample", 0)
-        times = self.generator.times(SamplingConfig(steps=CLEAN_STEPS))
-        noise = self._noise(generator)
-        return sample(
-            self.generator.denoiser(SamplingConfig()),
-            noise,
-            times,
-            schedule=self.generator.schedule,
-            generator=[generator],
-        )
+        return self.generator.draw_batch([0], self.generator.settings(CLEAN_STEPS, seed=seed))
 
     def _noise(self, generator: torch.Generator) -> Tensor:
         noise = torch.randn((1, *self.generator.space.shape), generator=generator)

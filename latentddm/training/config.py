@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 import torch
@@ -14,6 +14,7 @@ from latentddm.engine.config import MISSING, require_values
 from latentddm.engine.ema import EMAConfig, require_average
 from latentddm.engine.errors import UserError
 from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
+from latentddm.inference.sampler import SamplerConfig
 from latentddm.networks.network import NetworkConfig, make_network
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.objective import Objective
@@ -37,6 +38,7 @@ class TrainConfig:
     precision: Literal["no", "bf16", "fp16"] = "no"
     performance: PerformanceConfig = field(default_factory=PerformanceConfig)
     label_dropout: float = 0.1  # share of labels hidden, so that guidance can be used
+    sampler: SamplerConfig | None = None  # of previews and samples; None: by the latents' numbers
 
     def __post_init__(self) -> None:
         """ValueError for an unknown schedule or a share that is none."""
@@ -49,7 +51,8 @@ class TrainConfig:
 def keys_that_may_change(config: TrainConfig) -> tuple[str, ...]:
     """Dotted keys that may differ on a resumed run; the last phase may be made longer."""
     last = f"phases.{len(config.phases) - 1}.images"
-    return (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE, last)
+    sampler = ("sampler", *(f"sampler.{each.name}" for each in fields(SamplerConfig)))
+    return (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE, last, *sampler)
 
 
 def check(config: TrainConfig, store: LatentStore) -> None:

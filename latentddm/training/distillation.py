@@ -261,4 +261,5 @@ class StudentTask:
         """A grid of the student's own steps."""
         student = denoiser_of(self.averages.first, reads_xi=False)
         prediction, steps = self.config.network.prediction, self.config.steps
-        self._preview.write(student, path, self.schedule, prediction, steps, churn=1.0)
+        settings = SamplingConfig(steps=steps, churn=1.0)
+        self._preview.write(student, path, self.schedule, prediction, settings)

@@ -31,6 +31,7 @@ from latentddm.engine.seeding import derive_seed
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.sampler import fitting_sampler
 from latentddm.networks.network import NetworkConfig, NetworkModel, default_config, make_network
 from latentddm.scores.views.components import principal_axes
 from latentddm.training.config import TrainConfig, check, keys_that_may_change
@@ -102,7 +103,8 @@ def _opened(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
     config = replace(config, store=public_name(config.store))
     check(config, store)
     phases = (replace(each, objective=each.objective.resolved()) for each in config.phases)
-    return replace(config, phases=tuple(phases)), store
+    sampler = fitting_sampler(config.sampler, store.shape)
+    return replace(config, phases=tuple(phases), sampler=sampler), store
 
 
 def _check_parts(config: TrainConfig, accelerator: Accelerator) -> None:

@@ -15,13 +15,15 @@ from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
 from latentddm.diffusion.flow_maps import sample_flow_map
 from latentddm.diffusion.process import Prediction
-from latentddm.diffusion.sampling import Denoiser, least_safety, sample, time_grid
+from latentddm.diffusion.sampling import Denoiser, least_safety, time_grid
 from latentddm.diffusion.schedules import Schedule
+from latentddm.diffusion.solvers import solve, solver_grid
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.settings import SamplingConfig
 
 _log = logging.getLogger("latentddm")
 
@@ -45,21 +47,30 @@ class Preview:
         path: Path,
         schedule: Schedule,
         prediction: Prediction,
-        steps: int = 4,
-        churn: float = 0.0,
+        settings: SamplingConfig,
     ) -> None:
-        """Write a grid drawn in `steps` to `path`, given an autoencoder; all processes draw.
+        """Write a grid drawn by `settings` to `path`, given an autoencoder; all processes draw.
 
         prediction: the network's; the times are those at which it has an x_0.
         """
         generator = torch_generator(self.seed, "preview")
         noise = torch.randn((IMAGES, *self.store.shape), generator=generator)
         x = noise.to(self.accelerator.device)
-        times = time_grid(steps, safety=least_safety(prediction, schedule))
+        safety = least_safety(prediction, schedule)
         if isinstance(denoiser, FlowMapNetwork):
-            x0 = sample_flow_map(denoiser, x, times)
+            x0 = sample_flow_map(denoiser, x, time_grid(settings.steps, safety=safety))
         else:
-            x0 = sample(denoiser, x, times, churn, schedule, generator)
+            solver, power = settings.solver, settings.power
+            x0 = solve(
+                denoiser,
+                x,
+                solver_grid(solver, settings.steps, settings.grid, safety, power, schedule),
+                solver,
+                churn=settings.churn,
+                generator=generator,
+                schedule=schedule,
+                xi_scale=settings.xi_scale,
+            )
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:

@@ -22,6 +22,7 @@ from latentddm.engine.task import LoopConfig, Span
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.generator import denoiser_of
+from latentddm.inference.sampler import fitting_sampler
 from latentddm.networks.dropout import place_masks
 from latentddm.networks.network import NetworkConfig, NetworkModel
 from latentddm.training.config import TrainConfig
@@ -32,6 +33,7 @@ from latentddm.training.phases import Phase
 from latentddm.training.preview import Preview
 from latentddm.training.views import TrainingInputs
 
+PREVIEW_STEPS = 4
 TIME_BINS = 4  # of t, for the logged interaction and spread
 
 
@@ -110,14 +112,16 @@ class GeneratorTask:
 
     def preview(self, path: Path) -> None:
         """A grid drawn in a few evaluations."""
-        network = self.averages.first
+        network, draws = self.averages.first, self.objective.draw_count > 0
+        sampler = fitting_sampler(self.config.sampler, self.store.shape).for_network(draws)
         self._preview.write(
             FlowMapNetwork(network)
             if self.objective.learns_flow_map
-            else denoiser_of(network, reads_xi=self.objective.draw_count > 0),
+            else denoiser_of(network, reads_xi=draws),
             path,
             self.schedule,
             self.config.network.prediction,
+            sampler.settings(PREVIEW_STEPS),
         )
 
     def _evaluator(self, part: slice, labels: Tensor | None) -> NetworkEvaluator:

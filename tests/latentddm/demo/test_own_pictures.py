@@ -19,14 +19,14 @@ from latentddm.cli import main
 from latentddm.cli.demo import _preset
 from latentddm.demo import parallel_runs, plan, preparation, speed
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
-from latentddm.inference.best_settings import best_settings
+from latentddm.inference.generator import Generator
 
 CHANNELS = 32
 SMALL = [
     "size=32",
     "workers=0",
     "steps=[1,2]",
-    "sampler={xi_scale: [0.5, 0.9]}",
+    "generator.sampler={xi_scale: [0.5, 0.9]}",
     "generator.loop.batch_size=8",
     "generator.network.embedding_width=16",
     "generator.loop.trackers=[]",
@@ -120,9 +120,8 @@ def check_report(report: dict[str, Any], output: Path, pretrained: Path) -> None
     assert shown["steps"] == 1
     assert str(pretrained) in (output / "report.html").read_text()
     # The report's last commands draw as the report did.
-    ddm, plain = (best_settings(output / name) for name in ("ddm", "plain"))
-    assert list(ddm) == list(plain) == [result["steps"] for result in results(output)][: len(ddm)]
-    assert (ddm[1].xi_scale, plain[1].xi_scale) == ((0.5,), 1.0)
+    ddm, plain = (Generator.load(output / name).settings(1) for name in ("ddm", "plain"))
+    assert (ddm.xi_scale, plain.xi_scale) == ((0.5,), 1.0)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -142,9 +141,15 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (["--autoencoder", "VAE", "--minutes", "nan"], ["'minutes'", "must be a number"]),
         (["--autoencoder", "VAE", "--minutes", "soon"], ["--minutes", "'soon'"]),
         (["--autoencoder", "VAE", "samples=9"], ["samples", "minutes=null"]),
-        (["--autoencoder", "VAE", "sampler.solver=heun"], ["heun", "unipc"]),
-        (["--autoencoder", "VAE", "sampler.grid=log"], ["sampler.grid", "'log'", "log_snr"]),
-        (["--autoencoder", "VAE", "sampler.xi_scale=[1.0,-1.0]"], ["xi_scale", "two numbers"]),
+        (["--autoencoder", "VAE", "generator.sampler.solver=heun"], ["heun", "unipc"]),
+        (
+            ["--autoencoder", "VAE", "generator.sampler.grid=log"],
+            ["sampler.grid", "'log'", "log_snr"],
+        ),
+        (
+            ["--autoencoder", "VAE", "generator.sampler.xi_scale=[1.0,-1.0]"],
+            ["xi_scale", "two numbers"],
+        ),
         (["--images", "FEW", "--autoencoder", "VAE"], ["3 readable", "at least 64"]),
         (["--images", "BROKEN", "--autoencoder", "VAE"], ["no readable image", "000.png"]),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,6 @@ from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.inference.best_settings import (
     FILE_NAME,
     best_settings,
-    chosen_settings,
-    nearest_settings,
-    usual_steps,
     write_best_settings,
 )
 from latentddm.inference.settings import SamplingConfig
@@ -56,28 +52,6 @@ def latents(*arguments: object, output: Path) -> torch.Tensor:
 def test_they_are_read_as_they_were_written(run: Path, trained: Path) -> None:
     assert best_settings(run) == BEST
     assert best_settings(trained) == {}
-
-
-def test_they_count_together_and_only_where_none_of_them_is_given(run: Path) -> None:
-    assert chosen_settings(run, 4, seed=3) == SamplingConfig(
-        steps=4, grid="power", churn=0.5, xi_scale=(0.5, 0.9), seed=3
-    )
-    assert chosen_settings(run, 4, xi_scale=1.0) == SamplingConfig(steps=4)
-    assert chosen_settings(run, 2) == SamplingConfig(steps=2)  # not measured
-
-
-def test_between_the_counts_that_were_measured_the_nearest_one_of_the_solver_counts() -> None:
-    four = SamplingConfig(steps=4, solver="unipc", grid="power", xi_scale=(1.1, 0.9, 0.5, 0.2))
-    best = {**BEST, 4: four, 8: replace(four, steps=8, xi_scale=0.9)}
-    assert nearest_settings(best, "unipc", 4) == four
-    assert nearest_settings(best, "unipc", 50) == best[8]
-    near = nearest_settings(best, "unipc", 3)
-    assert near == replace(four, xi_scale=pytest.approx((1.1, 0.65, 0.2)))
-    assert nearest_settings(best, "deis", 4) == SamplingConfig()
-
-
-def test_sampling_begins_with_four_evaluations_or_the_nearest_that_has_settings() -> None:
-    assert [usual_steps(dict.fromkeys(each)) for each in ((), (2, 4), (8,), (1, 3))] == [4, 4, 8, 3]  # type: ignore[arg-type]
 
 
 def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> None:

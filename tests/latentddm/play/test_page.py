@@ -21,6 +21,7 @@ from PIL import Image
 
 from latentddm.cli import main
 from latentddm.inference.generator import SamplingConfig
+from latentddm.inference.run_settings import RunSettings
 from latentddm.play import serving
 from latentddm.play.renderer import Renderer
 
@@ -97,7 +98,7 @@ def test_variety_moves_the_scales_of_the_best_settings_together(
 
     best = SamplingConfig(steps=2, solver="unipc", grid="power", xi_scale=(1.0, 0.25))
     renderer = Renderer.open(ddm_run)
-    renderer.best = {2: best}
+    renderer.generator = replace(renderer.generator, run_settings=RunSettings(best={2: best}))
     asked: list[SamplingConfig] = []
     draws = renderer.draws
     monkeypatch.setattr(

@@ -1,0 +1,72 @@
+"""The settings with which a run is sampled, if no others are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from latentddm.engine.config import build
+from latentddm.inference.best_settings import FIELDS, best_settings
+from latentddm.inference.sampler import SamplerConfig
+from latentddm.inference.settings import SamplingConfig
+from latentddm.inference.xi_scale import ScaleRange, scales_of
+
+STEPS = SamplingConfig().steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """The best settings measured for a run, and its sampler for all other numbers of evaluations.
+
+    The defaults are the exact sampler. `sampler`: as it fits the network, `for_network`.
+    """
+
+    best: Mapping[int, SamplingConfig] = field(default_factory=dict)  # by number of evaluations
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+
+    @classmethod
+    def read(
+        cls, run: Path, config: Mapping[str, Any], reads_xi: bool, flow_map: bool
+    ) -> RunSettings:
+        """Those of the run in a folder, which has this config; UserError for a damaged file."""
+        values = config.get("sampler") or {}  # a student has none
+        sampler = build(SamplerConfig, values, str(run), "sampler.")
+        return cls(best=best_settings(run), sampler=sampler.for_network(reads_xi, flow_map))
+
+    @property
+    def steps(self) -> int:
+        """The evaluations to begin with: 4, or where best settings are for others the nearest."""
+        return min(self.best or (STEPS,), key=lambda steps: abs(steps - STEPS))
+
+    def at(self, steps: int, **given: Any) -> SamplingConfig:
+        """The settings given, and the run's own; if one of FIELDS is given, the exact sampler's."""
+        if any(name in given for name in FIELDS):
+            own = SamplingConfig(steps=steps)
+        else:
+            own = self.best.get(steps) or self.sampler.settings(steps)
+        return replace(own, **given)
+
+    def describe(self, steps: int) -> str:
+        """Whose the settings for a number of evaluations are, for people."""
+        if steps in self.best:
+            return f"the best measured for {steps} evaluations"
+        return f"those of the run's sampler ({self.sampler.describe()})"
+
+    def of_solver(self, solver: str, steps: int) -> SamplingConfig:
+        """The settings for a solver: the best for the number of evaluations nearest to `steps`.
+
+        Scales of xi go evenly from the first to the last then. Without any, those of the run's
+        sampler, or of another solver the exact ones.
+        """
+        own = {count: config for count, config in self.best.items() if config.solver == solver}
+        if not own:
+            sampled = self.sampler.solver == solver
+            return self.sampler.settings(steps) if sampled else SamplingConfig(steps=steps)
+        nearest = min(own, key=lambda count: abs(count - steps))
+        found = replace(own[nearest], steps=steps)
+        if nearest == steps or not isinstance(found.xi_scale, tuple):
+            return found
+        between = ScaleRange(found.xi_scale[0], found.xi_scale[-1])
+        return replace(found, xi_scale=scales_of(between, solver, steps))
