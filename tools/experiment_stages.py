@@ -26,7 +26,7 @@ from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
-XI_SCALES = ("0.8", "1", "1..0.25")
+XI_SCALES = ("0.8", "1", "1..0.5", "1..0.25")
 EVALUATIONS = (1, 2, 4, 8)
 DDM_SAMPLER = "unipc/power"
 PLAIN_SAMPLERS = ("unipc/uniform", "unipc/power")  # which is better depends on the latents

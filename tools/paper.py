@@ -47,7 +47,8 @@ from latentddm.training.config import TrainConfig
 # The settings tried, the exact sampler's first; --compare goes over them.
 SWEEP = (
     *("--churn", "0,0.5,1", "--safety", "0,0.02,0.05", "--grids", "uniform,log_snr,power"),
-    *("--powers", "0.5,0.4", "--xi-scales", "1,0.8,1..0.25", "--noise-scales", "1,0.95,0.9,0.85"),
+    *("--powers", "0.5,0.4", "--xi-scales", "1,0.8,1..0.5,1..0.25"),
+    *("--noise-scales", "1,0.95,0.9,0.85"),
 )
 
 
