@@ -214,10 +214,10 @@ def test_every_command_is_one_that_latentddm_takes(
     compare = importlib.import_module("compare").make_parser().parse_args(done[3].command[2:])
     assert compare.method[0].endswith("ddm:unipc/power")
     assert compare.method[1].endswith("plain:unipc/uniform,unipc/power")
-    assert compare.xi_scales == (0.8, 1.0, ScaleRange(1.0, 0.25))
+    assert compare.xi_scales == (0.8, 1.0, ScaleRange(1.0, 0.5), ScaleRange(1.0, 0.25))
     assert compare.samples == compare.reference_images == kept["samples"]
-    once = 1  # in one evaluation 1..0.25 is 1
-    assert len(tool.compared(rival=True)) == len(compare.evaluations) * (3 + 2) - once
+    alike = 2  # in one evaluation both ranges are 1
+    assert len(tool.compared(rival=True)) == len(compare.evaluations) * (4 + 2) - alike
 
 
 def test_without_a_reference_an_autoencoder_is_trained_and_used(
