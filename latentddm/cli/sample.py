@@ -12,11 +12,6 @@ from latentddm.cli.verb import Outcome, Verb
 
 _log = logging.getLogger("latentddm")
 
-SOLVER_HELP = (
-    "ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun: made for plain diffusion; "
-    "for a DDM try unipc or dpmsolver++ with --grid power"
-)
-
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
@@ -26,26 +21,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", required=True, metavar="DIR")
-    # Without a default here: if none of these is given, the run's own settings count.
-    parser.add_argument("--churn", type=float, help="0 DDIM (default) ... 1 DDPM")
-    parser.add_argument(
-        "--xi-scale",
-        type=_scales,
-        metavar="N",
-        help="factor of xi (1: exact), or N,N... by evaluation, or FIRST..LAST evenly",
-    )
-    parser.add_argument(
-        "--noise-scale", type=float, metavar="N", help="factor of the noise at t = 1 (default 1)"
-    )
-    parser.add_argument("--solver", help=SOLVER_HELP)
-    parser.add_argument(
-        "--grid",
-        choices=("uniform", "log_snr", "power"),
-        metavar="GRID",
-        help="uniform, log_snr or power (default: the solver's own)",
-    )
-    parser.add_argument("--power", type=float, help="exponent of the power grid (default 0.5)")
-    parser.add_argument("--safety", type=float, help="distance from t = 0 and 1 (default 0)")
     parser.add_argument("--label", type=int, help="class of the samples (default: any)")
     parser.add_argument("--guidance", type=float, default=1.0, help="above 1 strengthens the label")
     parser.add_argument("--ema", help="width or file of the average (default: the first tracked)")
@@ -53,6 +28,30 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision_argument(parser, "torch's own")
     parser.add_argument("--cuda-graphs", action="store_true", help="on a GPU, for small networks")
     parser.add_argument("--decode", action="store_true", help="write images as well")
+    sampler = parser.add_argument_group(
+        "the sampler: the run's own settings if none is given, else these defaults, which are exact"
+    )
+    sampler.add_argument(
+        "--solver", help="ddim (default), dpmsolver++, sde-dpmsolver++, deis, unipc, heun"
+    )
+    sampler.add_argument("--churn", type=float, help="0 DDIM (default) ... 1 DDPM")
+    sampler.add_argument(
+        "--xi-scale",
+        type=_scales,
+        metavar="N",
+        help="factor of xi (default 1), or N,N... by evaluation, or FIRST..LAST evenly",
+    )
+    sampler.add_argument(
+        "--noise-scale", type=float, metavar="N", help="factor of the noise at t = 1 (default 1)"
+    )
+    sampler.add_argument(
+        "--grid",
+        choices=("uniform", "log_snr", "power"),
+        metavar="GRID",
+        help="uniform, log_snr or power (default: the solver's own)",
+    )
+    sampler.add_argument("--power", type=float, help="exponent of the power grid (default 0.5)")
+    sampler.add_argument("--safety", type=float, help="distance from t = 0 and 1 (default 0)")
 
 
 def _scales(text: str) -> Any:
@@ -118,6 +117,5 @@ VERB = Verb(
     examples=(
         "latentddm sample run --steps 4 --num 64 --output samples --decode",
         "latentddm sample run --solver unipc --grid power --xi-scale 1..0.25 --output samples",
-        "latentddm sample plain --steps 10 --solver unipc --output samples",
     ),
 )
