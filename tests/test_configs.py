@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from view_inputs import InMemory
 
 from autoencoder.training import AutoencoderConfig
 from autoencoder.training.network import build_network, downsampling_factor
@@ -77,8 +78,9 @@ def check_losses(config: TrainConfig, shape: tuple[int, int, int]) -> None:
         network = make_network(config.network, shape, config.schedule)
         network.check_latents(shape)
         x0, t = torch.empty(BATCH, *shape), torch.empty(BATCH)
+        inputs = InMemory(torch.empty(4096, *shape), schedule)
         for phase in config.phases:
-            objective = phase.objective
+            objective = phase.objective.prepared(inputs)
             xi = objective.xi(lambda *sizes: torch.empty(BATCH, *sizes), shape)
             drawn = network(x0, t, xi)
             draws = (objective.draw_count,) if objective.draw_count else ()

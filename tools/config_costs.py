@@ -29,6 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
 from latentddm.cli.arguments import find_config
+from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.config import load_config
 from latentddm.engine.errors import UserError
 from latentddm.networks.network import NetworkModel, make_network
@@ -84,8 +85,20 @@ def _count(
             raise UserError(f"--shape is {list(shape)}: {error}.") from None
         performance = replace(config.performance, compile=False)
         apply_performance(network, performance, torch.device("cpu"))
-        step = _step(network, objective, shape, images, NUMBER_FORMATS[config.precision])
+        prepared = objective.prepared(_Latents(tuple(shape), network.schedule))
+        step = _step(network, prepared, shape, images, NUMBER_FORMATS[config.precision])
         return _kept_bytes(step, network), count_flops(step), network.num_parameters()
+
+
+@dataclass(frozen=True)
+class _Latents:
+    """What views of a score are made from, in the place of a store."""
+
+    shape: tuple[int, ...]
+    schedule: Schedule
+
+    def latents(self, count: int) -> Tensor:
+        return torch.randn(count, *self.shape)
 
 
 def _step(
