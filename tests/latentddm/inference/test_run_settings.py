@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import generator_config
+from tiny_runs import ONE_LEVEL, generator_config
 
 from latentddm.cli import main
+from latentddm.diffusion.process import Prediction
 from latentddm.hub.pipeline import LatentDDMPipeline
 from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.generator import Generator
@@ -122,3 +123,16 @@ def test_a_run_keeps_the_sampler_that_fits_its_latents(
     assert many.settings().xi_scale == (1.0, 0.75, 0.5, 0.25)
     monkeypatch.undo()
     assert Generator.load(tmp_path / "many").settings() == many.settings()
+
+
+@pytest.mark.parametrize(("prediction", "schedule"), [("eps", "flow"), ("v", "cosine")])
+def test_every_prediction_and_schedule_is_sampled_and_exported_by_it(
+    tiny_store: Path, tmp_path: Path, prediction: Prediction, schedule: str
+) -> None:
+    """Predictions of eps have no x_0 at t = 1; solvers of diffusers know the flow schedule."""
+    network = replace(ONE_LEVEL, prediction=prediction)
+    config = generator_config(tiny_store, tmp_path / "run", network=network, schedule=schedule)
+    run = train(replace(config, sampler=FALLING)).path
+    assert len(list((run / "samples").iterdir())) == 1
+    assert drawn(run, tmp_path / "samples").isfinite().all()
+    assert main(["export", str(run), str(tmp_path / "export")]) == 0
