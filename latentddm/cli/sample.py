@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
         precision=arguments.precision,
         cuda_graphs=arguments.cuda_graphs,
     )
-    steps = generator.settings().steps if arguments.steps is None else arguments.steps
+    steps = generator.run_settings.steps if arguments.steps is None else arguments.steps
     given = {name: getattr(arguments, name) for name in FIELDS}
     if given["xi_scale"] is not None:
         solver = given["solver"] or SamplingConfig().solver
