@@ -18,7 +18,6 @@ from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import (
     check_noise,
     evaluations_of,
-    solve,
     solver_grid,
     steps_within,
 )
@@ -40,7 +39,7 @@ from latentddm.inference.precision import (
     recorder_of,
 )
 from latentddm.inference.run_settings import RunSettings
-from latentddm.inference.settings import SamplingConfig, class_labels, flow_map_times
+from latentddm.inference.settings import SamplingConfig, class_labels, flow_map_times, solve_by
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
 
 RUN_KIND = "generator"  # of a run of `latentddm train` or `distill`
@@ -213,16 +212,8 @@ class Generator:
         x = config.noise_scale * noise.to(self.network.device)
         if self.flow_map:
             return sample_flow_map(self.flow_map_denoiser(config, indices), x, times)
-        return solve(
-            self.denoiser(config, indices),
-            x,
-            times,
-            config.solver,
-            churn=config.churn,
-            generator=generators,
-            schedule=self.schedule,
-            xi_scale=continued(config.xi_scale, evaluations_of(config.solver, len(times) - 1)),
-        )
+        denoiser = self.denoiser(config, indices)
+        return solve_by(config, denoiser, x, times, self.schedule, generators)
 
 
 def checkpoint_at(folder: RunFolder, images: int | None = None) -> Checkpoint:

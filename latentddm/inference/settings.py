@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from latentddm.diffusion.flow_maps import dyadic_times
-from latentddm.diffusion.sampling import POWER, GridKind, time_grid
+from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, continued, time_grid
+from latentddm.diffusion.schedules import Schedule
+from latentddm.diffusion.solvers import evaluations_of, solve
 from latentddm.engine.errors import UserError
 
 FOREIGN_TO_FLOW_MAPS = ("churn", "xi_scale", "safety", "solver")  # they are for draws or velocities
@@ -34,6 +36,28 @@ class SamplingConfig:
     seed: int = 0
     ema: str | None = None  # width or file of the average; None: the first that was tracked
     batch_size: int = 64
+
+
+def solve_by(
+    config: SamplingConfig,
+    denoiser: Denoiser,
+    x: Tensor,
+    times: Tensor,
+    schedule: Schedule,
+    generator: torch.Generator | Sequence[torch.Generator],
+) -> Tensor:
+    """x_0 by `solvers.solve` with the solver, the churn and the scales of xi of `config`."""
+    calls = evaluations_of(config.solver, len(times) - 1)
+    return solve(
+        denoiser,
+        x,
+        times,
+        config.solver,
+        churn=config.churn,
+        generator=generator,
+        schedule=schedule,
+        xi_scale=continued(config.xi_scale, calls),
+    )
 
 
 def class_labels(label: int | str, indices: Sequence[int], classes: int) -> int | Tensor:

@@ -17,13 +17,13 @@ from latentddm.diffusion.flow_maps import sample_flow_map
 from latentddm.diffusion.process import Prediction
 from latentddm.diffusion.sampling import Denoiser, least_safety, time_grid
 from latentddm.diffusion.schedules import Schedule
-from latentddm.diffusion.solvers import solve, solver_grid
+from latentddm.diffusion.solvers import solver_grid
 from latentddm.engine.distributed import on_main
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.flow_maps import FlowMapNetwork
 from latentddm.inference.latent_space import LatentSpace
-from latentddm.inference.settings import SamplingConfig
+from latentddm.inference.settings import SamplingConfig, solve_by
 
 _log = logging.getLogger("latentddm")
 
@@ -60,17 +60,9 @@ class Preview:
         if isinstance(denoiser, FlowMapNetwork):
             x0 = sample_flow_map(denoiser, x, time_grid(settings.steps, safety=safety))
         else:
-            solver, power = settings.solver, settings.power
-            x0 = solve(
-                denoiser,
-                x,
-                solver_grid(solver, settings.steps, settings.grid, safety, power, schedule),
-                solver,
-                churn=settings.churn,
-                generator=generator,
-                schedule=schedule,
-                xi_scale=settings.xi_scale,
-            )
+            solver, steps, power = settings.solver, settings.steps, settings.power
+            times = solver_grid(solver, steps, settings.grid, safety, power, schedule)
+            x0 = solve_by(settings, denoiser, x, times, schedule, generator)
         on_main(self.accelerator, lambda: self._decode(x0, path))
 
     def _find_autoencoder(self) -> Autoencoder | None:
