@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from latentddm.scores.views.bands import BandsConfig
-from latentddm.scores.views.edges import EdgesConfig
-from latentddm.scores.views.pooled import PooledConfig
 from latentddm.scores.views.position import PositionConfig
 from latentddm.scores.views.principal import PrincipalConfig
 from latentddm.scores.views.view import VIEWS, Differences, View, ViewConfig, ViewInputs
@@ -16,7 +14,5 @@ __all__ = ["VIEWS", "Differences", "View", "ViewConfig", "ViewInputs"]
 VIEWS["whole"] = WholeConfig
 VIEWS["position"] = PositionConfig
 VIEWS["bands"] = BandsConfig
-VIEWS["pooled"] = PooledConfig
-VIEWS["edges"] = EdgesConfig
 VIEWS["visible"] = VisibleConfig
 VIEWS["principal"] = PrincipalConfig

@@ -1,4 +1,4 @@
-"""Linear views: bands, cells, edges, visible and principal components are what their names say."""
+"""Linear views: bands, visible and principal components are what their names say."""
 
 from __future__ import annotations
 
@@ -24,8 +24,6 @@ from latentddm.scores.views.components import (
     principal_axes,
     rank_octaves,
 )
-from latentddm.scores.views.edges import EdgesConfig
-from latentddm.scores.views.pooled import PooledConfig
 from latentddm.scores.views.principal import PrincipalConfig
 from latentddm.scores.views.visible import VisibleConfig
 
@@ -100,44 +98,6 @@ def test_a_wave_lies_in_its_band_and_in_its_channels() -> None:
     torch.testing.assert_close(flat, torch.tensor([64.0, 0, 0, 0]).double(), atol=1e-12, rtol=0)
 
 
-def test_cells_are_averages_of_their_positions() -> None:
-    x = noise(2, 3, 4, 5, 6)
-    found = squares(PooledConfig(cells=(2, 4, 0)).make(), x)
-    cells = [
-        x[..., i : i + edge, j : j + edge].mean((3, 4))
-        for edge, rows, columns in ((2, (0, 2, 4), (0, 2, 4)), (4, (0, 4), (0, 4)), (6, (0,), (0,)))
-        for i, j in product(rows, columns)
-    ]
-    torch.testing.assert_close(found, torch.stack([each.square().mean(2) for each in cells], 2))
-
-
-def test_cells_can_be_compared_by_their_standard_deviation_too() -> None:
-    x = 3 * noise(2, 3, 4, 4, 4)
-    view = PooledConfig(cells=(2, 0), std=True).make()
-    found = view.features(x, T)
-    assert found.shape == (2, 3, 4, 10)
-    corner, whole = x[..., :2, :2].flatten(3), x.flatten(3)
-    for spot, part in ((5, corner), (9, whole)):
-        expected = (part.var(3, unbiased=False) + 1e-4).sqrt()
-        torch.testing.assert_close(found[..., spot], expected)
-    even = torch.ones(1, 2, 4, 4, 4, dtype=torch.float64, requires_grad=True)
-    view.features(even, T[:1]).sum().backward()
-    assert even.grad is not None
-    assert even.grad.isfinite().all()
-
-
-def test_edges_are_a_loop_over_neighbours() -> None:
-    x = noise(1, 1, 3, 3, 4)
-    found = squares(EdgesConfig().make(), x)[0, 0]
-    expected = []
-    for i, j in product(range(3), range(4)):
-        others = [(a, b) for a, b in ((i + 1, j), (i, j + 1)) if a < 3 and b < 4]
-        if others:
-            apart = [(x[0, 0, :, i, j] - x[0, 0, :, a, b]).square().mean() for a, b in others]
-            expected.append(torch.stack(apart).mean() / 2)
-    torch.testing.assert_close(found, torch.stack(expected))
-
-
 @pytest.mark.parametrize("schedule", [FlowSchedule(), CosineSchedule()])
 @pytest.mark.parametrize("basis", ["cosine", "principal"])
 def test_a_gain_is_the_squared_correlation_of_a_component_now_and_after_the_step(
@@ -207,8 +167,6 @@ def test_principal_bands_hold_all_of_a_sample_and_whitened_ones_the_same_of_each
 
 CONFIGS: list[ViewConfig] = [
     BandsConfig(groups=2),
-    PooledConfig(std=True),
-    EdgesConfig(),
     VisibleConfig(),
     VisibleConfig(basis="principal", samples=9),
     PrincipalConfig(whitening=0.5),
@@ -232,8 +190,6 @@ def test_a_score_of_each_view_has_its_gradient(config: ViewConfig) -> None:
     [
         ({"bands": {"octaves": 0}}, r"views\.bands: octaves .*0"),
         ({"bands": {"groups": 0}}, r"views\.bands: groups .*0"),
-        ({"pooled": {"cells": []}}, r"views\.pooled: cells"),
-        ({"pooled": {"cells": [2, -1]}}, r"views\.pooled: cells .*-1"),
         ({"visible": {"step": 0}}, r"views\.visible: step .*0"),
         ({"visible": {"basis": "haar"}}, r"views\.visible\.basis.*cosine, principal.*haar"),
         ({"visible": {"samples": 1}}, r"views\.visible: samples .*1"),

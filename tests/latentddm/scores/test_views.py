@@ -235,11 +235,13 @@ def test_a_micro_batch_without_a_compared_sample_has_a_gradient_of_zero() -> Non
 
 def test_a_share_of_which_a_micro_batch_has_no_whole_number_is_refused() -> None:
     """Else the samples that are compared would depend on the number of parts of a batch."""
-    score = EnergyConfig(views={"whole": 0.5, "edges": VIEWS["edges"](share=0.3)})  # type: ignore[call-arg]
+    score = EnergyConfig(views={"whole": 0.5, "position": VIEWS["position"](share=0.3)})  # type: ignore[call-arg]
     score.check_part(10)
-    with pytest.raises(ValueError, match=r"share of the view 'edges' is 0.3, of which 16 images"):
+    with pytest.raises(
+        ValueError, match=r"share of the view 'position' is 0.3, of which 16 images"
+    ):
         score.check_part(16)
-    rows = [VIEWS["edges"](share=0.3).rows(torch.ones(count)) for count in (20, 10)]  # type: ignore[call-arg]
+    rows = [VIEWS["position"](share=0.3).rows(torch.ones(count)) for count in (20, 10)]  # type: ignore[call-arg]
     assert rows[0] is not None
     assert rows[1] is not None
     assert rows[0].tolist() == [*rows[1].tolist(), *(rows[1] + 10).tolist()]
