@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, cast, get_args
 
@@ -25,6 +25,8 @@ from latentddm.inference.generator import (
     flow_map,
     reads_xi,
 )
+from latentddm.inference.run_settings import sampler_of
+from latentddm.inference.sampler import SamplerConfig
 from latentddm.inference.xi_scale import fitted, scales_of
 
 ALL = "all"
@@ -39,6 +41,14 @@ class Trained:
     reads_xi: bool
     flow_map: str | None = None  # the steps that a flow map has learnt
     classes: int = 0  # of the network; it is drawn from in every class in turn
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    student: bool = False  # made for churn 1
+
+    def own_sampling(self, evaluations: int) -> SamplingConfig:
+        """What it is sampled by as long as no better settings were measured."""
+        if self.student:
+            return SamplingConfig(steps=evaluations, churn=1.0)
+        return self.sampler.settings(evaluations)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,10 @@ class Method:
 
     def __str__(self) -> str:
         return f"{self.series} at {self.images:,} images"
+
+    def is_own(self, sampling: SamplingConfig) -> bool:
+        """Whether its first run is sampled so as long as no better settings were measured."""
+        return sampling == self.runs[0].own_sampling(sampling.steps)
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,16 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
         for checkpoint in _checkpoints_of(folder, images):
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
             phase = checkpoint.phase
-            settings = reads_xi(config, phase), flow_map(config, phase)
-            one = Trained(run, described["sha256"], *settings, config["network"]["classes"])
+            draws, learnt = reads_xi(config, phase), flow_map(config, phase)
+            one = Trained(
+                run,
+                described["sha256"],
+                draws,
+                learnt,
+                classes=config["network"]["classes"],
+                sampler=sampler_of(config, folder.path, draws, learnt is not None),
+                student="teacher" in config,
+            )
             found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
         if len(trained) < len(runs):

@@ -124,15 +124,17 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
 def training_record(method: Method) -> dict[str, Any]:
     """A method's fields, its images and its seconds of training, the mean over its runs.
 
-    Those of a student's teacher count: without them there is no student.
+    On a CPU seconds of its cores, in which other work beside the training does not count. Those
+    of a student's teacher count: without them there is no student.
     """
     taught, seconds = 0, []
     for trained in method.runs:
         run = RunFolder(Path(trained.run))
-        config, spent = run.read_config(), run.training_seconds(method.images)
+        config, spent = run.read_config(), run.training_seconds(method.images, of_cores=True)
         if "teacher" in config:
             taught = config["teacher_images"]
-            spent += RunFolder(Path(config["teacher"])).training_seconds(taught)
+            teacher = RunFolder(Path(config["teacher"]))
+            spent += teacher.training_seconds(taught, of_cores=True)
         seconds.append(spent)
     record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
     return asdict(method) | record
@@ -144,7 +146,8 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
     methods = list(dict.fromkeys(finding.method for finding in best))
     at = {(finding.method, finding.evaluations): finding for finding in best}
     lines = [
-        f"{metric}: the best setting of each method (churn, safety, grid, scales).\n",
+        f"{metric}: the best of the settings tried of each method (churn, safety, grid, scales). "
+        "Minutes of training are on a CPU those of its cores.\n",
         "| method | images seen | training | " + " | ".join(map(str, across)) + " |",
         "|---" * (len(across) + 3) + "|",
     ]

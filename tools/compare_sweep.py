@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar, get_args
 
 from latentddm.diffusion.sampling import POWER, GridKind
 from latentddm.engine.errors import UserError
+from latentddm.inference.settings import SamplingConfig
 from latentddm.inference.xi_scale import ScaleRange, Scales
 
 
@@ -58,31 +59,35 @@ def _numbers(given: Scales | ScaleRange) -> tuple[float, ...]:
     return given if isinstance(given, tuple) else (given,)
 
 
-class Named(Protocol):
+class Sampled(Protocol):
     """A row of the table: a solver of a named method, at a number of images."""
 
     @property
     def name(self) -> str: ...
     @property
     def images(self) -> int: ...
+    def is_own(self, sampling: SamplingConfig) -> bool:
+        """Whether it is the setting that the row's runs are sampled by if none is given."""
 
 
-Row = TypeVar("Row", bound=Named)
-Setting = TypeVar("Setting")
+Row = TypeVar("Row", bound=Sampled)
 
 
-def tried(settings: Sequence[tuple[Row, Setting]], tries: int | None) -> list[tuple[Row, Setting]]:
+def tried(
+    settings: Sequence[tuple[Row, SamplingConfig]], tries: int | None
+) -> list[tuple[Row, SamplingConfig]]:
     """At most `tries` settings of each method, in their order: equal effort for unequal grids.
 
-    A method's rows share them: the first setting of each row, which is the exact one, then others
-    at random, always the same.
+    A method's rows share them: the first setting of each row, which is the exact one, the runs'
+    own, then others at random, always the same.
     """
     if tries is None:
         return list(settings)
     kept: set[int] = set()
     for method in dict.fromkeys((row.name, row.images) for row, _ in settings):
         own = [i for i, (row, _) in enumerate(settings) if (row.name, row.images) == method]
-        firsts = list({settings[i][0]: i for i in reversed(own)}.values())
+        firsts = set({settings[i][0]: i for i in reversed(own)}.values())
+        firsts |= {i for i in own if settings[i][0].is_own(settings[i][1])}
         others = [i for i in own if i not in firsts]
         more = min(max(tries - len(firsts), 0), len(others))
         kept |= {*firsts, *Random(0).sample(others, more)}

@@ -127,6 +127,9 @@ def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, 
 
 def asked_of_compare(work: Work) -> tuple[Sweep, Judgement]:
     """The sweep and the judgement of the comparisons; UserError for wrong ones."""
+    planned = [word for word in ("--tries", "--samples", "--confirm") if word in work.compare]
+    if planned:
+        raise UserError(f"--compare has {planned[0]}, which the hours decide; leave it out.")
     parsed = make_parser().parse_args([*work.compare, "--method", "any", "--output", "any"])
     judgement = judgement_of(parsed, None)
     deciding_metric(parsed.best_by, judgement)

@@ -23,7 +23,7 @@ from latentddm.training.rivals import InductiveObjective, MeanFlowObjective, Sho
 PLAIN, DDM, STUDENT = "plain", "DDM", "student"
 RIVALS: Mapping[str, tuple[type[Objective], Sequence[str]]] = {  # settings: over the defaults
     "shortcut": (ShortcutObjective, ()),
-    "mean-flow": (MeanFlowObjective, ("improved=true",)),
+    "mean-flow": (MeanFlowObjective, ("improved=true", "velocity_share=0.5")),
     "inductive": (InductiveObjective, ()),
 }
 # By the first word of a method's name: the samplers, each with the grids of the sweep unless it

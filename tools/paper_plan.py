@@ -17,7 +17,7 @@ from latentddm.engine.errors import UserError
 from latentddm.evaluation.extractors import INCEPTION
 
 COMPARISON_SHARE = 1 / 3
-TRIES = (16, 8, 4)  # settings of a method, the fewer the less time there is
+TRIES = (16, 8)  # settings of a method, the fewer the less time there is
 ENOUGH = 500  # samples, from which more settings are worth more than more samples of each
 FEWEST, FEWEST_FOR_FID = 64, 1000  # samples; the Inception's distance of fewer is mostly bias
 SCREENED = 4  # a setting is tried by a quarter of the samples that are worth reporting, at most

@@ -100,7 +100,7 @@ class _Loop:
         snapshots = task.averages.config.snapshots
         snapshot_every = span.length / snapshots if snapshots else math.inf
         accumulator = MetricAccumulator()
-        clock, counted = time.monotonic(), images
+        clock, counted = _Clock.start(self.accelerator), images
         while True:
             task.step(next(batches), images, accumulator)
             before, images = images, images + config.batch_size
@@ -108,9 +108,8 @@ class _Loop:
             stop = self.agreement.stop(images)
 
             if done or _passed(before, images, config.log_every):
-                speed = (images - counted) / (time.monotonic() - clock)
-                self._log(accumulator, images, speed, phase.examine)
-                clock, counted = time.monotonic(), images
+                self._log(accumulator, images, clock.speeds(images - counted), phase.examine)
+                clock, counted = _Clock.start(self.accelerator), images
             if done or _passed(before - span.start, images - span.start, snapshot_every):
                 self.manager.snapshot(task, images - span.start)
             saves = done or stop > 0 or _passed(before, images, config.checkpoint_every)
@@ -140,17 +139,37 @@ class _Loop:
         self,
         accumulator: MetricAccumulator,
         images: int,
-        speed: float,
+        speeds: dict[str, float],
         examine: Examine | None,
     ) -> None:
-        metrics = _finite(accumulator.collect(self.accelerator), images)
-        metrics["images_per_second"] = speed
+        metrics = _finite(accumulator.collect(self.accelerator), images) | speeds
         for warning in examine(images, metrics) if examine else ():
             _log.warning("%s", warning)
         if self.accelerator.is_main_process:
             self.run.log_metrics(images, metrics)
             self.accelerator.log(metrics, step=images)
             self.bar.show({"loss": metrics["loss"]})
+
+
+@dataclass(frozen=True)
+class _Clock:
+    """The time, and on a CPU that of its cores for this process: other work slows the first."""
+
+    seconds: float
+    core_seconds: float | None
+
+    @classmethod
+    def start(cls, accelerator: Accelerator) -> _Clock:
+        on_cpu = accelerator.device.type == "cpu"
+        return cls(time.monotonic(), time.process_time() if on_cpu else None)
+
+    def speeds(self, images: int) -> dict[str, float]:
+        """Images a second since the start, as it is logged."""
+        speeds = {"images_per_second": images / (time.monotonic() - self.seconds)}
+        if self.core_seconds is not None:
+            spent = time.process_time() - self.core_seconds
+            speeds["images_per_core_second"] = images / max(spent, 1e-6)
+        return speeds
 
 
 def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:

@@ -149,12 +149,18 @@ class RunFolder:
         lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def training_seconds(self, images: float = math.inf) -> float:
-        """Seconds of training until `images` seen, by the logged speeds; stops do not count."""
+    def training_seconds(self, images: float = math.inf, of_cores: bool = False) -> float:
+        """Seconds of training until `images` seen, by the logged speeds; stops do not count.
+
+        of_cores: seconds of a CPU's cores where they are logged, in which other work beside the
+        training does not count.
+        """
+        speed = "images_per_core_second" if of_cores else "images_per_second"
         seconds, before = 0.0, 0.0
         for line in self.read_metrics():
             if line["images"] <= images:
-                seconds += (line["images"] - before) / line["images_per_second"]
+                speeds = line.get(speed, line["images_per_second"])
+                seconds += (line["images"] - before) / speeds
                 before = line["images"]
         return seconds
 

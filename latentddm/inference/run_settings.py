@@ -31,9 +31,7 @@ class RunSettings:
         cls, run: Path, config: Mapping[str, Any], reads_xi: bool, flow_map: bool
     ) -> RunSettings:
         """Those of the run in a folder, which has this config; UserError for a damaged file."""
-        values = config.get("sampler") or {}  # a student has none
-        sampler = build(SamplerConfig, values, str(run), "sampler.")
-        return cls(best=best_settings(run), sampler=sampler.for_network(reads_xi, flow_map))
+        return cls(best=best_settings(run), sampler=sampler_of(config, run, reads_xi, flow_map))
 
     @property
     def steps(self) -> int:
@@ -70,3 +68,11 @@ class RunSettings:
             return found
         between = ScaleRange(found.xi_scale[0], found.xi_scale[-1])
         return replace(found, xi_scale=scales_of(between, solver, steps))
+
+
+def sampler_of(
+    config: Mapping[str, Any], run: Path, reads_xi: bool, flow_map: bool
+) -> SamplerConfig:
+    """The sampler of a run's config, as it fits the network; a student has the exact one."""
+    sampler = build(SamplerConfig, config.get("sampler") or {}, str(run), "sampler.")
+    return sampler.for_network(reads_xi, flow_map)

@@ -195,7 +195,7 @@ def final_tensors(run: RunFolder) -> dict[str, Tensor]:
 def logged(run: RunFolder) -> list[dict[str, float]]:
     """The logged metrics without the speed, which depends on the clock."""
     return [
-        {name: value for name, value in line.items() if name != "images_per_second"}
+        {name: value for name, value in line.items() if not name.startswith("images_per_")}
         for line in run.read_metrics()
     ]
 

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from latentddm.inference.best_settings import best_settings
+from latentddm.inference.sampler import SamplerConfig
+from latentddm.inference.settings import SamplingConfig
 from latentddm.inference.xi_scale import ScaleRange
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -224,6 +226,27 @@ def test_scales_of_xi_are_tried_where_a_network_reads_it(runs: Path, compare: Mo
     four = replace(one, evaluations=(4,), noise_scales=(1.0,), grids=("uniform",))
     scales = [cell.sampling.xi_scale for cell in plan.plan_cells(heun, four, batch_size=4)]
     assert scales == [1.0, (1.0, 0.625, 0.25), (0.5, 0.8)]  # it makes three of four evaluations
+
+
+@pytest.mark.parametrize("student", [False, True])
+def test_what_a_run_is_sampled_by_is_among_the_settings_tried(
+    runs: Path, compare: ModuleType, student: bool
+) -> None:
+    """Else the best known one, or the one that a student is trained for, is a matter of chance."""
+    plan = importlib.import_module("compare_plan")
+    (ddim, unipc) = plan.parse_methods([f"x={runs / 'ddm'}:ddim,unipc"])
+    assert ddim.runs[0].sampler == SamplerConfig()  # of latents of few numbers
+    sampler = SamplerConfig(solver="unipc", grid="power", xi_scale=(1.0, 0.25))
+    trained = replace(ddim.runs[0], sampler=sampler, student=student)
+    rows = [replace(row, runs=(trained,)) for row in (ddim, unipc)]
+    scales = (1.0, 0.8, ScaleRange(1, 0.5), ScaleRange(1, 0.25))
+    sweep = plan.Sweep(evaluations=(2, 4), xi_scales=scales, noise_scales=(1.0, 0.9), tries=3)
+    tried = [cell.sampling for cell in plan.plan_cells(rows, sweep, batch_size=64)]
+    assert [each.steps for each in tried] == [2] * 3 + [4] * 3
+    for steps in (2, 4):
+        own = SamplingConfig(steps=steps, churn=1.0) if student else sampler.settings(steps)
+        assert own in tried
+        assert SamplingConfig(steps=steps) in tried
 
 
 def test_runs_of_one_method_are_averaged(runs: Path, tmp_path: Path, compare: ModuleType) -> None:

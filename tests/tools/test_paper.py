@@ -256,6 +256,7 @@ def test_a_plan_fills_the_hours_and_stays(
         ("--features latents --churn 3", "--churn"),
         ("--features latents --xi-scales 0.5,-1", "--xi-scales"),
         ("--features pyramid-v2 --reference nowhere", "nowhere"),
+        ("--features latents --tries 4", "--tries, which the hours decide"),
     ],
 )
 def test_a_wrong_comparison_is_refused_before_anything_is_trained(

@@ -153,7 +153,7 @@ def launcher(count: int, machines: int = 1, rank: int = 0, port: int = 0) -> lis
 def logged(run: RunFolder) -> list[dict[str, float]]:
     """The metrics without the speed."""
     return [
-        {name: value for name, value in line.items() if name != "images_per_second"}
+        {name: value for name, value in line.items() if not name.startswith("images_per_")}
         for line in run.read_metrics()
     ]
 
