@@ -15,7 +15,8 @@ from latentddm.engine.errors import UserError
 PUBLISHED = Path(__file__).with_name("published.json")
 BY_IMAGES, BY_SECONDS = "images", "seconds"
 TITLES = {
-    BY_IMAGES: "## Equal images\n\nEvery method sees as many, a student's teacher as well.\n",
+    BY_IMAGES: "## Equal images\n\nEvery method sees as many; a student sees its share of them beside its "
+    "teacher's.\n",
     BY_SECONDS: "## Equal seconds\n\nEvery method trains for as long as the slowest of the table "
     "by images, a student's teacher included.\n",
 }
@@ -71,9 +72,10 @@ def verdict_table(results: Mapping[str, Any]) -> str:
     """The best of each kind of method by evaluations, and the DDM's against the best other."""
     metric, best = results["best_by"], results["best"]
     lines = [
-        f"{metric}, the best row of each kind; the ratio is the DDM's to the best other. Level: "
-        "their difference is below the root of the sum of their squared deviations over seeds "
-        "(of one seed there is none, and nothing is level).\n",
+        f"{metric}, the best row of each kind, chosen on the samples reported: that favours kinds "
+        "of many rows a little. The ratio is the DDM's to the best other. Level: their difference "
+        "is below the root of the sum of their squared deviations over seeds (of one seed there "
+        "is none, and nothing is level).\n",
         "| evaluations | ahead | " + " | ".join([*KINDS.values(), "a rival"]) + " | ratio |",
         "|---" * (len(KINDS) + 4) + "|",
     ]
@@ -132,8 +134,8 @@ def effort_table(results: Mapping[str, Any]) -> str:
     trainings = {_name(method["series"]): len(method["runs"]) for method in results["methods"]}
     counts = sorted({count for of_name in tried.values() for count in of_name})
     lines = [
-        "Effort: trainings, all with one setting of the objective, and settings of the sampler "
-        "tried at each number of evaluations.\n",
+        "Effort: trainings, all with the one setting of the objective given, however it was found, "
+        "and settings of the sampler tried at each number of evaluations, over all rows.\n",
         "| method | trainings | " + " | ".join(map(str, counts)) + " |",
         "|---" * (len(counts) + 2) + "|",
     ]
@@ -154,8 +156,9 @@ def _name(series: str) -> str:
 def published_table(figures: Sequence[Published], counts: Sequence[int]) -> str:
     """Published FIDs in the columns of the table: other, larger networks and longer trainings."""
     lines = [
-        "Published FID, of other and much larger networks and trainings: for the order of the "
-        "methods, not for the size of the numbers.\n",
+        "Published FID of 50,000 samples, of other and much larger networks and trainings: for the "
+        "order of the methods. It is no figure to hold the numbers above against, which may be of "
+        "another metric too.\n",
         "| published | data | " + " | ".join(map(str, counts)) + " | source |",
         "|---" * (len(counts) + 3) + "|",
     ]
