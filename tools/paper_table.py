@@ -15,8 +15,8 @@ from latentddm.engine.errors import UserError
 PUBLISHED = Path(__file__).with_name("published.json")
 BY_IMAGES, BY_SECONDS = "images", "seconds"
 TITLES = {
-    BY_IMAGES: "## Equal images\n\nEvery method sees as many; a student sees its share of them beside its "
-    "teacher's.\n",
+    BY_IMAGES: "## Equal images\n\nEvery method sees as many; a student its share of them beside "
+    "its teacher's.\n",
     BY_SECONDS: "## Equal seconds\n\nEvery method trains for as long as the slowest of the table "
     "by images, a student's teacher included.\n",
 }

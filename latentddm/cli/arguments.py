@@ -10,7 +10,9 @@ import latentddm
 from latentddm.engine.errors import UserError
 
 SOURCE_HELP = "a folder, zip, tar shards, LSUN lmdb, a URL of these files, hf:NAME or portraits"
-AUTOENCODER_HELP = "a diffusers folder or its URL, a run of train-autoencoder, a hub id, pixels"
+AUTOENCODER_HELP = (
+    "a diffusers folder, its URL, a hub id, TAESD weights, a run of train-autoencoder, pixels"
+)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--evaluation", metavar="FILE.json", help="the output of `evaluate`, for the model card"
     )
     parser.add_argument(
-        "--steps", type=int, metavar="N", help="of the sample grid (default 4; a student's own)"
+        "--steps",
+        type=int,
+        metavar="N",
+        help="whose settings are exported (default 4, or the nearest measured)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample grid")
     parser.add_argument("--license", default="other", help="of the weights, for the model card")

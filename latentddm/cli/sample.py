@@ -16,7 +16,9 @@ _log = logging.getLogger("latentddm")
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN")
     parser.add_argument(
-        "--steps", type=int, help="network evaluations (default 4; a student's own)"
+        "--steps",
+        type=int,
+        help="network evaluations (default 4, or the nearest measured; a student's own)",
     )
     parser.add_argument("--num", type=int, default=64, help="how many images (default 64)")
     parser.add_argument("--seed", type=int, default=0)

@@ -112,8 +112,8 @@ class LatentDDMPipeline(DiffusionPipeline):
         images, the last of them repeated where some are missing. class_labels: one label, or one
         for each image; guidance_scale above 1 exaggerates them, at two evaluations a step.
         xi_scale: standard deviation of xi, one number or one for each evaluation (the last goes
-        on); 1 is exact, below 1 draws lie closer to their mean; None: the pipeline's own, measured
-        as the best before its export, or 1. latents: the first noise.
+        on); 1 is exact, below 1 draws lie closer to their mean; None: the run's own at its export.
+        latents: the first noise.
         output_type: pil; np [B, H, W, 3] or pt [B, 3, H, W] in [0, 1]; latent: float32, raw.
         callback_on_step_end(pipeline, step, timestep, tensors) may return other tensors, and may
         request "latents" (x_s) and "x0" (the draw that led there). ValueError: a wrong argument.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from latentddm.scores.views.components import cosine_components, principal_axes
@@ -29,13 +30,14 @@ class VisibleConfig(ViewConfig):
 
     the squared correlation of the component in x_0 and in x_s. The squared norm is divided by the
     mean of g_k^2. An invertible linear map, so that the score stays strictly proper. At s = 0 it is
-    the view `whole`.
+    the view `whole`. Principal directions beyond the samples have no variance: they are seen at
+    s = 0 alone.
     """
 
     kind: Literal["visible"] = "visible"
     step: float = 0.25  # of the sampler: 1 / 4 for four evaluations on a uniform grid
     basis: Literal["cosine", "principal"] = "cosine"  # cosines over positions, in each channel
-    samples: int = 4096  # of the store, from which the variances are computed
+    samples: int = 4096  # of the store, from which variances and axes are computed
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,12 +52,18 @@ class VisibleConfig(ViewConfig):
         latents = given.latents(self.samples).double().cpu()
         if self.basis == "principal":
             axes, variances = principal_axes(latents)
+            if axes.shape[1] < len(axes):
+                variances = torch.cat([variances, variances.new_zeros(1)])  # of all others
             return Visible(self.step, given.schedule, variances, axes)
         return Visible(self.step, given.schedule, cosine_components(latents).var(0))
 
 
 class Visible(View):
-    """See `VisibleConfig`. variances: [C, H, W] of cosines, or [K] of the axes [D, K]."""
+    """See `VisibleConfig`.
+
+    variances: [C, H, W] of cosines, or [K] of the axes [D, K]; if K < D, [K + 1], with that of all
+    other directions.
+    """
 
     def __init__(
         self, step: float, schedule: NoiseLevels, variances: Tensor, axes: Tensor | None = None
@@ -64,17 +72,21 @@ class Visible(View):
         self._variances, self._axes = variances, axes
 
     def features(self, x: Tensor, t: Tensor) -> Tensor:
-        """Components [B, n, C, H, W] or [B, n, K]; their mean square is the squared norm."""
+        """Components times gains, [B, n, C, H, W] or [B, n, D]; their mean square is the norm's."""
         self._variances = self._variances.to(x)
-        if self._axes is None:
-            components = cosine_components(x)
-        else:
-            self._axes = self._axes.to(x)
-            components = x.flatten(2) @ self._axes
         gains = self.gains((t - self.step).clamp_min(0))
-        scale = gains.square().flatten(1).mean(1).rsqrt()
-        factors = gains * scale.reshape(-1, *[1] * (gains.ndim - 1))
-        return components * factors[:, None]
+        if self._axes is None:
+            scale = gains.square().flatten(1).mean(1).rsqrt()
+            return cosine_components(x) * (gains * scale[:, None, None, None])[:, None]
+        self._axes = self._axes.to(x)
+        components, kept = x.flatten(2) @ self._axes, self._axes.shape[1]
+        along, others = gains[:, :kept], gains[:, kept:]  # of the others one gain, or none
+        beyond = (len(self._axes) - kept) * others.square().sum(1)
+        scale = ((along.square().sum(1) + beyond) / len(self._axes)).rsqrt()[:, None, None]
+        if not others.shape[1]:
+            return components * along[:, None] * scale
+        back = ((along - others)[:, None] * components) @ self._axes.T
+        return (others[:, None] * x.flatten(2) + back) * scale
 
     def gains(self, s: Tensor) -> Tensor:
         """g_k(s), [B, C, H, W] or [B, K], for s [B]."""

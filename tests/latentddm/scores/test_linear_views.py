@@ -120,9 +120,14 @@ def test_a_gain_is_the_squared_correlation_of_a_component_now_and_after_the_step
         torch.testing.assert_close(gains[index], found, atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("basis", ["cosine", "principal"])
-def test_the_visible_norm_is_the_whole_at_the_end_and_coarse_at_the_start(basis: Any) -> None:
-    data = correlated(200, 2, 3, 3)
+@pytest.mark.parametrize(
+    ("basis", "count"), [("cosine", 200), ("principal", 200), ("principal", 9)]
+)
+def test_the_visible_norm_is_the_whole_at_the_end_and_coarse_at_the_start(
+    basis: Any, count: int
+) -> None:
+    """Of fewer samples than numbers too, beyond which nothing is visible but at the end."""
+    data = correlated(count, 2, 3, 3)
     view: Any = VisibleConfig(step=0.25, basis=basis).make(InMemory(data))
     x = noise(2, 3, 2, 3, 3)
     end = squares(view, x, torch.tensor([0.25, 0.1]).double())
@@ -133,7 +138,7 @@ def test_the_visible_norm_is_the_whole_at_the_end_and_coarse_at_the_start(basis:
         components = cosine_components(x).flatten(2)
     else:
         components = x.flatten(2) @ principal_axes(data)[0]
-    weights = gains.square()
+    weights = gains.square()[:, : components.shape[2]]
     expected = (components.square() * weights[:, None]).sum(2) / weights.sum(1, keepdim=True)
     torch.testing.assert_close(start[..., 0], expected)
 
