@@ -16,8 +16,9 @@ without a teacher: shortcut models, mean flows, inductive moment matching. In re
     toy2d_tables.py, toy2d_pictures.py  the output
 
 It prints the tables and writes table.json, samples.png, posterior.png and spread.png. With several
-seeds, figures are means and their deviations. Networks are kept: the same command, after a stop,
-trains those that are missing.
+seeds, figures are means and their deviations. With --equal-seconds there is a second table, for
+which every model trains for as long as the slowest one took. Networks are kept: the same command,
+after a stop, trains those that are missing.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -82,15 +83,20 @@ class Study:
     report: dict[str, Any]  # for table.json
 
 
-def study(folder: Path, target: Target, training: Training, sizes: Sizes, seed: int) -> Study:
+def study(
+    folder: Path,
+    target: Target,
+    training: Training,
+    sizes: Sizes,
+    seed: int,
+    equal_seconds: bool = False,
+) -> Study:
     """Train all models on a target, or read those in `folder`, and measure them."""
     networks, took = {}, {}
     for name in MODELS:
         networks[name], took[name] = train_once(folder, target, name, training, seed)
     ddm = networks["DDM"].denoise
-    rows, points = squared_mmds(
-        target, {name: _sampled(network) for name, network in networks.items()}, sizes, seed
-    )
+    rows, points = squared_mmds(target, _as_sampled(networks), sizes, seed)
     for row in rows:
         published = PUBLISHED.get(target.name, {}).get(int(row["nfe"]))
         if published and row["bandwidth"] == 1.0:
@@ -101,7 +107,38 @@ def study(folder: Path, target: Target, training: Training, sizes: Sizes, seed: 
         "spread": posterior_spread(target, ddm, sizes, seed),
         "training": took,
     }
+    if equal_seconds:
+        report["equal_seconds"] = by_seconds(folder, target, training, took, sizes, seed)
     return Study(networks, points, report)
+
+
+def by_seconds(
+    folder: Path,
+    target: Target,
+    training: Training,
+    took: Mapping[str, Mapping[str, float]],
+    sizes: Sizes,
+    seed: int,
+) -> dict[str, Any]:
+    """The same, but that every model trains for as long as the slowest one took.
+
+    took: the seconds of the trainings on equal numbers of points, which are in `folder`.
+    """
+    longest = max(spent["cpu_seconds"] for spent in took.values())
+    longer = folder / "equal-seconds"
+    make_folder(longer)
+    networks, spent = {}, {}
+    for name in MODELS:
+        more = training.lengthened(longest / took[name]["cpu_seconds"])
+        where = folder if more == training else longer
+        networks[name], seconds = train_once(where, target, name, more, seed)
+        spent[name] = {**seconds, "points": more.points}
+    rows, _ = squared_mmds(target, _as_sampled(networks), sizes, seed)
+    return {"squared_mmd": rows, "training": spent}
+
+
+def _as_sampled(networks: Mapping[str, ToyDenoiser]) -> dict[str, Denoiser | LearntFlowMap]:
+    return {name: _sampled(network) for name, network in networks.items()}
 
 
 def _sampled(network: ToyDenoiser) -> Denoiser | LearntFlowMap:
@@ -118,6 +155,7 @@ def _study_all(
     training: Training,
     sizes: Sizes,
     processes: int,
+    equal_seconds: bool,
 ) -> dict[str, list[Study]]:
     """The studies of each target, by seed, in so many processes of one thread.
 
@@ -128,7 +166,7 @@ def _study_all(
     with ProcessPoolExecutor(
         workers, context, initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        one = partial(study, folder, training=training, sizes=sizes)
+        one = partial(study, folder, training=training, sizes=sizes, equal_seconds=equal_seconds)
         work = {
             name: [pool.submit(one, TARGETS[name], seed=seed) for seed in seeds] for name in names
         }
@@ -152,7 +190,9 @@ def run(options: argparse.Namespace) -> None:
     seeds, output = range(options.seed, options.seed + options.seeds), options.output
     networks = output / "networks"
     make_folder(networks)
-    by_seed = _study_all(networks, names, seeds, training, sizes, options.processes)
+    by_seed = _study_all(
+        networks, names, seeds, training, sizes, options.processes, options.equal_seconds
+    )
     reports, spreads = {}, {}
     for name, done in by_seed.items():
         each = [one.report for one in done]
@@ -197,6 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.add_argument(
         "--processes", type=int, default=os.cpu_count() or 1, help="default: cores"
     )
+    equal = "a second table: each model trains for as long as the slowest"
+    options.add_argument("--equal-seconds", action="store_true", help=equal)
     options.add_argument("--quick", action="store_true", help="a smoke run of seconds")
     parsed = options.parse_args(arguments)
     return exit_code(lambda: run(parsed))

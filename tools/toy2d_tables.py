@@ -28,17 +28,13 @@ def _merge(reports: Sequence[Any], merge: Callable[[Sequence[float]], float]) ->
 
 def table(name: str, report: dict[str, Any], deviation: dict[str, Any] | None = None) -> str:
     """The figures of one target, with their deviations over seeds where there are several."""
-    rows = report["squared_mmd"]
-    deviating = deviation["squared_mmd"] if deviation else [{}] * len(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))[2:]  # after h and NFE
     lines = [f"{name}: squared MMD (RBF kernel of bandwidth h), less is better; target: the floor"]
-    lines.append(f"{'h':>6}{'NFE':>6}" + "".join(f"{column:>21}" for column in columns))
-    for row, beside in zip(rows, deviating, strict=True):
-        cells = [_number(row.get(column), beside.get(column)) for column in columns]
-        line = f"{row['bandwidth']:>6g}{row['nfe']:>6.0f}" + "".join(
-            f"{cell:>21}" for cell in cells
+    lines += _squared_mmd(report, deviation)
+    if "equal_seconds" in report:
+        lines.append(f"{name}: the same after as many seconds of training")
+        lines += _squared_mmd(
+            report["equal_seconds"], deviation["equal_seconds"] if deviation else None
         )
-        lines.append(line.rstrip())
     lines.append(f"{name}: energy distance to the exact posterior, averaged over x_t")
     for place, row in enumerate(report["posterior"]):
         ratio = f"{row['ratio']:.2%}"
@@ -54,6 +50,21 @@ def table(name: str, report: dict[str, Any], deviation: dict[str, Any] | None = 
             f"({took['cpu_seconds']:.0f} s of processor time)"
         )
     return "\n".join(lines) + "\n"
+
+
+def _squared_mmd(report: dict[str, Any], deviation: dict[str, Any] | None) -> list[str]:
+    """A line of columns, and one for each bandwidth and number of evaluations."""
+    rows = report["squared_mmd"]
+    deviating = deviation["squared_mmd"] if deviation else [{}] * len(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))[2:]  # after h and NFE
+    lines = [f"{'h':>6}{'NFE':>6}" + "".join(f"{column:>21}" for column in columns)]
+    for row, beside in zip(rows, deviating, strict=True):
+        cells = [_number(row.get(column), beside.get(column)) for column in columns]
+        line = f"{row['bandwidth']:>6g}{row['nfe']:>6.0f}" + "".join(
+            f"{cell:>21}" for cell in cells
+        )
+        lines.append(line.rstrip())
+    return lines
 
 
 def _number(value: float | None, deviation: float | None) -> str:

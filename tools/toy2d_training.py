@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class Training:
     def times(self, noise: Tensor) -> Tensor:
         """Times in (0, 1) from standard normal noise [B]."""
         return torch.sigmoid(self.time_mean + self.time_std * noise).clamp(1e-4, 1 - 1e-4)
+
+    def lengthened(self, factor: float) -> Training:
+        """The same on so many times the points, in whole batches."""
+        return replace(self, points=round(factor * self.points / self.batch) * self.batch)
 
 
 def train(

@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -146,6 +147,39 @@ def test_a_network_is_trained_once(toy: ModuleType, tmp_path: Path) -> None:
     longer = replace(training, points=4096)
     with pytest.raises(UserError, match=r"mixture-mean-flow-0.*another training"):
         toy.train_once(tmp_path, target, "mean flow", longer, seed=0)
+
+
+def test_every_model_may_train_as_long_as_the_slowest(
+    toy: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, training, sizes = toy.TARGETS["mixture"], *toy.QUICK
+    training = replace(training, points=2048, warmup_points=512)
+    sizes = replace(sizes, evaluations=(2,), samples=64)
+    trained: list[tuple[str, int]] = []
+    training_module = importlib.import_module("toy2d_training")
+
+    def train_once(folder: Path, target: Any, name: str, training: Any, seed: int) -> Any:
+        trained.append((name, training.points))
+        seconds = {"DDM": 8.0, "mean flow": 4.0}.get(name, 2.0) * training.points / 2048
+        network = training_module.make_network(target, toy.MODELS[name])
+        return network, {"seconds": 1.0, "cpu_seconds": seconds}
+
+    monkeypatch.setattr(toy, "train_once", train_once)
+    took = {name: train_once(tmp_path, target, name, training, 0)[1] for name in toy.MODELS}
+    trained.clear()
+    report = toy.by_seconds(tmp_path, target, training, took, sizes, seed=0)
+    assert dict(trained) == {
+        "diffusion": 8192,
+        "DDM": 2048,
+        "shortcut": 8192,
+        "mean flow": 4096,
+        "inductive": 8192,
+    }
+    assert {spent["cpu_seconds"] for spent in report["training"].values()} == {8.0}
+    assert {*toy.MODELS, "target"} < set(report["squared_mmd"][0])
+    tables = importlib.import_module("toy2d_tables")
+    whole = {**report, "posterior": [], "equal_seconds": report}
+    assert "after as many seconds" in tables.table("mixture", whole, tables.deviations([whole] * 2))
 
 
 def test_figures_over_seeds_are_means_and_deviations(toy: ModuleType) -> None:
