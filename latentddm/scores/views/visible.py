@@ -36,7 +36,7 @@ class VisibleConfig(ViewConfig):
 
     kind: Literal["visible"] = "visible"
     step: float = 0.25  # of the sampler: 1 / 4 for four evaluations on a uniform grid
-    basis: Literal["cosine", "principal"] = "cosine"  # cosines over positions, in each channel
+    basis: Literal["principal", "cosine"] = "principal"  # cosines over positions, in each channel
     samples: int = 4096  # of the store, from which variances and axes are computed
 
     def __post_init__(self) -> None:

@@ -26,7 +26,7 @@ EVERY: dict[str, Any] = {
     "bands": {"weight": 0.25, "weight_data": 0.0, "groups": 3},
     "position": {"weight": 0.2, "share": 0.5},
     "near": {"kind": "visible", "weight": 0.1, "t_min": 0.3, "step": 0.125},
-    "far": {"kind": "visible", "weight": 0.1, "basis": "principal"},
+    "far": {"kind": "visible", "weight": 0.1, "basis": "cosine"},
     "principal": {"weight": 0.1, "whitening": 0.5},
 }
 
