@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from latentddm.scores.views.bands import BandsConfig
 from latentddm.scores.views.position import PositionConfig
-from latentddm.scores.views.principal import PrincipalConfig
 from latentddm.scores.views.view import VIEWS, Differences, View, ViewConfig, ViewInputs
 from latentddm.scores.views.visible import VisibleConfig
 from latentddm.scores.views.whole import WholeConfig
@@ -15,4 +14,3 @@ VIEWS["whole"] = WholeConfig
 VIEWS["position"] = PositionConfig
 VIEWS["bands"] = BandsConfig
 VIEWS["visible"] = VisibleConfig
-VIEWS["principal"] = PrincipalConfig

@@ -41,11 +41,6 @@ def cosine_octaves(height: int, width: int) -> Tensor:
     return (frequency.clamp_min(0.5).log2().floor() + 1).long()
 
 
-def rank_octaves(count: int) -> Tensor:
-    """The octave of each rank, [count]: 0 for the ranks 1-2, then 3-6, 7-14, ..."""
-    return (torch.arange(count).double() + 2).log2().floor().long() - 1
-
-
 def averaging(bands: Tensor) -> Tensor:
     """A matrix [K, V] of means over the components of each of V bands; bands: [K], 0 to V - 1."""
     belongs = torch.nn.functional.one_hot(bands).double()

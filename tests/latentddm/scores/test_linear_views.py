@@ -1,4 +1,4 @@
-"""Linear views: bands, visible and principal components are what their names say."""
+"""Linear views: bands and visible components are what their names say."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ from latentddm.scores.views.components import (
     cosine_components,
     cosine_octaves,
     principal_axes,
-    rank_octaves,
 )
-from latentddm.scores.views.principal import PrincipalConfig
 from latentddm.scores.views.visible import VisibleConfig
 
 T = torch.tensor([0.3, 0.8], dtype=torch.float64)
@@ -67,7 +65,6 @@ def test_octaves_double_and_the_longer_edge_counts() -> None:
     assert cosine_octaves(8, 8)[0].tolist() == [0, 1, 2, 2, 3, 3, 3, 3]
     assert cosine_octaves(2, 4).tolist() == [[0, 1, 2, 2], [2, 2, 2, 2]]
     assert cosine_octaves(1, 1).tolist() == [[0]]
-    assert rank_octaves(15).tolist() == [0] * 2 + [1] * 4 + [2] * 8 + [3]
 
 
 @pytest.mark.parametrize("shape", [(6, 8, 8), (6, 4, 6), (6, 1, 1)])
@@ -156,25 +153,10 @@ def test_principal_axes_are_orthonormal_and_their_variances_are_the_samples(coun
     torch.testing.assert_close(variances.sum(), data.flatten(1).var(0).sum())
 
 
-def test_principal_bands_hold_all_of_a_sample_and_whitened_ones_the_same_of_each() -> None:
-    data = correlated(4000, 2, 3, 3)
-    x = noise(2, 3, 2, 3, 3)
-    found = squares(PrincipalConfig().make(InMemory(data)), x)
-    counts = rank_octaves(18).bincount()
-    torch.testing.assert_close((found * counts).sum(2), x.square().flatten(2).sum(2))
-    # The data's own differences: in every whitened band twice the variance of one.
-    apart = (data[:2000] - data[2000:])[None]
-    white = squares(PrincipalConfig(whitening=1.0).make(InMemory(data)), apart).mean((0, 1))
-    largest = principal_axes(data)[1] > 1e-3
-    assert largest[:14].all()
-    torch.testing.assert_close(white[:3], torch.full((3,), 2.0).double(), atol=0.1, rtol=0)
-
-
 CONFIGS: list[ViewConfig] = [
     BandsConfig(groups=2),
     VisibleConfig(samples=9),
     VisibleConfig(basis="cosine"),
-    PrincipalConfig(whitening=0.5),
 ]
 
 
@@ -198,8 +180,6 @@ def test_a_score_of_each_view_has_its_gradient(config: ViewConfig) -> None:
         ({"visible": {"step": 0}}, r"views\.visible: step .*0"),
         ({"visible": {"basis": "haar"}}, r"views\.visible\.basis.*principal, cosine.*haar"),
         ({"visible": {"samples": 1}}, r"views\.visible: samples .*1"),
-        ({"principal": {"whitening": 2}}, r"views\.principal: whitening .*2"),
-        ({"principal": {"samples": 1}}, r"views\.principal: samples .*1"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(view: dict[str, Any], said: str) -> None:
@@ -207,7 +187,6 @@ def test_a_wrong_setting_is_one_sentence(view: dict[str, Any], said: str) -> Non
         build(ScoreConfig, {"views": view}, "c.yaml")
 
 
-@pytest.mark.parametrize("kind", ["visible", "principal"])
-def test_a_view_of_the_data_is_not_made_without_a_training(kind: str) -> None:
-    with pytest.raises(ValueError, match=f"{kind}.*training"):
-        EnergyConfig(views={kind: 1.0}).make()
+def test_a_view_of_the_data_is_not_made_without_a_training() -> None:
+    with pytest.raises(ValueError, match=r"visible.*training"):
+        EnergyConfig(views={"visible": 1.0}).make()

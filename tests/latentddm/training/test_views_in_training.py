@@ -27,7 +27,6 @@ EVERY: dict[str, Any] = {
     "position": {"weight": 0.2, "share": 0.5},
     "near": {"kind": "visible", "weight": 0.1, "t_min": 0.3, "step": 0.125},
     "far": {"kind": "visible", "weight": 0.1, "basis": "cosine"},
-    "principal": {"weight": 0.1, "whitening": 0.5},
 }
 
 
