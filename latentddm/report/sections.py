@@ -136,20 +136,29 @@ def _plain_share(settings: dict[str, Any]) -> float:
 def _next(report: dict[str, Any], album: Album) -> str:
     run, size = album.folder, report["source"]["size"]
     trained, autoencoder = shlex.quote(str(run / "ddm")), report["autoencoder"]["reference"]
+    config = shlex.quote(str(run / "ddm" / "config.yaml"))
     commands = {
         "The same on your own images": "latentddm demo --images FOLDER --output my-demo",
         "The same with more time": f"latentddm demo --images FOLDER --autoencoder "
         f"{shlex.quote(autoencoder)} --minutes 30 --output longer",
         "More samples of this demo's generator": f"latentddm sample {trained} --steps 4 "
         f"--num 64 --output samples --decode",
-        "A longer training, one stage after the other": f"latentddm encode --images FOLDER "
+        "Ten times the training, one stage after the other": f"latentddm encode --images FOLDER "
         f"--autoencoder {shlex.quote(autoencoder)} --size {size} --output my-store\n"
-        f"latentddm train CONFIG.yaml store=my-store output=my-run",
+        f"latentddm train {config} store=my-store output=my-run" + _longer(report["settings"]),
     }
     items = "".join(
         f"<p>{purpose}</p><pre>{text(command)}</pre>" for purpose, command in commands.items()
     )
     return section("Next commands", items)
+
+
+def _longer(settings: dict[str, Any]) -> str:
+    """The keys of phases of ten times as many images."""
+    phases = settings.get("generator", {}).get("phases", [])
+    return "".join(
+        f" phases.{number}.images={10 * phase['images']}" for number, phase in enumerate(phases)
+    )
 
 
 def _settings(report: dict[str, Any], album: Album) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +22,9 @@ from latentddm.cli import main
 from latentddm.cli.demo import _preset
 from latentddm.demo import parallel_runs, plan, preparation, speed
 from latentddm.demo.reference import MOST_LATENT_FEATURES, latent_pool
+from latentddm.engine.config import load_config
 from latentddm.inference.generator import Generator
+from latentddm.training.config import TrainConfig
 
 CHANNELS = 32
 SMALL = [
@@ -118,7 +123,16 @@ def check_report(report: dict[str, Any], output: Path, pretrained: Path) -> None
     for name in ("originals", "reconstructions", "draws"):
         assert Image.open(output / shown[name]).size == (edge, edge)
     assert shown["steps"] == 1
-    assert str(pretrained) in (output / "report.html").read_text()
+    page = html.unescape((output / "report.html").read_text())
+    assert str(pretrained) in page
+    # Its command for a longer training is one of this network.
+    (command,) = re.findall(r"latentddm (train .*)</pre>", page)
+    _, config, *overrides = shlex.split(command)
+    longer = load_config(TrainConfig, Path(config), overrides)
+    assert [phase.images for phase in longer.phases] == [
+        10 * sizes["plain_images"],
+        10 * sizes["ddm_images"],
+    ]
     # The report's last commands draw as the report did.
     ddm, plain = (Generator.load(output / name).settings(1) for name in ("ddm", "plain"))
     assert (ddm.xi_scale, plain.xi_scale) == ((0.5,), 1.0)
