@@ -41,11 +41,12 @@ def header(report: dict[str, Any], album: Album) -> str:
         f'<b class="method-0">{text(first["label"])}</b> is at a Fréchet distance of '
         f"<b>{number(ours)}</b> from the reference, "
         f'<b class="method-1">{text(last["label"])}</b> at <b>{number(theirs)}</b>: '
-        f"<b>{ratio(ours, theirs)}</b> the distance.</p>"
+        f"<b>{ratio(ours, theirs)}</b> the distance, where a perfect generator of these latents "
+        f"would be at <b>{number(report['floor']['frechet'])}</b>.</p>"
         f"<p>This reference is what the autoencoder keeps of the images (reconstructions, PSNR "
         f"{number(model['psnr'])} dB). From the originals, "
-        f"{text(' and '.join(from_originals))}; a perfect generator of these latents would be at "
-        f"{number(floor)}.</p>{warning}"
+        f"{text(' and '.join(from_originals))}, and a perfect generator at {number(floor)}.</p>"
+        f"{warning}"
         f'<ul class="about">{"".join(f"<li>{text(item)}</li>" for item in about)}</ul></header>'
     )
 
