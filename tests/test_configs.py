@@ -5,6 +5,7 @@ On fake tensors: shapes without memory or arithmetic.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from autoencoder.training import AutoencoderConfig
 from autoencoder.training.network import build_network, downsampling_factor
 from latentddm.demo import DemoConfig
 from latentddm.demo.config import Plan
-from latentddm.demo.sizing import fitting_network
+from latentddm.demo.sizing import fitting_generator
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.config import build, load_config, to_plain
 from latentddm.networks.network import make_network
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.distillation import DistillConfig
+from latentddm.training.objective import DistributionalObjective
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 BATCH = 2
@@ -122,12 +124,16 @@ def test_the_demo_on_other_images_has_a_network_for_every_latent(
     config = load_config(DemoConfig, CONFIGS / OWN)
     assert build(DemoConfig, to_plain(config), OWN) == config
     config = replace(config, plan=Plan(autoencoder=None, sizes=None))
-    network = fitting_network(config, shape[1])
+    generator = fitting_generator(config, shape)
+    network = generator.network
     assert isinstance(network, UNetConfig)
     whole = shape == DEMO_SHAPE
     assert network.patch_size == (4 if whole else 2)
     assert network.attention_levels == (() if whole else (0,))
-    check_losses(replace(config.generator, network=network), shape)
+    objective = generator.phases[-1].objective
+    assert isinstance(objective, DistributionalObjective)
+    assert ("visible" in objective.score.views) == (math.prod(shape) >= 1000)
+    check_losses(generator, shape)
 
 
 def test_a_distillation_has_a_loop_and_a_number_of_steps() -> None:

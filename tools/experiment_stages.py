@@ -16,7 +16,7 @@ from autoencoder.models import Autoencoder
 from autoencoder.training import AutoencoderConfig
 from latentddm.cli.arguments import find_config
 from latentddm.demo import DemoConfig
-from latentddm.demo.sizing import shortened, whole_if_small, widened
+from latentddm.demo.sizing import fitting_views, shortened, whole_if_small, widened
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
@@ -73,7 +73,7 @@ def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> T
     if autoencoder.latent_channels * edge**2 < MANY_NUMBERS:
         network = replace(network, noise="white", gaussian_mean=False)
     return replace(
-        config,
+        fitting_views(config, (autoencoder.latent_channels, edge, edge)),
         network=whole_if_small(network, edge),
         store=str(options.output / "store"),
         precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower

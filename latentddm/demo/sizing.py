@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -9,11 +10,14 @@ from datetime import datetime, timedelta
 from autoencoder.training import AutoencoderConfig
 from latentddm.demo.config import DemoConfig, Sizes
 from latentddm.engine.errors import UserError
+from latentddm.inference.xi_scale import MANY_NUMBERS
 from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
+from latentddm.training.objective import DistributionalObjective
 from latentddm.training.phases import Phase
 
+VISIBLE = "visible"
 WHOLE_EDGE = 4  # latents of so many positions a side are one patch; larger ones keep positions
 PLANNED_KEYS = (
     *("image_limit", "reference", "samples", "autoencoder.loop.images"),
@@ -96,6 +100,33 @@ def _sized_autoencoder(config: AutoencoderConfig, images: int) -> AutoencoderCon
         checkpoint_every=max(images // 2, 1),
     )
     return replace(config, loop=loop)
+
+
+def fitting_generator(config: DemoConfig, shape: Sequence[int]) -> TrainConfig:
+    """The generator for latents [C, H, W]; see `fitting_network` and `fitting_views`."""
+    generator = replace(config.generator, network=fitting_network(config, shape[1]))
+    return generator if config.plan is None else fitting_views(generator, shape)
+
+
+def fitting_views(generator: TrainConfig, shape: Sequence[int]) -> TrainConfig:
+    """The generator without the view `visible` if the latents have few numbers.
+
+    There it was not measured; from MANY_NUMBERS on it gains (tools/results/many-numbers).
+    """
+    if math.prod(shape) >= MANY_NUMBERS:
+        return generator
+    return replace(generator, phases=tuple(_without_visible(each) for each in generator.phases))
+
+
+def _without_visible(phase: Phase) -> Phase:
+    objective = phase.objective
+    if not isinstance(objective, DistributionalObjective):
+        return phase
+    views = {name: view for name, view in objective.score.views.items() if name != VISIBLE}
+    if not views or views == objective.score.views:
+        return phase
+    score = replace(objective.score, views=views)
+    return replace(phase, objective=replace(objective, score=score))
 
 
 def fitting_network(config: DemoConfig, edge: int) -> NetworkConfig:

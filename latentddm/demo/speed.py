@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +17,12 @@ from autoencoder.decode import decode_latents
 from autoencoder.images import Preprocessing
 from autoencoder.models import Autoencoder
 from autoencoder.sources.arrays import ArraySource
-from autoencoder.store import encode_store
+from autoencoder.store import LatentStore, encode_store
 from latentddm.demo.config import DemoConfig
 from latentddm.demo.parallel_runs import threads_of_each
 from latentddm.demo.plan import WIDTHS, NetworkSpeed, Speeds, make_budget, training_images
 from latentddm.demo.reading import Sample
-from latentddm.demo.sizing import fitting_network, widened
+from latentddm.demo.sizing import fitting_generator, widened
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import measure_phases
 
@@ -68,14 +68,13 @@ def measure_networks(
     threads = threads_of_each(TRAININGS)
     with TemporaryDirectory(prefix="latentddm-") as folder, _threads(threads), quiet():
         store = sample_store(Path(folder), sample.pixels, autoencoder, config.size)
-        networks: list[NetworkSpeed] = []
+        shape, networks = LatentStore(store).shape, list[NetworkSpeed]()
         for channels, fewest in WIDTHS:
             if networks:
                 images = training_images(config.minutes, budget, networks[-1], speeds.together)
                 if images < fewest:
                     break
-            edge = config.size // autoencoder.factor
-            run = _training(config, channels, edge, store, Path(folder) / "run")
+            run = _training(config, channels, shape, store, Path(folder) / "run")
             networks.append(network_speed(run, channels))
     return replace(speeds, networks=tuple(networks))
 
@@ -102,11 +101,12 @@ def network_speed(training: TrainConfig, channels: int) -> NetworkSpeed:
 
 
 def _training(
-    config: DemoConfig, channels: int, edge: int, store: Path, output: Path
+    config: DemoConfig, channels: int, shape: Sequence[int], store: Path, output: Path
 ) -> TrainConfig:
     """The DDM's training, of a network of `channels`."""
-    network = widened(fitting_network(config, edge), channels)
-    return replace(config.generator, network=network, store=str(store), output=str(output))
+    generator = fitting_generator(config, shape)
+    network = widened(generator.network, channels)
+    return replace(generator, network=network, store=str(store), output=str(output))
 
 
 def timed(work: Callable[[], T]) -> tuple[T, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -28,7 +29,7 @@ from latentddm.demo.config import DemoConfig
 from latentddm.demo.parallel_runs import train_in_parallel
 from latentddm.demo.preparation import prepared
 from latentddm.demo.reading import read_images
-from latentddm.demo.sizing import fitting_network, sized
+from latentddm.demo.sizing import fitting_generator, sized
 from latentddm.engine.config import to_plain
 from latentddm.engine.cpu_threads import available_cores
 from latentddm.engine.devices import default_device
@@ -135,7 +136,7 @@ def _train_and_measure(
         "ddm": MethodResults("ddm", f"DDM (energy score, {sampler.describe()})", draws),
         "plain": MethodResults("plain", f"plain diffusion ({of_mean})", draws=1),
     }
-    runs = _trainings(config, folder, config.size // autoencoder.factor)
+    runs = _trainings(config, folder, store.shape)
     with clock.stage("Train and measure DDM and plain diffusion") as stage:
         with train_in_parallel(runs, folder) as finished:
             portraits = isinstance(source, PortraitSource)
@@ -151,11 +152,10 @@ def _train_and_measure(
     return comparison.to_json(list(methods.values()), trained)
 
 
-def _trainings(config: DemoConfig, folder: Path, edge: int) -> dict[str, TrainConfig]:
+def _trainings(config: DemoConfig, folder: Path, shape: Sequence[int]) -> dict[str, TrainConfig]:
     """The run of each method: the DDM, and plain diffusion on as many images."""
-    network = fitting_network(config, edge)
     ddm = replace(
-        config.generator, store=str(folder / "store"), output=str(folder / "ddm"), network=network
+        fitting_generator(config, shape), store=str(folder / "store"), output=str(folder / "ddm")
     )
     first = ddm.phases[0]
     only = replace(first, images=_images_seen(config), objective=config.plain)
