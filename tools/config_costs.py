@@ -118,8 +118,6 @@ def _step(
             with torch.autocast("cpu", number_format, number_format != torch.float32):
                 return network(x_t, t, xi)
 
-        def place(self, *placed: Tensor) -> None: ...
-
     x0, numbers = normal(*shape), {"t": torch.rand(images), "noise": normal(*shape)}
     xi = objective.xi(normal, shape)
     if xi is not None:

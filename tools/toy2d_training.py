@@ -201,8 +201,5 @@ class ToyEvaluator:
     def average(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
         return self.averaged(x_t, t, None, s)[:, 0]
 
-    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
-        """Nothing learns beside the network."""
-
     def on(self, rows: Tensor) -> ToyEvaluator:
         return self

@@ -104,11 +104,6 @@ class ScoreConfig(ABC):
         for view in self._views():
             view.check_part(images)
 
-    @property
-    def learns(self) -> bool:
-        """Whether a view learns beside the generator."""
-        return any(view.learns for view in self._views())
-
     def resolved(self) -> ScoreConfig:
         """The same with nothing left open: what a run keeps of it."""
         views = {

@@ -90,11 +90,6 @@ def _check_objective(
             f"{key}.targets takes targets from the whole batch, whatever their label; set it to 1 "
             "with network.classes."
         )
-    if config.loop.sharded and objective.learns_views:
-        raise UserError(
-            f"{key}.score.views has a view that learns (discriminator), which loop.sharded cannot "
-            "divide; set it to false, or leave the view out."
-        )
     if config.loop.sharded and objective.derivatives:
         raise UserError(
             f"{key} takes derivatives of the network, which loop.sharded hides; set it to false."

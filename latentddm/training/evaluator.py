@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
 from latentddm.engine.trainable_module import TrainableModule
-from latentddm.training.views.learnt import LearntView
 
 
 @dataclass(frozen=True)
 class NetworkEvaluator:
-    """`protocols.Evaluator` of a trainable network, on the micro-batch `part` of the share.
+    """`protocols.Evaluator` of a trainable network, on a micro-batch.
 
-    labels: [B], of its samples, if any; learnt: the views that learn beside the network.
-    bare: `current` is the network without what sharding and torch.compile wrap around it, which
-    derivatives cannot pass.
+    labels: [B], of its samples, if any. bare: `current` is the network without what sharding and
+    torch.compile wrap around it, which derivatives cannot pass.
     """
 
     trainable: TrainableModule
-    part: slice
     labels: Tensor | None = None
-    learnt: Sequence[LearntView] = ()
     bare: bool = False
 
     def train(
@@ -39,10 +35,6 @@ class NetworkEvaluator:
 
     def average(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor:
         return self._evaluate(self.trainable.averages.first, x_t, t, None, s)
-
-    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
-        for view in self.learnt:
-            view.place(self.part, x_t, t, drawn, targets)
 
     def on(self, rows: Tensor) -> NetworkEvaluator:
         return self if self.labels is None else replace(self, labels=self.labels[rows])

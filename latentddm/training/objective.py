@@ -93,11 +93,6 @@ class Objective:
         if images % self.group_size:
             raise ValueError(f"group is {self.group_size}, of which {images} is no multiple")
 
-    @property
-    def learns_views(self) -> bool:
-        """Whether a view of a score learns beside the generator."""
-        return False
-
     def resolved(self) -> Objective:
         """The same with nothing left open: what a run keeps of it."""
         return self
@@ -136,7 +131,6 @@ class Objective:
         drawn = network.train(x_t, t, numbers.get("xi"))
         if self.targets > 1:
             targets = draw_targets(x_t, t, everyone, numbers["uniform"], schedule)
-        network.place(x_t, t, drawn.detach(), targets)
         return self.terms(drawn, targets, t, schedule)
 
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
@@ -222,11 +216,6 @@ class DistributionalObjective(Objective):
         """See `Objective`."""
         super().check_part(images)
         self.score.check_part(images)
-
-    @property
-    def learns_views(self) -> bool:
-        """See `Objective`."""
-        return self.score.learns
 
     def resolved(self) -> DistributionalObjective:
         """See `Objective`."""

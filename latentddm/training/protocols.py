@@ -30,12 +30,6 @@ class Evaluator(Protocol):
 
     def average(self, x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Tensor: ...
 
-    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
-        """The draws [B, m, ...], detached, that are compared with their targets next.
-
-        For what learns beside the network: see `views.learnt`.
-        """
-
     def on(self, rows: Tensor) -> Evaluator:
         """The network on some of the samples, by their indices."""
         ...

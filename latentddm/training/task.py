@@ -53,8 +53,8 @@ class GeneratorTask:
         self.config, self.store = config, store
         self.accelerator, self._preview = accelerator, preview
         self.schedule = make_schedule(config.schedule)
-        inputs = TrainingInputs(store, self.schedule, config.seed, accelerator, config.loop, span)
-        self.objective, self._learnt = phase.objective.prepared(inputs), inputs.learnt
+        inputs = TrainingInputs(store, self.schedule, config.seed, accelerator)
+        self.objective = phase.objective.prepared(inputs)
         if not self.objective.draw_count:  # without gradient, which several processes cannot share
             for parameter in network.draw_parameters():
                 parameter.requires_grad_(False)
@@ -69,13 +69,11 @@ class GeneratorTask:
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        learnt = {view.name: view.network for view in self._learnt}
-        return {"network": self.trainable.network, **self.averages.modules, **learnt}
+        return {"network": self.trainable.network, **self.averages.modules}
 
     @property
     def optimizers(self) -> Mapping[str, Optimizer]:
-        learnt = {f"{view.name}_optimizer": view.optimizer for view in self._learnt}
-        return {"optimizer": self.trainable.optimizer, **learnt}
+        return {"optimizer": self.trainable.optimizer}
 
     def batches(self, start: int) -> Iterator[LatentBatch]:
         loop = self.config.loop
@@ -95,8 +93,6 @@ class GeneratorTask:
             numbers["labels"] = labels
         everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
-        for view in self._learnt:
-            view.begin(images, len(x0))
         for part in self.trainable.micro_batches(len(x0)):
             self._place_dropout(images, part, len(x0))
             network = self._evaluator(part, labels)
@@ -107,8 +103,6 @@ class GeneratorTask:
             for name, (values, where) in objective.figures(terms, rows).items():
                 accumulator.add(name, values, where)
         accumulator.add("gradient_norm", *self.trainable.step(images))
-        for view in self._learnt:
-            view.learn(images, accumulator)
 
     def preview(self, path: Path) -> None:
         """A grid drawn in a few evaluations."""
@@ -127,7 +121,7 @@ class GeneratorTask:
     def _evaluator(self, part: slice, labels: Tensor | None) -> NetworkEvaluator:
         given = None if labels is None else labels[part]
         bare = self.objective.derivatives
-        return NetworkEvaluator(self.trainable, part, given, self._learnt, bare)
+        return NetworkEvaluator(self.trainable, given, bare)
 
     def _place_dropout(self, images: int, part: slice, share: int) -> None:
         """Every image has its own masks, in whatever part of whatever process it is."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ class View(Protocol):
     A view subclasses this protocol and is made by its `ViewConfig`, once for a training. Squares
     are means, not sums, so that views of other dimensions agree in scale.
 
-    A nonlinear view (features of a network, frozen or learnt) and a view that depends on t (Wiener
+    A nonlinear view (features of a network) and a view that depends on t (Wiener
     gains g_k(t) of principal components) have `features` of their own.
     """
 
@@ -86,8 +86,6 @@ class ViewConfig(ABC):
 
     One more view is a file with a subclass, its `make`, and a line in VIEWS.
     """
-
-    learns: ClassVar[bool] = False  # beside the generator
 
     kind: str
     weight: float = 1.0  # at pure noise, t = 1

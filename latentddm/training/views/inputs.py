@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -10,9 +10,7 @@ from torch import Tensor
 from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.seeding import derive_seed
-from latentddm.engine.task import LoopConfig, Span
 from latentddm.scores.views import ViewInputs
-from latentddm.training.views.learnt import LearntView
 
 
 @dataclass(frozen=True)
@@ -23,9 +21,6 @@ class TrainingInputs:
     schedule: Schedule
     seed: int
     accelerator: Accelerator
-    loop: LoopConfig
-    span: Span  # of the phase
-    learnt: list[LearntView] = field(default_factory=list)  # filled by the views' `make`
 
     def latents(self, count: int) -> Tensor:
         """The first latents of an order of their own, [count, C, H, W]; see `ViewInputs`."""

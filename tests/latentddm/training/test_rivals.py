@@ -87,9 +87,6 @@ class Oracle:
 
     average = current
 
-    def place(self, x_t: Tensor, t: Tensor, drawn: Tensor, targets: Tensor) -> None:
-        raise AssertionError("a rival has no draws")
-
     def on(self, rows: Tensor) -> Oracle:
         return self
 

@@ -15,7 +15,6 @@ from autoencoder.store import LatentStore
 from latentddm.diffusion.schedules import FlowSchedule
 from latentddm.engine.config import build, load_config
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import LoopConfig, Span
 from latentddm.training.config import TrainConfig
 from latentddm.training.generator import train
 from latentddm.training.objective import DistributionalObjective, Objective
@@ -39,14 +38,7 @@ def with_views(views: dict[str, Any], draws: int = 2) -> DistributionalObjective
 
 
 def inputs_of(store: Path, seed: int) -> TrainingInputs:
-    return TrainingInputs(
-        LatentStore(store),
-        FlowSchedule(),
-        seed,
-        Accelerator(),
-        LoopConfig(batch_size=8),
-        Span(0, 80),
-    )
+    return TrainingInputs(LatentStore(store), FlowSchedule(), seed, Accelerator())
 
 
 def test_latents_for_views_are_the_same_at_every_start_and_those_of_the_store(
