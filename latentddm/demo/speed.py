@@ -68,7 +68,8 @@ def measure_networks(
     threads = threads_of_each(TRAININGS)
     with TemporaryDirectory(prefix="latentddm-") as folder, _threads(threads), quiet():
         store = sample_store(Path(folder), sample.pixels, autoencoder, config.size)
-        shape, networks = LatentStore(store).shape, list[NetworkSpeed]()
+        shape = LatentStore(store).shape
+        networks: list[NetworkSpeed] = []
         for channels, fewest in WIDTHS:
             if networks:
                 images = training_images(config.minutes, budget, networks[-1], speeds.together)

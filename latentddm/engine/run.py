@@ -155,12 +155,12 @@ class RunFolder:
         of_cores: seconds of a CPU's cores where they are logged, in which other work beside the
         training does not count.
         """
-        speed = "images_per_core_second" if of_cores else "images_per_second"
+        name = "images_per_core_second" if of_cores else "images_per_second"
         seconds, before = 0.0, 0.0
         for line in self.read_metrics():
             if line["images"] <= images:
-                speeds = line.get(speed, line["images_per_second"])
-                seconds += (line["images"] - before) / speeds
+                speed = line.get(name, line["images_per_second"])
+                seconds += (line["images"] - before) / speed
                 before = line["images"]
         return seconds
 
