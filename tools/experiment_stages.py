@@ -20,7 +20,7 @@ from latentddm.demo.sizing import fitting_views, shortened, whole_if_small, wide
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.inference.xi_scale import MANY_NUMBERS, fitted, read_scales, scales_of
+from latentddm.inference.xi_scale import fitted, has_many_numbers, read_scales, scales_of
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
@@ -64,16 +64,17 @@ def _autoencoder_arguments(options: argparse.Namespace) -> list[str]:
 def generator_config(options: argparse.Namespace, autoencoder: Autoencoder) -> TrainConfig:
     """Network and phases for the latents; the channels and the images come from the plan."""
     edge = options.size // autoencoder.factor
+    shape = (autoencoder.latent_channels, edge, edge)
     if edge <= SMALL_EDGE:
         config = load_config(DemoConfig, find_config("demo_own.yaml")).generator
     else:
         config = load_config(TrainConfig, find_config("faces128.yaml"))
     network = config.network
     assert isinstance(network, UNetConfig)
-    if autoencoder.latent_channels * edge**2 < MANY_NUMBERS:
+    if not has_many_numbers(shape):
         network = replace(network, noise="white", gaussian_mean=False)
     return replace(
-        fitting_views(config, (autoencoder.latent_channels, edge, edge)),
+        fitting_views(config, shape),
         network=whole_if_small(network, edge),
         store=str(options.output / "store"),
         precision="bf16" if on_cuda() else "no",  # CPUs emulate bf16, many times slower

@@ -127,10 +127,13 @@ def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, 
 
 def asked_of_compare(work: Work) -> tuple[Sweep, Judgement]:
     """The sweep and the judgement of the comparisons; UserError for wrong ones."""
-    planned = [word for word in ("--tries", "--samples", "--confirm") if word in work.compare]
-    if planned:
-        raise UserError(f"--compare has {planned[0]}, which the hours decide; leave it out.")
-    parsed = make_parser().parse_args([*work.compare, "--method", "any", "--output", "any"])
+    parser = make_parser()
+    parser.set_defaults(samples=None)
+    parsed = parser.parse_args([*work.compare, "--method", "any", "--output", "any"])
+    for name in ("tries", "samples", "confirm"):
+        if getattr(parsed, name) is not None:
+            raise UserError(f"--compare has --{name}, which the hours decide; leave it out.")
+    parsed.samples = Judgement.samples
     judgement = judgement_of(parsed, None)
     deciding_metric(parsed.best_by, judgement)
     return sweep_of(parsed), replace(judgement, store=judgement.store or work.config.store)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from datetime import datetime, timedelta
 from autoencoder.training import AutoencoderConfig
 from latentddm.demo.config import DemoConfig, Sizes
 from latentddm.engine.errors import UserError
-from latentddm.inference.xi_scale import MANY_NUMBERS
+from latentddm.inference.xi_scale import has_many_numbers
 from latentddm.networks.network import NetworkConfig
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
@@ -111,9 +110,9 @@ def fitting_generator(config: DemoConfig, shape: Sequence[int]) -> TrainConfig:
 def fitting_views(generator: TrainConfig, shape: Sequence[int]) -> TrainConfig:
     """The generator without the view `visible` if the latents have few numbers.
 
-    There it was not measured; from MANY_NUMBERS on it gains (tools/results/many-numbers).
+    There it was not measured; with many it gains (tools/results/many-numbers).
     """
-    if math.prod(shape) >= MANY_NUMBERS:
+    if has_many_numbers(shape):
         return generator
     return replace(generator, phases=tuple(_without_visible(each) for each in generator.phases))
 

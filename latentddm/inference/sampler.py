@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from latentddm.diffusion.sampling import GridKind
 from latentddm.diffusion.solvers import ONE_EVALUATION_A_STEP
 from latentddm.inference.settings import SamplingConfig
-from latentddm.inference.xi_scale import FALLING, MANY_NUMBERS, ScaleRange, scales_of
+from latentddm.inference.xi_scale import FALLING, ScaleRange, has_many_numbers, scales_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,6 @@ def fitting_sampler(given: SamplerConfig | None, shape: Sequence[int]) -> Sample
     """
     if given is not None:
         return given
-    if math.prod(shape) < MANY_NUMBERS:
+    if not has_many_numbers(shape):
         return SamplerConfig()
     return SamplerConfig(solver="unipc", grid="power", xi_scale=(FALLING.first, FALLING.last))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from latentddm.diffusion.solvers import evaluations_of, steps_within
@@ -28,6 +30,11 @@ FALLING = ScaleRange(1.0, 0.25)
 """For latents of MANY_NUMBERS or more: whole pictures at a small loss of variety."""
 
 MANY_NUMBERS = 1000  # of a latent; from here on the draws of a trained network are incoherent
+
+
+def has_many_numbers(shape: Sequence[int]) -> bool:
+    """Whether latents [C, H, W] have MANY_NUMBERS or more."""
+    return math.prod(shape) >= MANY_NUMBERS
 
 
 def read_scales(text: str, separator: str) -> Scales | ScaleRange:

@@ -128,7 +128,7 @@ def _time(report: dict[str, Any], album: Album) -> str:
 
 def _plain_share(settings: dict[str, Any]) -> float:
     """The share of the DDM's images that its phases of plain diffusion see."""
-    phases = settings.get("generator", {}).get("phases", [])
+    phases = _phases(settings)
     plain = [phase["images"] for phase in phases if phase["objective"]["kind"] == "plain"]
     return sum(plain) / sum(phase["images"] for phase in phases) if plain else 0.0
 
@@ -155,10 +155,16 @@ def _next(report: dict[str, Any], album: Album) -> str:
 
 def _longer(settings: dict[str, Any]) -> str:
     """The keys of phases of ten times as many images."""
-    phases = settings.get("generator", {}).get("phases", [])
     return "".join(
-        f" phases.{number}.images={10 * phase['images']}" for number, phase in enumerate(phases)
+        f" phases.{number}.images={10 * phase['images']}"
+        for number, phase in enumerate(_phases(settings))
     )
+
+
+def _phases(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The phases of the DDM's training."""
+    phases: list[dict[str, Any]] = settings.get("generator", {}).get("phases", [])
+    return phases
 
 
 def _settings(report: dict[str, Any], album: Album) -> str:

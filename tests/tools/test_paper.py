@@ -257,6 +257,7 @@ def test_a_plan_fills_the_hours_and_stays(
         ("--features latents --xi-scales 0.5,-1", "--xi-scales"),
         ("--features pyramid-v2 --reference nowhere", "nowhere"),
         ("--features latents --tries 4", "--tries, which the hours decide"),
+        ("--features latents --samples=10000", "--samples, which the hours decide"),
     ],
 )
 def test_a_wrong_comparison_is_refused_before_anything_is_trained(

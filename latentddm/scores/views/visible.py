@@ -79,11 +79,12 @@ class Visible(View):
             scale = gains.square().flatten(1).mean(1).rsqrt()
             return cosine_components(x) * (gains * scale[:, None, None, None])[:, None]
         self._axes = self._axes.to(x)
-        components, kept = x.flatten(2) @ self._axes, self._axes.shape[1]
+        dimension, kept = self._axes.shape
+        components = x.flatten(2) @ self._axes
         along, others = gains[:, :kept], gains[:, kept:]  # of the others one gain, or none
-        beyond = (len(self._axes) - kept) * others.square().sum(1)
-        scale = ((along.square().sum(1) + beyond) / len(self._axes)).rsqrt()[:, None, None]
-        if not others.shape[1]:
+        squares = along.square().sum(1) + (dimension - kept) * others.square().sum(1)
+        scale = (squares / dimension).rsqrt()[:, None, None]
+        if kept == dimension:
             return components * along[:, None] * scale
         back = ((along - others)[:, None] * components) @ self._axes.T
         return (others[:, None] * x.flatten(2) + back) * scale

@@ -118,7 +118,7 @@ def test_a_run_keeps_the_sampler_that_fits_its_latents(
 ) -> None:
     plain = generator_config(tiny_store, tmp_path / "few")
     assert Generator.load(train(plain).path).settings() == SamplingConfig(steps=4)
-    monkeypatch.setattr("latentddm.inference.sampler.MANY_NUMBERS", 2)
+    monkeypatch.setattr("latentddm.inference.xi_scale.MANY_NUMBERS", 2)
     many = Generator.load(train(replace(plain, output=str(tmp_path / "many"))).path)
     assert many.settings().xi_scale == (1.0, 0.75, 0.5, 0.25)
     monkeypatch.undo()

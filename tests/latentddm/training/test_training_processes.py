@@ -18,6 +18,7 @@ from messages import assert_names
 from processes import Processes, free_port
 from safetensors.torch import load_file
 from tiny_runs import final_weights
+from tiny_training import logged
 
 from latentddm.engine.checkpoint import newest_checkpoint
 from latentddm.engine.config import load_config
@@ -147,14 +148,6 @@ def launcher(count: int, machines: int = 1, rank: int = 0, port: int = 0) -> lis
         f"--main_process_port={port or free_port()}",
         "--mixed_precision=no",
         "--dynamo_backend=no",
-    ]
-
-
-def logged(run: RunFolder) -> list[dict[str, float]]:
-    """The metrics without the speed."""
-    return [
-        {name: value for name, value in line.items() if not name.startswith("images_per_")}
-        for line in run.read_metrics()
     ]
 
 
