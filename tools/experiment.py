@@ -133,11 +133,13 @@ def open_state(options: argparse.Namespace) -> State:
     generator = generator_config(options, autoencoder)
     make_folder(options.output)
     write_text(options.output / "generator.yaml", to_yaml(generator))
+    tried, reported = compared(rival=not options.alone)
     work = Work(
         seconds=3600 * options.hours,
         available=len(source),
         batch=generator.loop.batch_size,
-        evaluations=tuple(compared(rival=not options.alone)),
+        tried=tuple(tried),
+        reported=tuple(reported),
         rival=not options.alone,
     )
     trained = training if options.autoencoder is None else None
@@ -161,9 +163,10 @@ def report(state: State, options: argparse.Namespace) -> str:
         [
             f"# A 4-step generator of {options.images}\n",
             (out / "comparison" / "table.md").read_text("utf-8"),
-            f"{state.plan.samples:,} samples of each setting against "
-            f"{min(state.plan.samples, state.work.available):,} reconstructions"
-            f"{no_fid(state)}. Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
+            f"{state.plan.samples:,} samples a row against "
+            f"{min(state.plan.samples, state.work.available):,} reconstructions, at the setting "
+            f"that was best by {state.plan.trial_samples:,} others{no_fid(state)}. "
+            f"Pictures: {out / 'comparison' / 'grids'}. More of them:\n",
             f"    latentddm sample {out / 'ddm'} --steps 4 --output samples --decode\n",
             f"{whole / 60:.1f} minutes of {asked / 60:.1f} asked for ({whole / asked:.0%}).\n",
             "| stage | minutes, first plan | taken |",

@@ -53,7 +53,8 @@ class Work:
     seconds: float
     available: int
     batch: int
-    evaluations: tuple[int, ...]  # of each setting that is compared, one entry a setting
+    tried: tuple[int, ...]  # evaluations of each setting that is tried, one entry a setting
+    reported: tuple[int, ...]  # and of each row of the table, drawn afresh at its best setting
     rival: bool = True  # plain diffusion, on as many images
 
 
@@ -75,6 +76,11 @@ class Plan:
         """The images that each generator sees in training."""
         return self.plain_images + self.ddm_images
 
+    @property
+    def trial_samples(self) -> int:
+        """Of each setting that is tried: enough to choose by; the table is of `samples` others."""
+        return -(-self.samples // 2)
+
     def describe(self) -> str:
         """One line a stage: its work and its time."""
         trained = f"{self.autoencoder_images:,} images seen"
@@ -84,7 +90,8 @@ class Plan:
             LATENTS: f"{self.images:,} images and their mirror images",
             DDM: f"{both}; a network of {self.channels} channels",
             PLAIN: f"{self.seen:,} images seen",
-            COMPARISON: f"{self.samples:,} samples of each setting, features {self.features}",
+            COMPARISON: f"{self.samples:,} samples a row, {self.trial_samples:,} of each setting "
+            f"that is tried; features {self.features}",
         }
         lines = [
             f"  {name:16} {seconds / 60:7.1f} min  {texts.get(name, '')}".rstrip()
@@ -147,10 +154,10 @@ def minutes_of_fid(work: Work, rates: Rates, plan: Plan, space: str) -> float | 
 def _sized_comparison(work: Work, rates: Rates, plan: Plan, seconds: float) -> Plan:
     """As many samples as the seconds allow, in the first of the spaces in which they are enough."""
     for space in rates.describe:
-        plan = replace(plan, features=space, samples=1)
-        one = _cost(COMPARISON, work, rates, plan)
-        each = _cost(COMPARISON, work, rates, replace(plan, samples=2)) - one
-        samples = min(int(max(seconds - one, 0) / each) + 1, MOST_SAMPLES)
+        plan = replace(plan, features=space, samples=0)
+        fixed = _cost(COMPARISON, work, rates, plan)
+        two = _cost(COMPARISON, work, rates, replace(plan, samples=2)) - fixed
+        samples = min(int(max(seconds - fixed, 0) / two) * 2, MOST_SAMPLES)
         plan = replace(plan, samples=max(samples, FEWEST_SAMPLES))
         if min(plan.samples, work.available) >= FEWEST_FOR_FID:
             break
@@ -199,10 +206,14 @@ def _cost(stage: str, work: Work, rates: Rates, plan: Plan) -> float:
         return rates.start + plan.seen * (network.plain if network else 0.0)
     described = rates.decode + rates.describe[plan.features]
     wider = network.plain / rates.networks[0].plain if network else 1.0
-    drawn = sum(work.evaluations) * rates.evaluation * wider
-    cells = len(work.evaluations)
-    each = cells * described + drawn + rates.read + rates.encode + described  # and of the reference
-    return rates.start + plan.samples * each + cells * rates.distance[plan.features]
+    cells = ((work.tried, plan.trial_samples), (work.reported, plan.samples))
+    drawn = sum(
+        samples * (len(each) * described + sum(each) * rates.evaluation * wider)
+        for each, samples in cells
+    )
+    reference = plan.samples * (rates.read + rates.encode + described)
+    distances = (len(work.tried) + len(work.reported)) * rates.distance[plan.features]
+    return rates.start + drawn + reference + distances
 
 
 _EMPTY = Plan(seconds={})

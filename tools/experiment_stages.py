@@ -26,18 +26,19 @@ from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
 
 SMALL_EDGE = 8  # latents of so many positions a side have the demo's network and phases
-XI_SCALES = ("0.8", "1", "1..0.5", "1..0.25")
+XI_SCALES = ("0.8", "1", "1:0.9:0.7:0.5", "1..0.5", "1..0.25")
 EVALUATIONS = (1, 2, 4, 8)
 DDM_SAMPLER = "unipc/power"
 PLAIN_SAMPLERS = ("unipc/uniform", "unipc/power")  # which is better depends on the latents
 
 
-def compared(rival: bool) -> list[int]:
-    """Network evaluations of each setting of the comparison: of the DDM and of plain diffusion."""
+def compared(rival: bool) -> tuple[list[int], list[int]]:
+    """Network evaluations of each setting that is tried, and of each row of the table."""
     solver, plain = DDM_SAMPLER.partition("/")[0], len(PLAIN_SAMPLERS) if rival else 0
     scales = [read_scales(text, ":") for text in XI_SCALES]
     alike = {n: {fitted(scales_of(each, solver, n), n) for each in scales} for n in EVALUATIONS}
-    return [steps for steps in EVALUATIONS for _ in range(len(alike[steps]) + plain)]
+    tried = [steps for steps in EVALUATIONS for _ in range(len(alike[steps]) + plain)]
+    return tried, [steps for steps in EVALUATIONS for _ in range(1 + plain)]
 
 
 def on_cuda() -> bool:
@@ -133,7 +134,8 @@ def comparison(plan: Plan, options: argparse.Namespace) -> Stage:
         *(sys.executable, str(Path(__file__).with_name("compare.py"))),
         *(part for method in methods for part in ("--method", method)),
         *("--reference", options.images, "--reconstructed"),
-        *("--reference-images", str(plan.samples), "--samples", str(plan.samples)),
+        *("--reference-images", str(plan.samples), "--samples", str(plan.trial_samples)),
+        *("--confirm", str(plan.samples)),
         *("--features", plan.features, "--metrics", ",".join(OF_SPACE[plan.features])),
         *("--evaluations", ",".join(map(str, EVALUATIONS)), "--churn", "0", "--safety", "0"),
         *("--xi-scales", ",".join(XI_SCALES), "--output", str(out / "comparison")),

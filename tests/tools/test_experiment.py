@@ -92,8 +92,8 @@ def rates_of(planning: ModuleType, faster: float = 1.0, **changes: Any) -> Any:
 
 
 def work_of(planning: ModuleType, hours: float = 1.0, **changes: Any) -> Any:
-    settings = (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 1, 2, 4, 8)
-    work = planning.Work(seconds=HOUR * hours, available=20_000, batch=64, evaluations=settings)
+    cells = {"tried": (1, 1, 1, 2, 2, 2, 4, 4, 4, 8, 8, 8, 1, 2, 4, 8), "reported": (1, 2, 4, 8)}
+    work = planning.Work(seconds=HOUR * hours, available=20_000, batch=64, **cells)
     return replace(work, **changes)
 
 
@@ -214,10 +214,14 @@ def test_every_command_is_one_that_latentddm_takes(
     compare = importlib.import_module("compare").make_parser().parse_args(done[3].command[2:])
     assert compare.method[0].endswith("ddm:unipc/power")
     assert compare.method[1].endswith("plain:unipc/uniform,unipc/power")
-    assert compare.xi_scales == (0.8, 1.0, ScaleRange(1.0, 0.5), ScaleRange(1.0, 0.25))
-    assert compare.samples == compare.reference_images == kept["samples"]
-    alike = 2  # in one evaluation both ranges are 1
-    assert len(tool.compared(rival=True)) == len(compare.evaluations) * (4 + 2) - alike
+    ranges = (1.0, 0.9, 0.7, 0.5), ScaleRange(1.0, 0.5), ScaleRange(1.0, 0.25)
+    assert compare.xi_scales == (0.8, 1.0, *ranges)
+    assert compare.confirm == compare.reference_images == kept["samples"]
+    assert kept["samples"] <= 2 * compare.samples <= kept["samples"] + 1
+    alike = 3  # in one evaluation all ranges are 1
+    tried, reported = tool.compared(rival=True)
+    assert len(tried) == len(compare.evaluations) * (5 + 2) - alike
+    assert len(reported) == len(compare.evaluations) * (1 + 2)
 
 
 def test_without_a_reference_an_autoencoder_is_trained_and_used(
