@@ -32,13 +32,14 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
-from compare_plan import Cell, fresh_cells, parse_methods, plan_cells
-from compare_reference import LATENTS, Judgement
+from compare_plan import Cell, Method, fresh_cells, parse_methods, plan_cells
+from compare_reference import LATENTS, Judgement, References, identified
 from compare_results import (
     Finding,
     best_findings,
     keep_best_settings,
     read_findings,
+    require_newest,
     table,
     training_record,
 )
@@ -58,8 +59,11 @@ LONGEST = timedelta(days=7)  # that a process waits for the others' share of the
 def run(options: argparse.Namespace) -> None:
     """Measure the missing cells, on all processes; the main one writes the results."""
     methods, sweep = parse_methods(options.method), sweep_of(options)
-    judgement = judgement_of(options, methods[0].runs[0].run)
+    judgement = identified(judgement_of(options, methods[0].runs[0].run))
     metric = deciding_metric(options.best_by, judgement)
+    require_each_class(methods, options)
+    if options.keep_best:
+        require_newest(methods)
     reported, screened = judgement, methods
     if options.confirm is not None:
         reported = replace(judgement, samples=options.confirm)
@@ -68,13 +72,14 @@ def run(options: argparse.Namespace) -> None:
     folder: Path = options.output / "cells"
     make_folder(folder)
     accelerator = start_processes(handlers=[InitProcessGroupKwargs(timeout=LONGEST)])
-    _measure(cells, judgement, folder, accelerator)
+    references = References(judgement, accelerator.device)
+    _measure(cells, Bench(judgement, references), folder, accelerator)
     findings = read_findings(cells, judgement, folder)
     best = best_findings(findings, metric)
     if options.confirm is not None:
         chosen = [(finding.method, finding.sampling) for finding in best]
         cells = fresh_cells(chosen, methods, options.seeds)
-        _measure(cells, reported, folder, accelerator)
+        _measure(cells, Bench(reported, references), folder, accelerator)
         best = best_findings(read_findings(cells, reported, folder), metric)
     if accelerator.is_main_process:
         _write(options.output, findings, best, reported, metric)
@@ -82,20 +87,17 @@ def run(options: argparse.Namespace) -> None:
             keep_best_settings(best, metric, reported)
 
 
-def _measure(
-    cells: Sequence[Cell], judgement: Judgement, folder: Path, accelerator: Accelerator
-) -> None:
+def _measure(cells: Sequence[Cell], bench: Bench, folder: Path, accelerator: Accelerator) -> None:
     """Measure this process's share of the missing cells; returns when all processes have."""
-    missing = _missing(cells, judgement, folder)
+    missing, samples = _missing(cells, bench.judgement, folder), bench.judgement.samples
     accelerator.wait_for_everyone()  # else a quick process changes the cells that a slow one finds
     mine = missing[accelerator.process_index :: accelerator.num_processes]
-    bench = Bench(judgement, accelerator.device)
-    work = sum(cell.sampling.steps for cell in mine) * judgement.samples
+    work = sum(cell.sampling.steps for cell in mine) * samples
     show = accelerator.is_main_process
     with Progress(work, f"{len(mine)} cells", unit="evaluations", show=show) as progress:
         for cell in mine:
             bench.measure(cell, folder)
-            progress.update(cell.sampling.steps * judgement.samples)
+            progress.update(cell.sampling.steps * samples)
     accelerator.wait_for_everyone()
 
 
@@ -162,6 +164,18 @@ def judgement_of(options: argparse.Namespace, first_run: str | None) -> Judgemen
         store = RunFolder(Path(first_run)).read_config()["store"]
         judgement = replace(judgement, store=store)
     return judgement
+
+
+def require_each_class(methods: Sequence[Method], options: argparse.Namespace) -> None:
+    """UserError for fewer samples than classes: images are drawn class by class, in turn."""
+    classes = max(trained.classes for method in methods for trained in method.runs)
+    for name in ("samples", "confirm"):
+        given = getattr(options, name)
+        if given is not None and given < classes:
+            raise UserError(
+                f"--{name} is {given}, too few for one of each of the {classes} classes; give at "
+                f"least {classes}."
+            )
 
 
 def deciding_metric(asked: str | None, judgement: Judgement) -> str:

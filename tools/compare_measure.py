@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from compare_plan import Cell
 from compare_reference import LATENTS, Judgement, Kept, References
 
@@ -23,11 +22,12 @@ SHOWN = 8  # images of a cell that are kept as a picture
 
 
 class Bench:
-    """Measures cells on one device; generators and references are made when first needed."""
+    """Measures cells on one device; generators are made when first needed, as references are."""
 
-    def __init__(self, judgement: Judgement, device: torch.device) -> None:
-        self.judgement, self.device = judgement, device
-        self.references = References(judgement, device)
+    def __init__(self, judgement: Judgement, references: References) -> None:
+        """references: of the judgement, or of one that differs from it in `samples` alone."""
+        self.judgement, self.references = judgement, references
+        self.device = references.device
         self._generators = Kept()
 
     def measure(self, cell: Cell, folder: Path) -> None:

@@ -17,7 +17,7 @@ from latentddm.engine.atomic_io import read_json
 from latentddm.engine.checkpoint import Checkpoint, valid_checkpoints
 from latentddm.engine.config import to_plain
 from latentddm.engine.errors import UserError
-from latentddm.engine.run import RunFolder
+from latentddm.engine.run import BEFORE, RunFolder
 from latentddm.inference.generator import (
     RUN_KIND,
     SamplingConfig,
@@ -162,6 +162,11 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
     for run in runs:
         folder = RunFolder.open(run, RUN_KIND)
         config = folder.read_config()
+        if (config.get("start") or "teacher" in config) and not (folder.path / BEFORE).is_file():
+            raise UserError(
+                f"{run} began with the weights of another run, and its file {BEFORE}, which says "
+                "how long that one was trained, is missing; restore it."
+            )
         for checkpoint in _checkpoints_of(folder, images):
             described = read_json(checkpoint.path / "state.json")["files"]["ema.safetensors"]
             phase = checkpoint.phase

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +13,7 @@ from autoencoder.decode import IMAGES_AT_ONCE
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random
 from autoencoder.models import Autoencoder
 from autoencoder.store import LatentStore
+from autoencoder.store.plan import hash_keys
 from latentddm.engine.errors import UserError
 from latentddm.evaluation.extractors import (
     DEFAULT_FEATURES,
@@ -37,6 +38,7 @@ class Judgement:
     reference: a source of images, for features of pictures; reconstructed: their reconstructions
     are the reference, the best that a generator could do. store: of latents, the
     reference of the space `latents`. features: spaces; metrics: in each space those it has.
+    content: of the reference, as `identified` finds it: of another one nothing measured holds.
     """
 
     samples: int = 10_000
@@ -47,6 +49,7 @@ class Judgement:
     features: tuple[str, ...] = (DEFAULT_FEATURES,)
     metrics: tuple[str, ...] = ("frechet", "energy")
     seed: int = 0
+    content: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """UserError for a metric that is measured nowhere, or for a missing reference."""
@@ -81,6 +84,19 @@ class Judgement:
     def to_plain(self) -> dict[str, Any]:
         """Plain JSON values, for the key of a cell."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
+
+
+def identified(judgement: Judgement) -> Judgement:
+    """The judgement with the number and the names of the images that its reference has now."""
+    content = []
+    if judgement.of_pictures:
+        source = open_source(str(judgement.reference))
+        keys = hash_keys(source.key(index) for index in range(len(source)))
+        content.append(f"{len(source)} images, {keys}")
+    if LATENTS in judgement.features:
+        store = LatentStore(str(judgement.store))
+        content.append(f"{len(store)} latents, {store.manifest.plan.source['keys']}")
+    return replace(judgement, content=tuple(content))
 
 
 class Kept:

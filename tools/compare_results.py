@@ -13,9 +13,11 @@ from compare_reference import LATENTS, Judgement
 
 from autoencoder.sources.naming import public_name
 from latentddm.engine.atomic_io import read_json
+from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 from latentddm.evaluation.protocol import Result, require_same_protocol
 from latentddm.inference.best_settings import write_best_settings
+from latentddm.inference.generator import checkpoint_at
 from latentddm.inference.settings import SamplingConfig
 from latentddm.inference.xi_scale import described
 
@@ -105,6 +107,20 @@ def best_findings(findings: Sequence[Finding], metric: str) -> list[Finding]:
     return sorted(best.values(), key=lambda f: (methods.index(f.method), f.evaluations))
 
 
+def require_newest(methods: Sequence[Method]) -> None:
+    """UserError for a run of which older weights are compared: settings kept are of the newest."""
+    compared = {trained.run: 0 for method in methods for trained in method.runs}
+    for method in methods:
+        for trained in method.runs:
+            compared[trained.run] = max(compared[trained.run], method.images)
+    for run, images in compared.items():
+        if checkpoint_at(RunFolder(Path(run))).images > images:
+            raise UserError(
+                f"--keep-best would write into {run} what was measured at {images:,} images, and "
+                "it has been trained for longer; compare its newest weights, or leave it out."
+            )
+
+
 def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgement) -> None:
     """Write into each run the best setting of all its methods, for its last number of images."""
     chosen: dict[str, dict[int, Finding]] = {}
@@ -124,19 +140,12 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
 def training_record(method: Method) -> dict[str, Any]:
     """A method's fields, its images and its seconds of training, the mean over its runs.
 
-    On a CPU seconds of its cores, in which other work beside the training does not count. Those
-    of a student's teacher count: without them there is no student.
+    Those of the runs that they began with count, a student's teacher or a start: without them
+    there is no such run. On a CPU seconds of its cores, in which other work does not count.
     """
-    taught, seconds = 0, []
-    for trained in method.runs:
-        run = RunFolder(Path(trained.run))
-        config, spent = run.read_config(), run.training_seconds(method.images, of_cores=True)
-        if "teacher" in config:
-            taught = config["teacher_images"]
-            teacher = RunFolder(Path(config["teacher"]))
-            spent += teacher.training_seconds(taught, of_cores=True)
-        seconds.append(spent)
-    record = {"images": method.images + taught, "training_seconds": round(fmean(seconds), 3)}
+    efforts = [RunFolder(Path(trained.run)).effort(method.images) for trained in method.runs]
+    seconds = fmean(effort.core_seconds for effort in efforts)
+    record = {"images": efforts[0].images, "training_seconds": round(seconds, 3)}
     return asdict(method) | record
 
 

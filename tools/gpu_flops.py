@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,10 @@ from latentddm.networks.attention import set_attention_backend
 from latentddm.networks.network import NetworkConfig
 
 DRAWS = (1, 8)
-PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name; NVIDIA's data sheets
+PEAKS = {  # dense bfloat16 FLOP/s, by words of the device's name; NVIDIA's data sheets
     "H200": 989e12,
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "A100": 312e12,
     "L40S": 362e12,
@@ -31,7 +33,8 @@ PEAKS = {  # dense bfloat16 FLOP/s, by a part of the device's name; NVIDIA's dat
 
 def peak_of(name: str) -> float | None:
     """The dense bfloat16 peak of a device by its name; None for an unknown one."""
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    found = (peak for words, peak in PEAKS.items() if re.search(rf"\b{words}\b", name))
+    return next(found, None)
 
 
 def bench_flops(size: Size, device: torch.device) -> list[dict[str, Any]]:

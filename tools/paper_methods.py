@@ -42,7 +42,7 @@ def kind_of(name: str) -> str:
 def methods(
     config: TrainConfig, draws: Sequence[int] = (), settings: Sequence[str] = ()
 ) -> dict[str, Objective]:
-    """The objective of each method's second share, by name; UserError for other phases.
+    """The objective of each method's second share, by name; UserError for other phases, a start.
 
     draws: a DDM for each number of them, in the place of the config's. settings: NAME.key=value of
     the rivals.
@@ -51,6 +51,11 @@ def methods(
         raise UserError(
             "phases must be two, of kind plain and ddm, from which every method has its share of "
             "images and its optimizer; change them."
+        )
+    if config.start is not None:
+        raise UserError(
+            f"start is {config.start}, but a rival's network, which reads the end of a step, "
+            "cannot begin with that run's weights; leave it out."
         )
     own = config.phases[1].objective
     return {PLAIN: PlainObjective(), **_ablation(own, draws), **_rivals(settings)}

@@ -84,7 +84,7 @@ def make_plan(
     starts = rates.start * 2 * seeds * (len(rates.training) + students)
     rest = seconds - starts - 2 * 3600 * plan.hours[2]
     batches = int(rest / (seeds * (first + second)) / batch)
-    fewest = fewest_samples(judgement)
+    fewest = fewest_samples(judgement, rows)
     screened = fewest // SCREENED
     if plan.screened < screened or plan.samples < fewest or batches < FEWEST_BATCHES:
         least = replace(plan, tries=min(TRIES), screened=screened, samples=fewest)
@@ -102,16 +102,17 @@ def make_plan(
     return replace(plan, images=images, hours=(trained, added, plan.hours[2]))
 
 
-def fewest_samples(judgement: Judgement) -> int:
-    """The samples below which a table is of no use."""
-    return FEWEST_FOR_FID if INCEPTION in judgement.features else FEWEST
+def fewest_samples(judgement: Judgement, rows: Sequence[Method]) -> int:
+    """The samples below which a table is of no use: in a share of them each class is there."""
+    classes = max(trained.classes for row in rows for trained in row.runs)
+    return max(FEWEST_FOR_FID if INCEPTION in judgement.features else FEWEST, SCREENED * classes)
 
 
 def sized_comparison(
     seconds: float, rates: Rates, rows: Sequence[Method], sweep: Sweep, judgement: Judgement
 ) -> Plan:
     """A comparison of so many seconds, or of as many samples as there are reference images."""
-    most = max(judgement.reference_images, fewest_samples(judgement))
+    most = max(judgement.reference_images, fewest_samples(judgement, rows))
     plan = Plan(images=0, tries=0, screened=0, samples=0, hours=(0, 0, 0))
     half = (seconds - rates.start - rates.reference) / 2
     for tries in TRIES:

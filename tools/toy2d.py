@@ -129,8 +129,10 @@ def by_seconds(
     make_folder(longer)
     networks, spent = {}, {}
     for name in MODELS:
-        more = training.lengthened(longest / took[name]["cpu_seconds"])
-        where = folder if more == training else longer
+        own = took[name]["cpu_seconds"]
+        slowest = own == longest
+        more = training if slowest else training.lengthened(longest / own)
+        where = folder if slowest else longer
         networks[name], seconds = train_once(where, target, name, more, seed)
         spent[name] = {**seconds, "points": more.points}
     rows, _ = squared_mmds(target, _as_sampled(networks), sizes, seed)

@@ -8,7 +8,7 @@ the originals, which hold the loss of the autoencoder too, stand beside them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +95,11 @@ class Comparison:
     ) -> None:
         self.folder, self.store, self.autoencoder = folder, store, autoencoder
         make_folder(folder / "pictures")
-        self.samples = config.samples
         # A source may be sorted: its first images need not look like its last.
         order = numpy_generator(0, "reference").permutation(len(pixels))
         count = min(config.reference, len(pixels) // 2)
-        originals, others = pixels[order[:count]], pixels[order[count:][: self.samples]]
+        originals, others = pixels[order[:count]], pixels[order[count:][: config.samples]]
+        self.samples = len(others)  # as many of a method as of real ones: distances have a bias
         latents = self._encode(originals)
         self.pixels = self._decode(latents)
         extractor = default_extractor()
@@ -118,7 +118,7 @@ class Comparison:
         generator = Generator.load(self.folder / method.key, device=default_device())
         run = RunFolder(self.folder / method.key)
         method.images_seen = generator.images
-        method.training_seconds = run.training_seconds(generator.images)
+        method.training_seconds = run.effort(generator.images).seconds
         method.parameters = generator.network.num_parameters()
         work = sum(steps) * self.samples
         with Progress(work, f"evaluate {method.label}", unit="evaluations") as progress:
@@ -132,7 +132,9 @@ class Comparison:
         self, method: MethodResults, generator: Generator, steps: int
     ) -> np.ndarray:
         """The entry of one number of evaluations; returns the pictures."""
-        latents = generator.draw(self.samples, generator.settings(steps, batch_size=BATCH_SIZE))
+        sampler = generator.run_settings.sampler  # as the labels say, whatever else was measured
+        sampling = replace(sampler.settings(steps), batch_size=BATCH_SIZE)
+        latents = generator.draw(self.samples, sampling)
         pixels = self._decode(latents)
 
         picture = f"pictures/{method.key}-{steps:02d}.png"

@@ -144,7 +144,7 @@ def _train_and_measure(
             for name in finished:  # the one is measured while the other is still in training
                 comparison.measure(methods[name], config.steps)
         stage.detail = (
-            f"{_images_seen(config):,} images seen by each, {config.samples:,} images for "
+            f"{_images_seen(config):,} images seen by each, {comparison.samples:,} images for "
             f"each of {len(methods) * len(config.steps)} settings"
         )
     pretrained = config.plan is not None and config.plan.autoencoder is not None

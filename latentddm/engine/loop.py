@@ -155,19 +155,20 @@ class _Loop:
 class _Clock:
     """The time, and on a CPU that of its cores for this process: other work slows the first."""
 
+    processes: int  # of the training, which share its images evenly
     seconds: float
     core_seconds: float | None
 
     @classmethod
     def start(cls, accelerator: Accelerator) -> _Clock:
-        on_cpu = accelerator.device.type == "cpu"
-        return cls(time.monotonic(), time.process_time() if on_cpu else None)
+        core_seconds = time.process_time() if accelerator.device.type == "cpu" else None
+        return cls(accelerator.num_processes, time.monotonic(), core_seconds)
 
     def speeds(self, images: int) -> dict[str, float]:
         """Images a second since the start, as it is logged."""
         speeds = {"images_per_second": images / (time.monotonic() - self.seconds)}
         if self.core_seconds is not None:
-            spent = time.process_time() - self.core_seconds
+            spent = self.processes * (time.process_time() - self.core_seconds)
             speeds["images_per_core_second"] = images / max(spent, 1e-6)
         return speeds
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,28 @@ from latentddm.engine.atomic_io import (
 )
 from latentddm.engine.config import KIND_KEY, differences, to_plain, to_yaml
 from latentddm.engine.errors import UserError, one_line
+
+BEFORE = "trained_before.json"  # in a run that began with the weights of another
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a training has taken. Seconds by the logged speeds: stops do not count.
+
+    core_seconds: on a CPU those of its cores, in which other work beside the training does not
+    count; elsewhere the clock's.
+    """
+
+    images: int = 0
+    seconds: float = 0.0
+    core_seconds: float = 0.0
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(
+            self.images + other.images,
+            self.seconds + other.seconds,
+            self.core_seconds + other.core_seconds,
+        )
 
 
 class RunFolder:
@@ -149,20 +171,28 @@ class RunFolder:
         lines = self.metrics_path.read_text(encoding="utf-8").splitlines(keepends=True)
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def training_seconds(self, images: float = math.inf, of_cores: bool = False) -> float:
-        """Seconds of training until `images` seen, by the logged speeds; stops do not count.
-
-        of_cores: seconds of a CPU's cores where they are logged, in which other work beside the
-        training does not count.
-        """
-        name = "images_per_core_second" if of_cores else "images_per_second"
-        seconds, before = 0.0, 0.0
+    def effort(self, images: int) -> Effort:
+        """What this run took until it had seen `images`, and the runs that it goes back to."""
+        seconds, core_seconds, before = 0.0, 0.0, 0.0
         for line in self.read_metrics():
             if line["images"] <= images:
-                speed = line.get(name, line["images_per_second"])
-                seconds += (line["images"] - before) / speed
+                seen, speed = line["images"] - before, line["images_per_second"]
+                seconds += seen / speed
+                core_seconds += seen / line.get("images_per_core_second", speed)
                 before = line["images"]
-        return seconds
+        return self.effort_before() + Effort(images, seconds, core_seconds)
+
+    def effort_before(self) -> Effort:
+        """What the run took whose weights this one began with; nothing where none is kept."""
+        path = self.path / BEFORE
+        return Effort(**read_json(path)) if path.is_file() else Effort()
+
+    def keep_effort_before(self, effort: Effort) -> None:
+        """Keep what was trained before this run began, which later moves of that run cannot lose.
+
+        effort: of the run whose weights this one begins with.
+        """
+        write_json(self.path / BEFORE, asdict(effort))
 
     def rewind_metrics(self, images: int) -> None:
         """Remove the lines after `images` from metrics.jsonl: a resumed run logs them again."""

@@ -20,22 +20,30 @@ STEPS = SamplingConfig().steps
 class RunSettings:
     """The best settings measured for a run, and its sampler for all other numbers of evaluations.
 
-    The defaults are the exact sampler. `sampler`: as it fits the network, `for_network`.
+    The defaults are the exact sampler. `sampler`: as it fits the network, `for_network`. made_for:
+    the evaluations that a student was trained for.
     """
 
     best: Mapping[int, SamplingConfig] = field(default_factory=dict)  # by number of evaluations
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    made_for: int | None = None
 
     @classmethod
     def read(
         cls, run: Path, config: Mapping[str, Any], reads_xi: bool, flow_map: bool
     ) -> RunSettings:
         """Those of the run in a folder, which has this config; UserError for a damaged file."""
-        return cls(best=best_settings(run), sampler=sampler_of(config, run, reads_xi, flow_map))
+        sampler = sampler_of(config, run, reads_xi, flow_map)
+        return cls(best=best_settings(run), sampler=sampler, made_for=config.get("steps"))
 
     @property
     def steps(self) -> int:
-        """The evaluations to begin with: 4, or where best settings are for others the nearest."""
+        """The evaluations to begin with: 4, or where best settings are for others the nearest.
+
+        Of a student its own, whatever else was measured.
+        """
+        if self.made_for is not None:
+            return self.made_for
         return min(self.best or (STEPS,), key=lambda steps: abs(steps - STEPS))
 
     def at(self, steps: int, **given: Any) -> SamplingConfig:

@@ -89,6 +89,8 @@ def distill(config: DistillConfig) -> RunFolder:
     )
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
     on_main(accelerator, lambda: _keep_sampler(run, config.steps))
+    taught = RunFolder(Path(config.teacher)).effort(teacher.images)
+    on_main(accelerator, lambda: run.keep_effort_before(taught))
     task = StudentTask(config, teacher.network, store, accelerator)
     run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()

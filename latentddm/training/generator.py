@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from latentddm.engine.distributed import (
 from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
-from latentddm.engine.run import RunFolder
+from latentddm.engine.run import Effort, RunFolder
 from latentddm.engine.seeding import derive_seed
 from latentddm.engine.task import PhaseOfTask
 from latentddm.inference.generator import RUN_KIND, Generator
@@ -56,6 +56,8 @@ def train(config: TrainConfig) -> RunFolder:
     )
     _check_parts(config, accelerator)
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
+    if begin is not None and begin.before is not None:
+        on_main(accelerator, partial(run.keep_effort_before, begin.before))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
     run_loop(_phases(config, store, begin, accelerator), run, config.loop, accelerator)
@@ -123,7 +125,7 @@ def _check_parts(config: TrainConfig, accelerator: Accelerator) -> None:
 def _phases(
     config: TrainConfig,
     store: LatentStore,
-    begin: Callable[[NetworkModel], None] | None,
+    begin: _Beginning | None,
     accelerator: Accelerator,
 ) -> list[PhaseOfTask]:
     """The phases as the loop sees them; `begin` completes the first one's network, if given."""
@@ -156,30 +158,42 @@ def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
     return make_network(config.network, store.shape, config.schedule)
 
 
-def _beginning(config: TrainConfig, store: LatentStore) -> Callable[[NetworkModel], None] | None:
+@dataclass(frozen=True)
+class _Beginning:
     """What a new run's network has beside its own first weights: statistics of latents, a start.
 
-    None if there is nothing, or a checkpoint that has it already.
+    weights: the start's; before: what its training took.
     """
+
+    store: LatentStore
+    seed: int
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    before: Effort | None = None
+
+    def __call__(self, network: NetworkModel) -> None:
+        fitted = any(name.startswith("gaussian_latents.") for name in self.weights)
+        if network.gaussian_latents is not None and not fitted:
+            latents = self.store.sample(GAUSSIAN_SAMPLES, derive_seed(self.seed, "gaussian"))
+            network.gaussian_latents.fit(latents.mean(0), *principal_axes(latents))
+        network.load_state_dict({**network.state_dict(), **self.weights})
+
+
+def _beginning(config: TrainConfig, store: LatentStore) -> _Beginning | None:
+    """The beginning of a new run; None of one that has a checkpoint, or where there is nothing."""
     of_latents = config.network.noise == "posterior" or config.network.gaussian_mean
     if not of_latents and config.start is None:
         return None
     if newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
         return None
-    start = {} if config.start is None else _start_weights(config, config.start, store)
-    fitted = any(name.startswith("gaussian_latents.") for name in start)
-
-    def begin(network: NetworkModel) -> None:
-        if network.gaussian_latents is not None and not fitted:
-            latents = store.sample(GAUSSIAN_SAMPLES, derive_seed(config.seed, "gaussian"))
-            network.gaussian_latents.fit(latents.mean(0), *principal_axes(latents))
-        network.load_state_dict({**network.state_dict(), **start})
-
-    return begin
+    if config.start is None:
+        return _Beginning(store, config.seed)
+    return _Beginning(store, config.seed, *_start_weights(config, config.start, store))
 
 
-def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mapping[str, Tensor]:
-    """The averaged weights of the run at `path`, config.start.
+def _start_weights(
+    config: TrainConfig, path: str, store: LatentStore
+) -> tuple[Mapping[str, Tensor], Effort]:
+    """The averaged weights of the run at `path`, config.start, and what its training took.
 
     UserError if that run belongs to other latents, has another network or another schedule.
     """
@@ -190,7 +204,8 @@ def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mappin
             f"{config.store}: their shape, statistics or autoencoder differ; give a run of that "
             "store."
         )
-    theirs = RunFolder.open(path, RUN_KIND).read_config()
+    run = RunFolder.open(path, RUN_KIND)
+    theirs = run.read_config()
     ours = to_plain(config.network)
     network = to_plain(build(NetworkConfig, theirs["network"], path, "network."))
     fitted = network["gaussian_mean"] or network["noise"] == "posterior"
@@ -218,4 +233,4 @@ def _start_weights(config: TrainConfig, path: str, store: LatentStore) -> Mappin
         for name, parameter in start.network.named_parameters():
             if id(parameter) in unused:
                 del weights[name]
-    return weights
+    return weights, run.effort(start.images)

@@ -6,14 +6,20 @@ import importlib
 import json
 import re
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
+from messages import assert_names
 
+from autoencoder.image_io import save_image
+from latentddm.engine.errors import UserError
+from latentddm.engine.run import Effort, RunFolder
 from latentddm.inference.best_settings import best_settings
 from latentddm.inference.sampler import SamplerConfig
 from latentddm.inference.settings import SamplingConfig
@@ -346,6 +352,69 @@ def test_wrong_requests_end_in_one_sentence_and_exit_code_2(
     base += ["--evaluations", "1", "--churn", "0", "--safety", "0", "--output", str(tmp_path / "o")]
     assert compare.main(base + [part.replace("RUN", str(runs / "ddm")) for part in change]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_the_training_that_a_run_began_with_counts(runs: Path, tmp_path: Path) -> None:
+    """A start, or a student's teacher, moved or not; where it is not known there is no table."""
+    plan, results = (importlib.import_module(f"compare_{name}") for name in ("plan", "results"))
+    begun = tmp_path / "begun"
+    shutil.copytree(runs / "ddm", begun)
+    text = (begun / "config.yaml").read_text()
+    (begun / "config.yaml").write_text(text.replace("start: null", "start: moved"))
+    with pytest.raises(UserError, match=r"trained_before\.json.* is missing"):
+        plan.parse_methods([f"x={begun}"])
+    RunFolder(begun).keep_effort_before(Effort(images=100, seconds=70.0, core_seconds=60.0))
+    alone, whole = (
+        results.training_record(plan.parse_methods([f"x={run}"])[0])
+        for run in (runs / "ddm", begun)
+    )
+    assert (alone["images"], whole["images"]) == (16, 116)
+    assert whole["training_seconds"] == pytest.approx(60 + alone["training_seconds"])
+
+
+def test_another_content_of_the_reference_is_another_comparison(
+    runs: Path, tmp_path: Path, compare: ModuleType
+) -> None:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for index in range(4):
+        save_image(pictures / f"{index}.png", np.full((32, 32, 3), 60 * index, np.uint8))
+    request = ["--method", f"DDM={runs / 'ddm'}", "--reference", str(pictures), "--samples", "4"]
+    request += ["--evaluations", "1", "--safety", "0", "--output", str(tmp_path / "out")]
+
+    def measured() -> float:
+        assert compare.main(request) == 0
+        (best,) = json.loads((tmp_path / "out" / "results.json").read_text())["best"]
+        return float(best["values"]["pyramid-v2/frechet"])
+
+    first = measured()
+    assert measured() == first
+    save_image(pictures / "4.png", np.full((32, 32, 3), 255, np.uint8))
+    assert measured() != first
+
+
+def test_settings_of_older_weights_are_not_kept_for_the_newest(
+    runs: Path, tmp_path: Path, compare: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs / "ddm", run)
+    (run / "sampling.json").unlink(missing_ok=True)
+    request = ["--method", f"DDM={run}@8", "--features", "latents", "--samples", "4"]
+    assert compare.main([*request, "--output", str(tmp_path / "out"), "--keep-best"]) == 2
+    assert_names(capsys.readouterr().err, "--keep-best", str(run), "at 8 images", "trained for")
+    assert not (run / "sampling.json").exists()
+
+
+def test_every_class_is_drawn_or_the_comparison_refused(
+    runs: Path, compare: ModuleType, tmp_path: Path
+) -> None:
+    plan = importlib.import_module("compare_plan")
+    (method,) = plan.parse_methods([f"DDM={runs / 'ddm'}"])
+    labelled = replace(method, runs=tuple(replace(run, classes=10) for run in method.runs))
+    compare.require_each_class([method, labelled], Namespace(samples=10, confirm=None))
+    for samples, confirm, named in ((9, 100, "--samples is 9"), (100, 9, "--confirm is 9")):
+        with pytest.raises(UserError, match=f"{named}, too few .* the 10 classes"):
+            compare.require_each_class([labelled], Namespace(samples=samples, confirm=confirm))
 
 
 def test_results_of_another_protocol_are_refused(

@@ -80,7 +80,8 @@ def test_the_share_of_the_peak_is_that_of_a_known_card(report: ModuleType) -> No
     flops = importlib.import_module("gpu_flops")
     assert flops.peak_of("NVIDIA H200") == flops.peak_of("NVIDIA H100 80GB HBM3") == 989e12
     assert flops.peak_of("NVIDIA H100 PCIe") < flops.peak_of("NVIDIA H100")
-    assert flops.peak_of("a card of tomorrow") is None
+    unknown = ("a card of tomorrow", "NVIDIA L40", "NVIDIA A10G", "NVIDIA RTX A1000")
+    assert [flops.peak_of(name) for name in unknown] == [None] * 4
 
 
 def test_eight_draws_are_eight_times_the_products_where_they_split_off_at_once(

@@ -11,6 +11,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from messages import assert_names
 from tiny_runs import ONE_LEVEL, PLAIN, TWO_DRAWS, generator_config, phase
 
 from latentddm.cli import main
@@ -294,6 +295,16 @@ def test_wrong_students_are_refused_before_anything_is_trained(
     assert tool.main([*arguments(config, tmp_path / "paper", 5), *asked]) == 2
     assert named in capsys.readouterr().err
     assert not (tmp_path / "paper").exists()
+
+
+def test_a_start_is_refused_before_anything_is_trained(
+    tool: ModuleType, config: TrainConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A rival's network, which reads a second time, cannot have its weights."""
+    output = tmp_path / "paper"
+    assert tool.main([*arguments(config, output, 5), "start=runs/first"]) == 2
+    assert_names(capsys.readouterr().err, "start is runs/first", "leave it out")
+    assert not output.exists()
 
 
 def test_an_output_that_cannot_be_named_to_compare_is_refused(

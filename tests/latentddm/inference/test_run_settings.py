@@ -50,6 +50,7 @@ def test_sampling_begins_with_four_evaluations_or_the_nearest_that_has_settings(
     measured: tuple[tuple[int, ...], ...] = ((), (2, 4), (8,), (1, 3))
     begun = [RunSettings(best=dict.fromkeys(each, FOUR)).steps for each in measured]
     assert begun == [4, 4, 8, 3]
+    assert RunSettings(best={2: FOUR, 4: FOUR}, made_for=1).steps == 1  # a student's own
 
 
 @pytest.fixture(scope="module")

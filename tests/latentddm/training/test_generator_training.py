@@ -388,8 +388,16 @@ def test_a_start_is_needed_once_and_a_resumed_run_equals_one_that_was_never_stop
 
     straight = train(started("straight", 48))
     train(started("stopped", 24))
+    before = other.effort(16)
     shutil.rmtree(other.path)
-    assert_same_files(straight, train(started("stopped", 48)))
+    stopped = train(started("stopped", 48))
+    assert_same_files(straight, stopped)
+    # What the other run took counts, although it is gone.
+    whole, own = stopped.effort(48), replace(before, images=0, seconds=0.0, core_seconds=0.0)
+    stopped.keep_effort_before(own)
+    assert whole == stopped.effort(48) + before
+    assert (whole.images, before.images) == (64, 16)
+    assert before.seconds > 0 < before.core_seconds
 
 
 def test_a_start_that_does_not_fit_is_one_sentence(tiny_store: Path, tmp_path: Path) -> None:
