@@ -134,7 +134,8 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
     by = f"{metric}, {judgement.samples:,} samples against {what}{public_name(str(reference))}"
     for run, findings in chosen.items():
         settings = {steps: finding.sampling for steps, finding in findings.items()}
-        write_best_settings(Path(run), by, settings)
+        phase = checkpoint_at(RunFolder(Path(run))).phase
+        write_best_settings(Path(run), phase, by, settings)
 
 
 def training_record(method: Method) -> dict[str, Any]:

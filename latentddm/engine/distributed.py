@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, is_initialized
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     DistributedType,
@@ -61,8 +63,13 @@ def _begin(run: RunFolder, config: Mapping[str, Any]) -> None:
 
 def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
     """Accelerate's devices and processes; UserError if its own sharding was configured."""
-    # Buffers are the same on all processes from the start, or follow reduced figures.
-    gradients = DistributedDataParallelKwargs(broadcast_buffers=False)
+    # Buffers are the same on all processes from the start, or follow reduced figures. With
+    # find_unused_parameters the buckets stay those of the first step; else torch makes new ones
+    # after it, and the first step after a resume would add up in another order than it did before.
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
+    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    if is_initialized() and AcceleratorState().mixed_precision != precision:
+        AcceleratorState._reset_state()  # of an earlier training in this process
     try:
         accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[gradients, *handlers])
     except ValueError as error:  # a precision that the device lacks
@@ -140,7 +147,7 @@ def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
 
         def hold() -> None:
             stack.enter_context(_only_command(run))
-            run.require_begun()
+            run.take_over()
 
         on_main(accelerator, hold)
         yield

@@ -218,7 +218,25 @@ def _file_of_width(run: RunFolder, checkpoint: Checkpoint, choice: str) -> Path:
             f"{', '.join(f'{value:g}' for value in tracked)}); reconstruct it with "
             f"`latentddm ema {run.path} --width {width:g}`."
         )
+    _require_current(run, checkpoint, path)
     return path
+
+
+def _require_current(run: RunFolder, checkpoint: Checkpoint, path: Path) -> None:
+    """UserError unless a reconstructed average is of the newest snapshots and weights."""
+    with safe_open(path, "pt") as file:
+        seen = (file.metadata() or {}).get("images")
+    if seen != str(max(snapshot_positions(run.averages), default=0)):
+        raise UserError(
+            f"{path} is older than the snapshots of {run.path}, which has been trained since; "
+            "reconstruct it again with `latentddm ema`."
+        )
+    newest = newest_checkpoint(run.checkpoints)
+    if newest is None or newest.images != checkpoint.images:
+        raise UserError(
+            f"{path} is an average of the newest weights of {run.path}, not of those at "
+            f"{checkpoint.images:,} images; choose a width that was tracked."
+        )
 
 
 def _combine(

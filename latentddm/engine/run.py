@@ -74,20 +74,30 @@ class RunFolder:
     def begin(self, config: Mapping[str, Any]) -> None:
         """Create the folder, or reopen it, as `create`, for a plain config with the run's kind."""
         self._begun = config
-        if self.config_path.exists():
-            self.require_begun()
+        begun = self.config_path.exists()
+        if begun:
+            self._require_begun(config)
         else:
             require_new_folder(self.path, "a run")
         make_folder(self.path)
         for folder in (self.path, self.samples):
             remove_leftovers(folder)
-        write_text(self.config_path, to_yaml(config))
+        if not begun:
+            write_text(self.config_path, to_yaml(config))
 
-    def require_begun(self) -> None:
-        """UserError unless the folder's config is the one that this command has begun it with."""
-        if self._begun is None:
-            return
-        changed = _changed(self.read_config(), self._begun, self.may_change)
+    def take_over(self) -> None:
+        """Write the config that this command has begun the run with, in what may change.
+
+        The caller holds the run's lock: else a command that is refused would change a training
+        that goes on. UserError unless all else is the same.
+        """
+        if self._begun is not None:
+            self._require_begun(self._begun)
+            write_text(self.config_path, to_yaml(self._begun))
+
+    def _require_begun(self, config: Mapping[str, Any]) -> None:
+        """UserError unless the folder's config is this one, but for what may change."""
+        changed = _changed(self.read_config(), config, self.may_change)
         if changed:
             raise UserError(
                 f"{self.path} holds a run of another config (differs in: {changed}); use that "

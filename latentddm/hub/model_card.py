@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from latentddm.evaluation.protocol import Protocol, Result
 
 GRID_NAME = "samples.png"
 CARD_NAME = "README.md"
+PATHS = ("store", "output", "start", "teacher", "run")  # keys of configs that name folders
 
 _TEMPLATE = """# A few-step image generator
 
@@ -119,7 +119,7 @@ def _body(card: Card) -> str:
         seed=card.seed,
         data=_data(card.config),
         images_seen=card.images_seen,
-        phases=_phases(card.config),
+        phases=_phases(_without_local_paths(card.config)),
         network=network["kind"],
         schedule=card.config["schedule"],
         parameters=card.parameters,
@@ -192,11 +192,16 @@ def _shown(reference: str) -> str:
 
 
 def _without_local_paths(config: dict[str, Any]) -> dict[str, Any]:
-    shown = copy.deepcopy(config)
-    for key in ("store", "output", "start", "teacher"):
-        if shown.get(key) is not None:
-            shown[key] = _shown(str(shown[key]))
-    return shown
+    """The config, each run and store in it, those of views as well, without its folders."""
+
+    def shown(key: str, value: Any) -> Any:
+        if isinstance(value, dict):
+            return _without_local_paths(value)
+        if isinstance(value, list):
+            return [shown(key, each) for each in value]
+        return _shown(value) if key in PATHS and isinstance(value, str) else value
+
+    return {key: shown(key, value) for key, value in config.items()}
 
 
 def _metrics(evaluation: dict[str, Any] | None) -> str:

@@ -18,31 +18,35 @@ FIELDS = ("solver", "grid", "power", "churn", "safety", "xi_scale", "noise_scale
 """The fields of a `SamplingConfig` that are measured, and go together."""
 
 
-def write_best_settings(run: Path, chosen_by: str, best: Mapping[int, SamplingConfig]) -> None:
+def write_best_settings(
+    run: Path, phase: int, chosen_by: str, best: Mapping[int, SamplingConfig]
+) -> None:
     """Write the best settings by number of evaluations, in the place of earlier ones.
 
-    chosen_by: the distance and its reference, for people.
+    phase: of the training, whose weights they are for; chosen_by: the distance and its reference,
+    for people.
     """
     settings = {
         str(steps): {name: getattr(config, name) for name in FIELDS}
         for steps, config in sorted(best.items())
     }
-    write_json(run / FILE_NAME, {"chosen_by": chosen_by, "settings": settings})
+    values = {"chosen_by": chosen_by, "phase": phase, "settings": settings}
+    write_json(run / FILE_NAME, values)
 
 
-def best_settings(run: Path) -> dict[int, SamplingConfig]:
-    """The best settings of a run by number of evaluations; empty if none were measured.
+def best_settings(run: Path, phase: int) -> dict[int, SamplingConfig]:
+    """The best settings by number of evaluations for the weights of a phase of a run.
 
-    UserError if the file is damaged.
+    Empty if none were measured, or those of another phase, which may have trained a mean where
+    this one trains draws. UserError if the file is damaged.
     """
     path = run / FILE_NAME
     if not path.is_file():
         return {}
     try:
-        return {
-            int(steps): _from_json(int(steps), values)
-            for steps, values in read_json(path)["settings"].items()
-        }
+        content = read_json(path)
+        found = content["settings"] if content["phase"] == phase else {}
+        return {int(steps): _from_json(int(steps), values) for steps, values in found.items()}
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is damaged ({error}); delete it, and measure the settings again."

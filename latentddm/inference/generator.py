@@ -85,7 +85,8 @@ class Generator:
             network = make_network(settings, space.shape, config["schedule"])
             draws = reads_xi(config, checkpoint.phase)
             steps_learnt = flow_map(config, checkpoint.phase)
-            own = RunSettings.read(folder.path, config, draws, steps_learnt is not None)
+            of_flow_map = steps_learnt is not None
+            own = RunSettings.read(folder.path, config, checkpoint.phase, draws, of_flow_map)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{source} is not the config of a generator ({one_line(error)}); restore it."

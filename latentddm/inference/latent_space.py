@@ -65,19 +65,23 @@ class LatentSpace:
     def keep(self, run: Path) -> None:
         """Write it into a run whose store has it; UserError if the run was begun on another.
 
-        The autoencoder may have been moved. A damaged file is written again.
+        A damaged file is written again.
         """
         try:
             begun = LatentSpace.read(run) if (run / FILE_NAME).is_file() else self
         except UserError:
             begun = self
-        if replace(begun, autoencoder=self.autoencoder) != self:
+        if not begun.is_same_as(self):
             raise UserError(
                 f"{run} was begun on other latents than those that its store holds now: their "
                 "shape, statistics or autoencoder differ; restore the store, or train into another "
                 "output."
             )
         self.write(run)
+
+    def is_same_as(self, other: LatentSpace) -> bool:
+        """Whether latents of the two are the same; their autoencoder may have been moved."""
+        return replace(self, autoencoder=other.autoencoder) == other
 
     def restore(self, model_space: Tensor) -> Tensor:
         """Model space [B, C, H, W] -> raw latents, float32."""

@@ -30,11 +30,15 @@ class RunSettings:
 
     @classmethod
     def read(
-        cls, run: Path, config: Mapping[str, Any], reads_xi: bool, flow_map: bool
+        cls, run: Path, config: Mapping[str, Any], phase: int, reads_xi: bool, flow_map: bool
     ) -> RunSettings:
-        """Those of the run in a folder, which has this config; UserError for a damaged file."""
+        """Those of a phase of the run in a folder, which has this config.
+
+        UserError for a damaged file.
+        """
         sampler = sampler_of(config, run, reads_xi, flow_map)
-        return cls(best=best_settings(run), sampler=sampler, made_for=config.get("steps"))
+        best = best_settings(run, phase)
+        return cls(best=best, sampler=sampler, made_for=config.get("steps"))
 
     @property
     def steps(self) -> int:

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from latentddm.diffusion.process import expand_time
 from latentddm.diffusion.schedules import Schedule
 
+TINY = 1e-30  # of a variance: an axis without any has its mean at t = 0 too, not 0 / 0
+
 
 class GaussianLatents(nn.Module):
     """The mean and the principal axes of latents, and the posterior that they have.
@@ -60,7 +62,8 @@ class GaussianLatents(nn.Module):
     def posterior_mean(self, x_t: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         """E[x_0 | x_t] like x_t, [B, C, H, W], at t [B]."""
         alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
-        gains = alpha * self.variances / (alpha**2 * self.variances + sigma**2)
+        total = (alpha**2 * self.variances + sigma**2).clamp_min(TINY)
+        gains = alpha * self.variances / total
         mean = self.mean.to(x_t)
         return mean + self.along_axes(x_t - schedule.alpha(expand_time(t, x_t)) * mean, gains)
 
@@ -68,7 +71,7 @@ class GaussianLatents(nn.Module):
         """v_k(t), [B, K + 1], at t [B]; the last is that of all other axes."""
         alpha, sigma = schedule.alpha(t)[:, None], schedule.sigma(t)[:, None]
         noise = self.variances * sigma**2
-        return noise / (alpha**2 * self.variances + sigma**2)
+        return noise / (alpha**2 * self.variances + sigma**2).clamp_min(TINY)
 
     def mean_over_axes(self, values: Tensor) -> Tensor:
         """The mean over all D axes of values [B, K + 1], [B, 1]."""

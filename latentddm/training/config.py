@@ -70,6 +70,12 @@ def check(config: TrainConfig, store: LatentStore) -> None:
             f"network.classes is {classes}, but the store {config.store} holds no labels; encode "
             "images that have some, or leave network.classes out."
         )
+    if classes and config.label_dropout in (0, 1):
+        raise UserError(
+            f"label_dropout is {config.label_dropout:g}, with which the network never learns to "
+            f"draw {'without' if config.label_dropout == 0 else 'with'} a label; choose a share "
+            "between, such as 0.1."
+        )
     for number, phase in enumerate(config.phases):
         _check_objective(config, store, phase.objective, f"phases.{number}.objective")
 

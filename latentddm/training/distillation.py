@@ -53,6 +53,8 @@ from latentddm.training.moment_matching import (
 from latentddm.training.preview import Preview
 from latentddm.training.task import labels_given, process_batches
 
+ONLY_PHASE = 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
@@ -99,9 +101,10 @@ def distill(config: DistillConfig) -> RunFolder:
 
 def _keep_sampler(run: RunFolder, steps: int) -> None:
     """The steps and the churn that a student is trained for, unless better ones were measured."""
-    if not best_settings(run.path):
-        own = SamplingConfig(steps=steps, churn=1.0)
-        write_best_settings(run.path, "its training, for these steps and this churn", {steps: own})
+    if not best_settings(run.path, ONLY_PHASE):
+        own = {steps: SamplingConfig(steps=steps, churn=1.0)}
+        by = "its training, for these steps and this churn"
+        write_best_settings(run.path, ONLY_PHASE, by, own)
 
 
 def describe(config: DistillConfig) -> str:
@@ -129,7 +132,7 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
             f"{config.teacher} takes labels, but the store {reference} holds none; give the "
             "teacher's store."
         )
-    if LatentSpace.of_store(store) != teacher.space:
+    if not teacher.space.is_same_as(LatentSpace.of_store(store)):
         raise UserError(
             f"{config.teacher} was trained on other latents than those in "
             f"{reference}: their shape, statistics or autoencoder differ; give "

@@ -71,6 +71,7 @@ def describe(config: TrainConfig) -> str:
     Touches nothing.
     """
     config, store = _opened(config)
+    _beginning(config, store)  # a start that does not fit is refused here as in the training
     network = _new_network(config, store)
     lines = [
         to_yaml(config).rstrip(),
@@ -93,6 +94,7 @@ def measure_phases(config: TrainConfig, seconds: float = SECONDS) -> Iterator[Dr
     """
     config, store = _opened(config)
     accelerator = start_processes(config.precision)
+    _check_parts(config, accelerator)
     for phase in _phases(config, store, None, accelerator):
         yield dry_run(phase.make(None), config.loop, accelerator, phase.span.start, seconds)
         accelerator.free_memory()
@@ -198,7 +200,7 @@ def _start_weights(
     UserError if that run belongs to other latents, has another network or another schedule.
     """
     start = Generator.load(path)
-    if start.space != LatentSpace.of_store(store):
+    if not start.space.is_same_as(LatentSpace.of_store(store)):
         raise UserError(
             f"start is {path}, which was trained on other latents than those in "
             f"{config.store}: their shape, statistics or autoencoder differ; give a run of that "

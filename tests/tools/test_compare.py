@@ -93,13 +93,13 @@ def test_best_settings_and_all_settings_are_written_and_finished_cells_kept(
     best_of_plain = [
         best for best in report["best"] if re.match(r"plain(, heun)? at 16 ", best["method"])
     ]
-    for steps, chosen in best_settings(runs / "plain").items():
+    for steps, chosen in best_settings(runs / "plain", 0).items():
         at = [best for best in best_of_plain if best["evaluations"] == steps]
         winner = min(at, key=lambda best: best["values"][metric])
         assert (chosen.solver == "heun") == ("heun" in winner["method"])
         assert chosen.churn == winner["setting"]["churn"]
         assert (chosen.grid or "uniform") == winner["setting"]["grid"]
-    assert set(best_settings(runs / "ddm")) == {best["evaluations"] for best in best_of_plain}
+    assert set(best_settings(runs / "ddm", 0)) == {best["evaluations"] for best in best_of_plain}
 
     cells = sorted((output / "cells").glob("*.json"))
     assert len(cells) == 13

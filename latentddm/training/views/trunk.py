@@ -106,7 +106,7 @@ def load_trunk(run: str, images: int | None, inputs: TrainingInputs) -> NetworkM
             f"run of the view 'trunk' is {run}, whose last phase is not plain diffusion; give one "
             "that ends in it, or the images of a checkpoint of its plain phase."
         )
-    if generator.space != LatentSpace.of_store(inputs.store):
+    if not generator.space.is_same_as(LatentSpace.of_store(inputs.store)):
         raise UserError(
             f"run of the view 'trunk' is {run}, which was trained on other latents than the "
             "store's: their shape, statistics or autoencoder differ; give a run of that store."

@@ -100,8 +100,9 @@ def test_a_planned_demo_does_the_same_work_again(
     assert main(command(pictures, pretrained, second)) == 0
     assert results(second) == results(first)
     # What compare.py may have found since is not what the report's labels name.
-    for name in ("ddm", "plain"):
-        write_best_settings(second / name, "a test", {1: SamplingConfig(steps=1, noise_scale=0.5)})
+    for name, phase in (("ddm", 1), ("plain", 0)):
+        pale = SamplingConfig(steps=1, noise_scale=0.5)
+        write_best_settings(second / name, phase, "a test", {1: pale})
     assert main(command(pictures, pretrained, second)) == 0
     assert results(second) == results(first)
     # Other minutes are another demo.

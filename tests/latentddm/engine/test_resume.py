@@ -310,6 +310,7 @@ def two_phases(tmp_path: Path, name: str, **loop: object) -> TinyConfig:
     [
         (1, 7),
         (2, 29),
+        (4, 7),  # of which the order of the sum of gradients is seen: a + b is b + a
         pytest.param(1, 29, marks=pytest.mark.slow),
         pytest.param(2, 7, marks=pytest.mark.slow),
     ],

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from messages import raises_naming
 from tiny_training import BATCH, TinyConfig, logged, loop_config, train_tiny
 
-from latentddm.engine.distributed import exclusive, start_run
+from latentddm.engine.distributed import exclusive, start_processes, start_run
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 
@@ -83,6 +83,23 @@ def test_a_command_whose_config_was_replaced_before_its_lock_trains_nothing(
         pytest.fail("The lock was given.")
     with exclusive(second, Accelerator()):  # which it has left
         pass
+
+
+def test_a_refused_command_leaves_the_config_of_a_training_that_goes_on(tmp_path: Path) -> None:
+    """It would be in the checkpoints of the other: also what may change, once the lock is held."""
+    first = begun(tmp_path / "run")
+    longer = replace(config(first.path), loop=loop_config(8))
+    second, _ = start_run(first.path, "tiny", longer, may_change=("loop.images",))
+    before = first.read_config()["loop"]["images"]
+    with exclusive(second, Accelerator()):
+        assert first.read_config()["loop"]["images"] == 8 * BATCH != before
+    third, _ = start_run(first.path, "tiny", config(first.path), may_change=("loop.images",))
+    assert third.read_config()["loop"]["images"] == 8 * BATCH
+
+
+def test_trainings_of_other_precisions_follow_each_other_in_one_process() -> None:
+    for precision in ("no", "bf16", "no"):
+        assert start_processes(precision).mixed_precision == precision
 
 
 def test_a_batch_that_the_processes_do_not_divide_leaves_no_folder(

@@ -174,6 +174,17 @@ def card(config: dict[str, Any], reads_xi: bool = True) -> Card:
     )
 
 
+def test_the_card_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    """A view may read another run, whose path stands in the config and in the row of its phase."""
+    trunk = {"kind": "trunk", "run": "/home/someone/runs/plain", "weight": 0.5}
+    score = {"kind": "energy", "views": {"whole": 0.5, "trunk": trunk}}
+    phase = {"images": 8, "objective": {"kind": "ddm", "draws": 2, "score": score}}
+    write_card(tmp_path, card({"start": "/home/someone/first", "phases": [phase]}))
+    text = (tmp_path / "README.md").read_text()
+    assert "someone" not in text
+    assert "score.views.trunk.run plain" in text
+
+
 def test_the_card_has_a_row_for_each_phase_with_its_objective(tmp_path: Path) -> None:
     score = {"kind": "energy", "beta": 0.1, "lam_data": None, "views": {"whole": 0.5}}
     phases = [

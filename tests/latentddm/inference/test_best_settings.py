@@ -39,7 +39,7 @@ def trained(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(trained: Path, tmp_path: Path) -> Path:
     """A run with its best settings."""
     run = Path(shutil.copytree(trained, tmp_path / "run"))
-    write_best_settings(run, "inception/fid against held-out pictures", BEST)
+    write_best_settings(run, 0, "inception/fid against held-out pictures", BEST)
     return run
 
 
@@ -50,8 +50,8 @@ def latents(*arguments: object, output: Path) -> torch.Tensor:
 
 
 def test_they_are_read_as_they_were_written(run: Path, trained: Path) -> None:
-    assert best_settings(run) == BEST
-    assert best_settings(trained) == {}
+    assert best_settings(run, 0) == BEST
+    assert best_settings(run, 1) == best_settings(trained, 0) == {}  # another phase's weights
 
 
 def test_sample_draws_with_them(run: Path, trained: Path, tmp_path: Path) -> None:
@@ -101,15 +101,16 @@ def test_the_page_begins_with_them(run: Path) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        '{"settings": {"4": {}}}',
-        '{"settings": {"four": {}}}',
-        '{"settings": [4]}',
+        '{"phase": 0, "settings": {"4": {}}}',
+        '{"phase": 0, "settings": {"four": {}}}',
+        '{"phase": 0, "settings": [4]}',
         "{}",
-        '{"settings": {"4": {"solver": "ddim", "grid": null, "power": "x", "churn": 0, '
+        '{"settings": {}}',
+        '{"phase": 0, "settings": {"4": {"solver": "ddim", "grid": null, "power": "x", "churn": 0, '
         '"safety": 0, "xi_scale": 1, "noise_scale": 1}}}',
     ],
 )
 def test_a_damaged_file_is_named(run: Path, text: str) -> None:
     (run / FILE_NAME).write_text(text)
     with raises_naming(UserError, str(run / FILE_NAME), "delete it"):
-        best_settings(run)
+        best_settings(run, 0)

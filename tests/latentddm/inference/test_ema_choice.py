@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,22 @@ def test_another_width_is_made_by_the_verb_and_then_sampled_with(
     assert not torch.equal(made[key], wide[key])
     to_both = (made[key] - wide[key]).norm() + (made[key] - narrow[key]).norm()
     assert to_both < 1.5 * (wide[key] - narrow[key]).norm()  # it lies between them
+
+
+def test_a_reconstructed_average_is_of_the_newest_weights_or_refused(
+    run: RunFolder, tiny_store: Path, tmp_path: Path
+) -> None:
+    """Else a run that was trained on is sampled with weights of before, in silence."""
+    longer = RunFolder(Path(shutil.copytree(run.path, tmp_path / "run")))
+    assert main(["ema", str(longer.path), "--width", "0.08"]) == 0
+    weights(longer, "0.08")
+    with pytest.raises(UserError, match=r"newest weights .* not of those at 112 images"):
+        Generator.load(longer.path, images=112, ema="0.08")
+    train(config(tiny_store, longer.path, images=192))
+    with pytest.raises(UserError, match=r"trained since; reconstruct it again"):
+        weights(longer, "0.08")
+    assert main(["ema", str(longer.path), "--width", "0.08"]) == 0
+    weights(longer, "0.08")
 
 
 def test_a_choice_that_is_no_average_is_one_sentence(run: RunFolder, tmp_path: Path) -> None:

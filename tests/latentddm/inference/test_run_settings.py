@@ -93,7 +93,7 @@ def test_sample_python_and_an_export_draw_by_the_sampler_of_the_config(
 
 def test_best_settings_go_before_it(run: Path, tmp_path: Path) -> None:
     measured = Path(shutil.copytree(run, tmp_path / "run"))
-    write_best_settings(measured, "fid", {2: SamplingConfig(steps=2, churn=0.5)})
+    write_best_settings(measured, 0, "fid", {2: SamplingConfig(steps=2, churn=0.5)})
     own = Generator.load(measured)
     assert own.settings() == SamplingConfig(steps=2, churn=0.5)
     assert own.settings(4) == FALLING.settings(4)

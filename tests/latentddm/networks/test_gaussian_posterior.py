@@ -76,6 +76,10 @@ def test_fewer_latents_than_numbers_leave_the_other_axes_without_variance() -> N
     variances = few.posterior_variances(t, make_schedule("flow"))[0]
     assert (variances[:6] > 0).all()
     assert (variances[6:] == 0).all()
+    x, zero = correlated(2), torch.zeros(2).double()  # at data too, where all noise is gone
+    mean = few.posterior_mean(x, zero, make_schedule("flow"))
+    assert mean.isfinite().all()
+    assert (few.posterior_variances(zero, make_schedule("flow")) == 0).all()
 
 
 def test_noise_is_white_before_it_is_fitted_and_near_data() -> None:

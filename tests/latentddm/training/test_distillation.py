@@ -85,7 +85,7 @@ def test_the_student_is_sampled_and_exported_by_its_own_steps_and_churn(
     teacher: Path, tmp_path: Path
 ) -> None:
     run = distill(config(teacher, tmp_path / "student", images=8)).path
-    assert best_settings(run) == {2: SamplingConfig(steps=2, churn=1.0)}
+    assert best_settings(run, 0) == {2: SamplingConfig(steps=2, churn=1.0)}
     assert main(["sample", str(run), "--num", "2", "--output", str(tmp_path / "own")]) == 0
     settings = json.loads((tmp_path / "own" / "samples.json").read_text())
     assert (settings["steps"], settings["churn"]) == (2, 1.0)
@@ -94,9 +94,9 @@ def test_the_student_is_sampled_and_exported_by_its_own_steps_and_churn(
     assert pipeline.scheduler.config["churn"] == 1.0
     # Measured settings stay when the distillation is run again.
     measured = {2: SamplingConfig(steps=2, churn=0.5)}
-    write_best_settings(run, "fid", measured)
+    write_best_settings(run, 0, "fid", measured)
     distill(config(teacher, run, images=8))
-    assert best_settings(run) == measured
+    assert best_settings(run, 0) == measured
 
 
 def test_a_teacher_that_draws_is_refused(teacher: Path, tiny_store: Path, tmp_path: Path) -> None:

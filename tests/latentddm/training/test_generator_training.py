@@ -439,3 +439,5 @@ def test_a_dry_run_says_the_size_and_touches_nothing(tiny_store: Path, tmp_path:
     assert "GiB of weights, gradients, optimizer and averages" in text
     assert text.count("steps/s") == 2
     assert not (tmp_path / "run").exists()
+    with pytest.raises(UserError, match="nowhere is not a run folder"):  # as in the training
+        describe(replace(two_phases(tiny_store, tmp_path / "run"), start="nowhere"))

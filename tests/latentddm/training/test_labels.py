@@ -93,6 +93,16 @@ def test_a_store_without_labels_is_named(tiny_store: Path, tmp_path: Path) -> No
         train(config(tiny_store, tmp_path / "run", classes=2))
 
 
+@pytest.mark.parametrize(("share", "named"), [(0.0, "without a label"), (1.0, "with a label")])
+def test_a_share_of_hidden_labels_that_leaves_a_row_untrained_is_named(
+    labelled_store: Path, tmp_path: Path, share: float, named: str
+) -> None:
+    """Previews and `sample` without --label would read the weights that it began with."""
+    wanted = config(labelled_store, tmp_path / "run", classes=2)
+    with pytest.raises(UserError, match=rf"label_dropout is {share:g}, .*{named}"):
+        train(replace(wanted, label_dropout=share))
+
+
 def test_a_label_beyond_the_classes_is_named(labelled_store: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"label 1.*network\.classes is 1"):
         train(config(labelled_store, tmp_path / "run", classes=1))
@@ -198,10 +208,10 @@ def test_samples_in_groups_have_one_label_where_they_can_on_any_number_of_proces
 def test_a_student_learns_from_a_teacher_with_classes_under_its_labels(
     labelled_store: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
-    """No label is hidden from this teacher: what stands for none stays as it was."""
+    """So few labels are hidden that none is: what stands for none stays as it was."""
     from latentddm.training.distillation import DistillConfig, distill
 
-    wanted = replace(config(labelled_store, tmp_path / "plain", classes=2), label_dropout=0.0)
+    wanted = replace(config(labelled_store, tmp_path / "plain", classes=2), label_dropout=1e-9)
     phases = tuple(replace(one, objective=PlainObjective()) for one in wanted.phases)
     teacher = Generator.load(train(replace(wanted, phases=phases)).path)
     settings = DistillConfig(
