@@ -63,11 +63,10 @@ def _begin(run: RunFolder, config: Mapping[str, Any]) -> None:
 
 def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = ()) -> Accelerator:
     """Accelerate's devices and processes; UserError if its own sharding was configured."""
-    # Buffers are the same on all processes from the start, or follow reduced figures. With
-    # find_unused_parameters the buckets stay those of the first step; else torch makes new ones
-    # after it, and the first step after a resume would add up in another order than it did before.
-    gradients = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")
+    # Buffers are the same on all processes from the start, or follow reduced figures. Torch's new
+    # name for the setting is one that accelerate does not know yet.
+    gradients = DistributedDataParallelKwargs(broadcast_buffers=False)
+    warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     if is_initialized() and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()  # of an earlier training in this process
     try:
@@ -84,6 +83,28 @@ def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = (
     if not accelerator.is_main_process:
         _log.setLevel(logging.WARNING)  # progress is logged once, by the main process
     return accelerator
+
+
+def replicated(network: nn.Module, accelerator: Accelerator) -> nn.Module:
+    """The module to call in training, which averages gradients over all processes.
+
+    Torch adds up gradients in buckets, and after the first backward pass makes new ones in the
+    order in which these came. That is done here, by a pass without work: else the first step after
+    a resume would add up in another order than it did before, and its rounding would differ.
+    """
+    wrapped = accelerator.prepare(network)
+    if wrapped is network:
+        return network
+    own = vars(network).get("forward")  # accelerate's, with a mixed precision
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    network.forward = lambda: 0 * torch.stack([each.sum() for each in trained]).sum()
+    wrapped().backward()
+    del network.forward
+    if own is not None:
+        network.forward = own
+    for parameter in trained:
+        parameter.grad = None
+    return wrapped
 
 
 def process_batch_size(batch_size: int, accelerator: Accelerator) -> int:

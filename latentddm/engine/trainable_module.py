@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from latentddm.engine.distributed import full_tensor, process_batch_size, shard
+from latentddm.engine.distributed import full_tensor, process_batch_size, replicated, shard
 from latentddm.engine.ema import Averages, EMAConfig
 from latentddm.engine.errors import UserError
 from latentddm.engine.nonfinite_guard import NonfiniteGuard
@@ -66,7 +66,7 @@ class TrainableModule:
                 shard(average.module, trained=False)
         self.optimizer = make_optimizer(self.network, optimizer)
         self.wrapped: nn.Module = (
-            self.network if loop.sharded else accelerator.prepare(self.network)
+            self.network if loop.sharded else replicated(self.network, accelerator)
         )
         self._prepared = accelerator.prepare_optimizer(self.optimizer)
         self._guard = NonfiniteGuard(accelerator, loop.batch_size, loop.sharded)
