@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from preparation import exit_code
+from command_line import exit_code
 
 from latentddm.engine.atomic_io import make_folder, write_json
 from latentddm.engine.cpu_threads import WAITING, available_cores

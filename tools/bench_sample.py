@@ -21,9 +21,9 @@ from statistics import median
 
 import numpy as np
 import torch
+from command_line import exit_code
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.image_processor import VaeImageProcessor
-from preparation import exit_code
 from torch import Tensor
 
 from autoencoder.models import Autoencoder, load_autoencoder

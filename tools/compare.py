@@ -8,8 +8,9 @@ solvers, the grid alone of a flow map, the scale of xi where a network reads it,
 at t = 1) at every number of evaluations, and its best setting counts; several runs of a method
 (RUN,RUN,...: trainings of other seeds) are averaged. Written are table.md, results.json (all
 settings, with their protocols), curves.png, trend.png where a run is given at several checkpoints
-(RUN@all), and grids/. Run the same command again to go on after a stop: a finished cell is not done
-again. `accelerate launch tools/compare.py ...` uses all processes.
+(RUN@all), and grids/. Run the same command again to go on after a stop: a finished cell (one
+setting of one run with one seed) is not measured again. `accelerate launch tools/compare.py ...`
+uses all processes.
 
 The best of many settings, chosen and reported on the same samples, looks better than it is. With
 --confirm N settings are chosen on --samples of the first run of each method, and the table is of N
@@ -30,6 +31,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from command_line import exit_code, list_of
 from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
 from compare_plan import Cell, Method, fresh_cells, parse_methods, plan_cells
@@ -44,7 +46,6 @@ from compare_results import (
     training_record,
 )
 from compare_sweep import Sweep
-from preparation import exit_code, list_of
 
 from latentddm.engine.atomic_io import make_folder, write_json, write_text
 from latentddm.engine.distributed import start_processes
@@ -181,11 +182,10 @@ def require_each_class(methods: Sequence[Method], options: argparse.Namespace) -
 def deciding_metric(asked: str | None, judgement: Judgement) -> str:
     """The metric of the best setting: the first distance, unless another is given."""
     known = judgement.distances
-    if not known or (asked is not None and asked not in known):
-        raise UserError(
-            f"--best-by {asked} is no distance that is measured; choose one of "
-            f"{', '.join(known) or '(none: add one to --metrics)'}."
-        )
+    if not known:
+        raise UserError("--metrics has no distance to choose the best setting by; add frechet.")
+    if asked is not None and asked not in known:
+        raise UserError(f"--best-by {asked} is not measured; choose one of {', '.join(known)}.")
     return asked or known[0]
 
 
@@ -204,28 +204,34 @@ def make_parser() -> argparse.ArgumentParser:
     add("--reference", metavar="SRC", help="images to compare with")
     add("--reconstructed", action="store_true", help="compare with their reconstructions")
     add("--store", help="reference of the features `latents` (default: the first run's)")
-    add("--samples", type=int, default=judgement.samples, help="of each setting (default 10000)")
-    add("--reference-images", type=int, default=judgement.reference_images, help="default 10000")
+    samples = "samples drawn of each setting (default 10000)"
+    add("--samples", type=int, default=judgement.samples, help=samples)
+    images = "images of the reference (default 10000)"
+    add("--reference-images", type=int, default=judgement.reference_images, help=images)
     add(
         "--features",
         type=words,
         default=judgement.features,
-        help=f"default {','.join(judgement.features)}; pyramid-v2,inception,latents",
+        help=f"any of pyramid-v2, inception, latents (default {','.join(judgement.features)})",
     )
     add("--metrics", type=words, default=judgement.metrics, help="default frechet,energy")
     add("--best-by", metavar="FEATURES/METRIC", help="what decides (default: the first)")
     add("--evaluations", type=list_of(int), default=sweep.evaluations, help="default 1,2,...,50")
     add("--churn", type=numbers, default=sweep.churn, help="default 0,0.5,1")
     add("--safety", type=numbers, default=sweep.safety, help="default 0,0.02,0.05")
-    add("--grids", type=words, default=sweep.grids, help="of times, not ddim's (default: all)")
+    grids = "grids of times to try with solvers other than ddim (default: all)"
+    add("--grids", type=words, default=sweep.grids, help=grids)
     add("--powers", type=numbers, default=sweep.powers, help="of the power grid (default 0.5)")
     scales = list_of(partial(read_scales, separator=":"))
     of_xi = "of xi: N, or N:N... by evaluation, or FIRST..LAST evenly (default 1)"
     add("--xi-scales", type=scales, default=sweep.xi_scales, metavar="SCALE,...", help=of_xi)
     add("--noise-scales", type=numbers, default=sweep.noise_scales, help="at t = 1 (default 1)")
     add("--seeds", type=int, default=1, help="how many times each setting is drawn (default 1)")
-    tries = "settings of a method at a number of evaluations, at random (default: all)"
-    add("--tries", type=int, help=tries)
+    tries = (
+        "try about N settings of each method at each number of evaluations, chosen at random "
+        "(default: all)"
+    )
+    add("--tries", type=int, metavar="N", help=tries)
     add("--confirm", type=int, metavar="N", help="report N fresh samples of the best settings")
     add("--batch-size", type=int, default=64)
     keep_best = "write the best settings into each run, for sample, play and export"

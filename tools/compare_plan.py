@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, cast, get_args
 
-from compare_sweep import Sweep, tried
+from compare_sweep import Sweep, limited
 
 from latentddm.diffusion.sampling import POWER, GridKind
 from latentddm.diffusion.solvers import SOLVERS, evaluations_of, steps_within
@@ -23,11 +23,12 @@ from latentddm.inference.generator import (
     SamplingConfig,
     checkpoint_at,
     flow_map,
+    is_student,
     reads_xi,
 )
 from latentddm.inference.run_settings import sampler_of
 from latentddm.inference.sampler import SamplerConfig
-from latentddm.inference.xi_scale import fitted, scales_of
+from latentddm.inference.xi_scale import cut_scales, scales_of
 
 ALL = "all"
 
@@ -162,7 +163,7 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
     for run in runs:
         folder = RunFolder.open(run, RUN_KIND)
         config = folder.read_config()
-        if (config.get("start") or "teacher" in config) and not (folder.path / BEFORE).is_file():
+        if (config.get("start") or is_student(config)) and not (folder.path / BEFORE).is_file():
             raise UserError(
                 f"{run} began with the weights of another run, and its file {BEFORE}, which says "
                 "how long that one was trained, is missing; restore it."
@@ -178,7 +179,7 @@ def _checkpoints(runs: Sequence[str], images: str) -> dict[int, tuple[Trained, .
                 learnt,
                 classes=config["network"]["classes"],
                 sampler=sampler_of(config, folder.path, draws, learnt is not None),
-                student="teacher" in config,
+                student=is_student(config),
             )
             found.setdefault(checkpoint.images, []).append(one)
     for seen, trained in found.items():
@@ -203,7 +204,7 @@ def plan_cells(methods: Sequence[Method], sweep: Sweep, batch_size: int) -> list
     cells = []
     for evaluations in sorted(sweep.evaluations):
         settings = [(m, each) for m in methods for each in _settings(m, evaluations, sweep)]
-        for method, sampling in tried(settings, sweep.tries):
+        for method, sampling in limited(settings, sweep.tries):
             sampling = replace(sampling, batch_size=batch_size)
             cells += _drawn(method, sampling, sweep.seeds)
     return cells
@@ -221,9 +222,10 @@ def _drawn(method: Method, sampling: SamplingConfig, seeds: Sequence[int]) -> li
 def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[SamplingConfig]:
     """The settings of one method at one number of evaluations.
 
-    DDIM is swept over churn; the others have none and are swept over the grid of times, if their
-    method names none, the power grid over its exponents too. Of a flow map the grid is swept alone,
-    if it has learnt all steps. With one evaluation neither churn nor the grid is seen.
+    Churn is DDIM's. The grid of times is for the other solvers and for flow maps of free steps,
+    unless the method names one; a power grid comes with each of the exponents. Safety is not for
+    flow maps; the scale of xi is for networks that read it, that of the noise for all. In one step
+    churn and grid make no difference.
     """
     steps = steps_within(method.solver, evaluations)
     learnt, ddim = method.runs[0].flow_map, method.solver == "ddim"
@@ -237,7 +239,7 @@ def _settings(method: Method, evaluations: int, sweep: Sweep) -> Iterator[Sampli
     times = [(grid, p) for grid in grids for p in (powers if grid == "power" else (POWER,))]
     xi_scales = sweep.xi_scales if method.runs[0].reads_xi else (1.0,)
     calls = evaluations_of(method.solver, steps)
-    given = [fitted(scales_of(each, method.solver, evaluations), calls) for each in xi_scales]
+    given = [cut_scales(scales_of(each, method.solver, evaluations), calls) for each in xi_scales]
     scales = dict.fromkeys(given)  # in one evaluation a range is its first scale
     settings = product(churns, times, safeties, scales, sweep.noise_scales)
     for churn, (grid, power), safety, xi_scale, noise_scale in settings:

@@ -19,7 +19,7 @@ from latentddm.evaluation.protocol import Result, require_same_protocol
 from latentddm.inference.best_settings import write_best_settings
 from latentddm.inference.generator import checkpoint_at
 from latentddm.inference.settings import SamplingConfig
-from latentddm.inference.xi_scale import described
+from latentddm.inference.xi_scale import format_scales
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ def keep_best_settings(best: Sequence[Finding], metric: str, judgement: Judgemen
 def training_record(method: Method) -> dict[str, Any]:
     """A method's fields, its images and its seconds of training, the mean over its runs.
 
-    Those of the runs that they began with count, a student's teacher or a start: without them
-    there is no such run. On a CPU seconds of its cores, in which other work does not count.
+    Runs that these began with (a start, a student's teacher) count too. On a CPU, seconds are those
+    of its cores, so that other work does not count.
     """
     efforts = [RunFolder(Path(trained.run)).effort(method.images) for trained in method.runs]
     seconds = fmean(effort.core_seconds for effort in efforts)
@@ -157,7 +157,7 @@ def table(best: Sequence[Finding], metric: str, records: Mapping[Method, Mapping
     at = {(finding.method, finding.evaluations): finding for finding in best}
     lines = [
         f"{metric}: the best of the settings tried of each method (churn, safety, grid, scales). "
-        "Minutes of training are on a CPU those of its cores.\n",
+        "On a CPU, minutes of training are core minutes.\n",
         "| method | images seen | training | " + " | ".join(map(str, across)) + " |",
         "|---" * (len(across) + 3) + "|",
     ]
@@ -178,7 +178,7 @@ def _cell(finding: Finding, metric: str) -> str:
     parts += [f"s {setting['safety']:g}"] if setting["safety"] else []
     grid = f"u^{setting['power']:g}" if setting["grid"] == "power" else setting["grid"]
     parts += [grid] if grid != "uniform" else []
-    parts += [f"xi {described(setting['xi_scale'], ':')}"] if setting["xi_scale"] != 1 else []
+    parts += [f"xi {format_scales(setting['xi_scale'], ':')}"] if setting["xi_scale"] != 1 else []
     parts += [f"noise {setting['noise_scale']:g}"] if setting["noise_scale"] != 1 else []
     spread = finding.spread[metric]
     value = f"{finding.values[metric]:.3g}" + (f" ± {spread:.1g}" if spread is not None else "")

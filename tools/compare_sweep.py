@@ -73,13 +73,13 @@ class Sampled(Protocol):
 Row = TypeVar("Row", bound=Sampled)
 
 
-def tried(
+def limited(
     settings: Sequence[tuple[Row, SamplingConfig]], tries: int | None
 ) -> list[tuple[Row, SamplingConfig]]:
-    """At most `tries` settings of each method, in their order: equal effort for unequal grids.
+    """About `tries` settings of each method, in their order: equal effort for unequal grids.
 
-    A method's rows share them: the first setting of each row, which is the exact one, the runs'
-    own, then others at random, always the same.
+    A method's rows share them. The first setting of each row, the exact one, and the runs' own are
+    always tried, even if they alone are more; others are added at random, always the same.
     """
     if tries is None:
         return list(settings)

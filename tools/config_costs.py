@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from command_line import exit_code, list_of
 from gpu_flops import PEAKS, count_flops, peak_of
-from preparation import exit_code, list_of
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
@@ -114,7 +114,7 @@ def _step(
         return torch.randn(images, *sizes)
 
     class Evaluator:
-        def train(self, x_t: Tensor, t: Tensor, xi: Tensor | None = None) -> Tensor:
+        def with_gradient(self, x_t: Tensor, t: Tensor, xi: Tensor | None = None) -> Tensor:
             with torch.autocast("cpu", number_format, number_format != torch.float32):
                 return network(x_t, t, xi)
 

@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Sequence
 
 import torch
-from preparation import exit_code, list_of
+from command_line import exit_code, list_of
 from torch import Tensor
 
 from autoencoder.decode import decode_latents

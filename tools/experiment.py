@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from command_line import exit_code, folder_of_runs
 from experiment_plan import (
     FEWEST_FOR_FID,
     MEASURE,
@@ -35,7 +36,6 @@ from experiment_plan import (
 )
 from experiment_rates import autoencoder_of, measure_rates, sample_of
 from experiment_stages import autoencoder_config, compared, generator_config, on_cuda, stage_of
-from preparation import exit_code, folder_of_runs
 from stages import kept_plan, run_stages
 
 from autoencoder.images import open_source

@@ -80,7 +80,7 @@ def measure_rates(
         autoencoder=per_image,
         evaluation=0.0,
         describe=described,
-        distance={name: distance(one, OF_SPACE[name]) for name, one in spaces.items()},
+        distance={name: distance_seconds(one, OF_SPACE[name]) for name, one in spaces.items()},
     )
     with TemporaryDirectory(prefix="latentddm-") as folder:
         store = sample_store(Path(folder), sampled.pixels, autoencoder, size)
@@ -121,7 +121,7 @@ def _describing(extractor: FeatureExtractor, pixels: torch.Tensor) -> float:
     return timed(lambda: extractor(pixels))[1] / len(pixels)
 
 
-def distance(extractor: FeatureExtractor, metrics: Sequence[str]) -> float:
+def distance_seconds(extractor: FeatureExtractor, metrics: Sequence[str]) -> float:
     """Seconds for the distances of a set, which the dimension decides, hardly its size."""
     space = FeatureSpace(extractor.name, extractor.hash, extractor.resize)
     samples, reference = (

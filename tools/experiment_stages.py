@@ -20,7 +20,7 @@ from latentddm.demo.sizing import fitting_views, shortened, whole_if_small, wide
 from latentddm.engine.atomic_io import write_text
 from latentddm.engine.config import load_config, to_yaml
 from latentddm.engine.devices import default_device
-from latentddm.inference.xi_scale import fitted, has_many_numbers, read_scales, scales_of
+from latentddm.inference.xi_scale import cut_scales, has_many_numbers, read_scales, scales_of
 from latentddm.networks.unet import UNetConfig
 from latentddm.training.config import TrainConfig
 from latentddm.training.phases import Phase
@@ -36,7 +36,7 @@ def compared(rival: bool) -> tuple[list[int], list[int]]:
     """Network evaluations of each setting that is tried, and of each row of the table."""
     solver, plain = DDM_SAMPLER.partition("/")[0], len(PLAIN_SAMPLERS) if rival else 0
     scales = [read_scales(text, ":") for text in XI_SCALES]
-    alike = {n: {fitted(scales_of(each, solver, n), n) for each in scales} for n in EVALUATIONS}
+    alike = {n: {cut_scales(scales_of(each, solver, n), n) for each in scales} for n in EVALUATIONS}
     tried = [steps for steps in EVALUATIONS for _ in range(len(alike[steps]) + plain)]
     return tried, [steps for steps in EVALUATIONS for _ in range(1 + plain)]
 

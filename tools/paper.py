@@ -5,9 +5,11 @@
 
 CONFIG trains a DDM in two phases, the first of them plain diffusion. Every method has the same two
 shares of images: plain diffusion trains on both, a DDM and each rival (shortcut model, MeanFlow,
-inductive moment matching) on the second by its own objective, with the optimizer of the config. The
-network is one, but that a rival's reads the end of a step (times: 2). Students are distilled from
-the plain network on the second share once more; their rows count the teacher's images and seconds.
+inductive moment matching) on the second by its own objective, with the optimizer of the config. All
+have one network; a rival's also reads the end of a step (times: 2), MeanFlow's with lower time
+frequencies. CUDA graphs and torch.compile are off for every method, so that seconds are comparable.
+Students are distilled from the plain network on the second share once more; their rows count the
+teacher's images and seconds.
 
 Two tables: in the first every method sees as many images; in the second it trains for as many
 seconds as the slowest one took for the first. tools/compare.py tries the settings of the samplers
@@ -27,15 +29,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from command_line import exit_code, folder_of_runs, list_of
 from compare import deciding_metric, judgement_of, make_parser, sweep_of
 from compare_reference import Judgement
 from compare_sweep import Sweep
-from paper_methods import methods, rows, second_share, student, student_of
+from paper_methods import methods, rows, second_share, student_config, student_name
 from paper_plan import Plan, make_plan
 from paper_rates import measure_rates
 from paper_stages import Work
 from paper_table import BY_IMAGES, BY_SECONDS, published_figures, write_tables
-from preparation import exit_code, folder_of_runs, list_of
 from stages import kept_plan, run_stages
 
 from latentddm.cli.arguments import find_config
@@ -60,7 +62,10 @@ def run(options: argparse.Namespace) -> None:
         if len(set(values)) < len(values):
             raise UserError(f"{name} has a number twice; leave one out.")
     if options.distill and not options.student_steps:
-        raise UserError("--distill is of students, and there are none; leave it out.")
+        raise UserError(
+            "--distill has settings for students, but --student-steps is none; leave one of them "
+            "out."
+        )
     figures = published_figures(options.published) if options.published else []
     config = load_config(TrainConfig, find_config(options.config), options.overrides)
     require_values(config, "store")
@@ -74,10 +79,10 @@ def run(options: argparse.Namespace) -> None:
         compare=[*SWEEP, "--evaluations", options.evaluations, *options.compare],
     )
     for steps in work.student_steps:  # a wrong setting of theirs is refused before any training
-        student_of(config, steps, config.loop.batch_size, (Path(), 0), Path(), work.distill)
+        student_config(config, steps, config.loop.batch_size, (Path(), 0), Path(), work.distill)
     plan, kept = open_plan(work, options)
     print(f"The plan:\n{plan.describe()}", flush=True)
-    own = {student(steps): second_share(config, plan.images) for steps in work.student_steps}
+    own = {student_name(steps): second_share(config, plan.images) for steps in work.student_steps}
     sizes = {name: own.get(name, plan.images) for name in work.names}
     for title in (BY_IMAGES, BY_SECONDS):
         if title == BY_SECONDS:
@@ -90,7 +95,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, Any]]:
-    """The plan in the output folder, or a new one after a look at the machine; and its file.
+    """The plan in the output folder, or a newly measured one; and the content of plan.json.
 
     UserError if the folder's is of another request, if a request is wrong for tools/compare.py, or
     if the hours are too few: before anything is trained.
@@ -113,10 +118,17 @@ def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, 
     config, students = work.config, len(work.student_steps)
     rates = measure_rates(config, work.objectives, students, judgement)
     planned = rows(work.objectives, work.student_steps, config.network.classes, work.seeds)
-    share = second_share(config, 1000 * config.loop.batch_size) / 1000 / config.loop.batch_size
-    batch = config.loop.batch_size
+    plain, own = config.phases
     plan = make_plan(
-        options.hours, work.seeds, students, share, batch, rates, planned, sweep, judgement
+        hours=options.hours,
+        seeds=work.seeds,
+        students=students,
+        share=own.images / (plain.images + own.images),
+        batch=config.loop.batch_size,
+        rates=rates,
+        rows=planned,
+        sweep=sweep,
+        judgement=judgement,
     )
     for folder in ("configs", "runs"):
         make_folder(options.output / folder)
@@ -128,7 +140,7 @@ def open_plan(work: Work, options: argparse.Namespace) -> tuple[Plan, dict[str, 
 def asked_of_compare(work: Work) -> tuple[Sweep, Judgement]:
     """The sweep and the judgement of the comparisons; UserError for wrong ones."""
     parser = make_parser()
-    parser.set_defaults(samples=None)
+    parser.set_defaults(samples=None)  # so that a value that was given is seen below
     parsed = parser.parse_args([*work.compare, "--method", "any", "--output", "any"])
     for name in ("tries", "samples", "confirm"):
         if getattr(parsed, name) is not None:
@@ -148,16 +160,26 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("config", metavar="CONFIG", help="of a DDM in two phases: plain, ddm")
-    add("overrides", nargs="*", metavar="key=value", help="of the config, such as store=STORE")
-    add("--hours", type=float, required=True, help="of everything, which decide its sizes")
+    add("config", metavar="CONFIG", help="a config with two phases, plain and ddm")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="changes of the config, such as store=STORE",
+    )
+    add(
+        "--hours",
+        type=float,
+        required=True,
+        help="hours for everything; all sizes follow from them",
+    )
     add("--output", type=folder_of_runs, required=True, metavar="DIR")
     add(
         "--compare",
         type=shlex.split,
         default=[],
         metavar="OPTIONS",
-        help="of compare.py, the reference first of all: --compare='--reference SRC'",
+        help="options for compare.py, at least --compare='--reference SRC'",
     )
     add("--seeds", type=int, default=3, help="trainings of each method (default 3)")
     add("--evaluations", default="1,2,4,8,10,15", help="default 1,2,4,8,10,15")
@@ -169,11 +191,18 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K,...",
         help="a student for each, trained for K steps (default 1,2,4,8; none: no student)",
     )
-    settings = "the students': --distill='optimizer.learning_rate=3e-4'"
+    settings = "the students' optimizer, such as --distill='optimizer.learning_rate=3e-4'"
     add("--distill", type=shlex.split, default=[], metavar="SETTINGS", help=settings)
-    settings = "theirs: --rivals='inductive.decrement=15 mean-flow.velocity_share=0.25'"
+    settings = (
+        "settings of the rivals, such as "
+        "--rivals='inductive.decrement=15 mean-flow.velocity_share=0.25'"
+    )
     add("--rivals", type=shlex.split, default=[], metavar="SETTINGS", help=settings)
-    add("--published", metavar="DATA", help="figures of published.json beside the tables'")
+    add(
+        "--published",
+        metavar="DATA",
+        help="add the published figures of this data set from published.json",
+    )
     return parser
 
 

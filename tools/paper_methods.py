@@ -42,8 +42,9 @@ def kind_of(name: str) -> str:
 def methods(
     config: TrainConfig, draws: Sequence[int] = (), settings: Sequence[str] = ()
 ) -> dict[str, Objective]:
-    """The objective of each method's second share, by name; UserError for other phases, a start.
+    """The objective of each method's second share, by name.
 
+    UserError unless the phases are plain and ddm, and for a config with `start`.
     draws: a DDM for each number of them, in the place of the config's. settings: NAME.key=value of
     the rivals.
     """
@@ -80,8 +81,7 @@ def _rivals(settings: Sequence[str]) -> dict[str, Objective]:
         name, _, value = setting.partition(".")
         if name not in given or "=" not in value:
             raise UserError(
-                f"--rivals {setting} is none of the form NAME.key=value with a NAME of "
-                f"{', '.join(RIVALS)}."
+                f"--rivals {setting}: write NAME.key=value, with NAME one of {', '.join(RIVALS)}."
             )
         given[name].append(value)
     return {
@@ -94,10 +94,12 @@ def rows(
 ) -> list[Method]:
     """The rows of the comparison before there is a run: what its size follows from."""
     planned: list[Method] = []
-    for name in (*objectives, *map(student, steps)):
+    for name in (*objectives, *map(student_name, steps)):
         objective = objectives.get(name, PlainObjective())
         learnt = getattr(objective, "flow_map", None)
-        one = Trained("", "", objective.draw_count > 0, learnt, classes)
+        one = Trained(
+            run="", weights="", reads_xi=objective.draw_count > 0, flow_map=learnt, classes=classes
+        )
         planned += [
             Method(name, 0, solver, (one,) * runs, grid, named)
             for solver, grid, named in solvers_of(name, SOLVERS.get(kind_of(name), ""))
@@ -105,8 +107,8 @@ def rows(
     return planned
 
 
-def config_of(
-    config: TrainConfig, objective: Objective, images: int, output: Path, seed: int
+def method_config(
+    config: TrainConfig, objective: Objective, images: int, output: Path
 ) -> TrainConfig:
     """The training of one method: `images` in the shares of the config's two phases.
 
@@ -132,20 +134,19 @@ def config_of(
         performance=performance,
         phases=phases,
         output=str(output),
-        seed=seed,
     )
 
 
 def second_share(config: TrainConfig, images: int) -> int:
     """The images of the second of the two shares of `images`."""
-    return config_of(config, config.phases[1].objective, images, Path(), 0).phases[1].images
+    return method_config(config, config.phases[1].objective, images, Path()).phases[1].images
 
 
-def student(steps: int) -> str:
+def student_name(steps: int) -> str:
     return f"{STUDENT}-of-{steps}"
 
 
-def student_of(
+def student_config(
     config: TrainConfig,
     steps: int,
     images: int,

@@ -20,7 +20,7 @@ COMPARISON_SHARE = 1 / 3
 TRIES = (16, 8)  # settings of a method, the fewer the less time there is
 ENOUGH = 500  # samples, from which more settings are worth more than more samples of each
 FEWEST, FEWEST_FOR_FID = 64, 1000  # samples; the Inception's distance of fewer is mostly bias
-SCREENED = 4  # a setting is tried by a quarter of the samples that are worth reporting, at most
+REPORTED_PER_SCREENED = 4  # a setting is tried on a quarter of the samples worth reporting, at most
 FEWEST_BATCHES = 2  # of a training
 
 
@@ -80,12 +80,12 @@ def make_plan(
     """
     seconds = 3600 * hours
     plan = sized_comparison(seconds * COMPARISON_SHARE / 2, rates, rows, sweep, judgement)
-    first, second = seconds_per_image(rates, students, share)
+    first, second = seconds_of_both_tables(rates, students, share)
     starts = rates.start * 2 * seeds * (len(rates.training) + students)
     rest = seconds - starts - 2 * 3600 * plan.hours[2]
     batches = int(rest / (seeds * (first + second)) / batch)
     fewest = fewest_samples(judgement, rows)
-    screened = fewest // SCREENED
+    screened = fewest // REPORTED_PER_SCREENED
     if plan.screened < screened or plan.samples < fewest or batches < FEWEST_BATCHES:
         least = replace(plan, tries=min(TRIES), screened=screened, samples=fewest)
         comparison = 2 * comparison_seconds(least, rates, rows, sweep) / COMPARISON_SHARE
@@ -103,9 +103,15 @@ def make_plan(
 
 
 def fewest_samples(judgement: Judgement, rows: Sequence[Method]) -> int:
-    """The samples below which a table is of no use: in a share of them each class is there."""
+    """The fewest samples of a useful table.
+
+    The quarter of them that a setting is tried on has every class.
+    """
     classes = max(trained.classes for row in rows for trained in row.runs)
-    return max(FEWEST_FOR_FID if INCEPTION in judgement.features else FEWEST, SCREENED * classes)
+    return max(
+        FEWEST_FOR_FID if INCEPTION in judgement.features else FEWEST,
+        REPORTED_PER_SCREENED * classes,
+    )
 
 
 def sized_comparison(
@@ -121,7 +127,9 @@ def sized_comparison(
         if plan.screened >= ENOUGH:
             break
     samples = min(_affordable(half, reporting(rows, sweep), rates), most)
-    plan = replace(plan, screened=min(plan.screened, most // SCREENED), samples=samples)
+    plan = replace(
+        plan, screened=min(plan.screened, most // REPORTED_PER_SCREENED), samples=samples
+    )
     return replace(plan, hours=(0, 0, comparison_seconds(plan, rates, rows, sweep) / 3600))
 
 
@@ -156,7 +164,7 @@ def _affordable(seconds: float, evaluations: Sequence[int], rates: Rates) -> int
     return int(max(left, 0) / _each(evaluations, rates))
 
 
-def seconds_per_image(rates: Rates, students: int, share: float) -> tuple[float, float]:
+def seconds_of_both_tables(rates: Rates, students: int, share: float) -> tuple[float, float]:
     """Seconds of all trainings for an image of the table by images, and of those added by seconds.
 
     The slowest method's runs stand in both tables, and a student has one teacher in both.
@@ -169,7 +177,7 @@ def seconds_per_image(rates: Rates, students: int, share: float) -> tuple[float,
     return sum(rates.training.values()) + students * student, added
 
 
-def equal_seconds(
+def images_of_equal_seconds(
     images: Mapping[str, int], spent: Mapping[str, float], taught: Mapping[str, float], batch: int
 ) -> dict[str, int]:
     """The images of each method's own training in the seconds of the slowest method.

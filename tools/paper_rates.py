@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from compare_reference import LATENTS, Judgement, References
-from experiment_rates import distance, evaluation_seconds, start_of_a_command
-from paper_methods import config_of, second_share, student_of
+from experiment_rates import distance_seconds, evaluation_seconds, start_of_a_command
+from paper_methods import method_config, second_share, student_config
 from paper_plan import Rates
 
 from autoencoder.decode import decode_latents
@@ -42,10 +42,10 @@ def measure_rates(
     for name in judgement.features:
         extractor = references.extractor(name, space)
         references.features(name, space)  # which refuses a reference that is none
-        describe += _describing(references, name, space)
-        apart += distance(extractor, judgement.metrics_in(name))
+        describe += _describing_seconds(references, name, space)
+        apart += distance_seconds(extractor, judgement.metrics_in(name))
     training = {
-        name: seconds_per_image(config_of(config, objective, MEASURED, Path("unused"), 0))
+        name: seconds_per_image(method_config(config, objective, MEASURED, Path("unused")))
         for name, objective in objectives.items()
     }
     return Rates(
@@ -72,7 +72,7 @@ def _student_seconds(config: TrainConfig, store: LatentStore) -> float:
     """Seconds of a student's training for an image, of an untrained teacher."""
     teacher = Path("unused")
     images = second_share(config, MEASURED)
-    student = student_of(config, 1, images, (teacher, MEASURED), teacher)
+    student = student_config(config, 1, images, (teacher, MEASURED), teacher)
     network = replace(config.network, dropout=0.0)
     student = replace(
         student,
@@ -89,7 +89,7 @@ def _student_seconds(config: TrainConfig, store: LatentStore) -> float:
     return 1 / measured.images_per_second
 
 
-def _describing(references: References, name: str, space: LatentSpace) -> float:
+def _describing_seconds(references: References, name: str, space: LatentSpace) -> float:
     """Seconds of decoding and describing an image of noise."""
     latents = torch.randn(SAMPLES, *space.shape)
     extractor = references.extractor(name, space)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from compare_plan import Method, parse_methods
 from compare_results import training_record
-from paper_methods import PLAIN, SOLVERS, config_of, kind_of, student, student_of
-from paper_plan import Plan, equal_seconds
+from paper_methods import PLAIN, SOLVERS, kind_of, method_config, student_config, student_name
+from paper_plan import Plan, images_of_equal_seconds
 from stages import Stage
 
 from latentddm.engine.atomic_io import write_text
@@ -34,7 +34,7 @@ class Work:
 
     @property
     def names(self) -> list[str]:
-        return [*self.objectives, *map(student, self.student_steps)]
+        return [*self.objectives, *map(student_name, self.student_steps)]
 
     def run(self, name: str, images: int, seed: int) -> Path:
         """The folder of a training; one that stands in both tables is done once."""
@@ -57,11 +57,11 @@ class Work:
         seeded = replace(self.config, seed=self.config.seed + seed)
         if name in self.objectives:
             verb = "train"
-            made = config_of(seeded, self.objectives[name], images, run, seeded.seed)
+            made = method_config(seeded, self.objectives[name], images, run)
         else:
             verb, steps = "distill", int(name.rpartition("-")[2])
             teacher = self.run(PLAIN, teacher_images, seed), teacher_images
-            made = student_of(seeded, steps, images, teacher, run, self.distill)
+            made = student_config(seeded, steps, images, teacher, run, self.distill)
         path = self.output / "configs" / f"{run.name}.yaml"
         write_text(path, to_yaml(made))
         command = [sys.executable, "-m", "latentddm", verb, str(path)]
@@ -81,8 +81,8 @@ class Work:
     def sizes_of_equal_seconds(self, sizes: Mapping[str, int]) -> dict[str, int]:
         """The images of each training in the seconds that the slowest on `sizes` has taken."""
         spent = {name: self._seconds(name, sizes[name]) for name in self.names}
-        taught = {student(steps): spent[PLAIN] for steps in self.student_steps}
-        return equal_seconds(sizes, spent, taught, self.config.loop.batch_size)
+        taught = {student_name(steps): spent[PLAIN] for steps in self.student_steps}
+        return images_of_equal_seconds(sizes, spent, taught, self.config.loop.batch_size)
 
     def _seconds(self, name: str, images: int) -> float:
         runs = ",".join(map(str, self.runs(name, images)))

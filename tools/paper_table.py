@@ -134,8 +134,9 @@ def effort_table(results: Mapping[str, Any]) -> str:
     trainings = {_name(method["series"]): len(method["runs"]) for method in results["methods"]}
     counts = sorted({count for of_name in tried.values() for count in of_name})
     lines = [
-        "Effort: trainings, all with the one setting of the objective given, however it was found, "
-        "and settings of the sampler tried at each number of evaluations, over all rows.\n",
+        "Effort: the number of trainings, all with the one setting of the objective that was "
+        "given, and the number of sampler settings tried at each number of evaluations, over all "
+        "rows.\n",
         "| method | trainings | " + " | ".join(map(str, counts)) + " |",
         "|---" * (len(counts) + 2) + "|",
     ]
@@ -156,9 +157,9 @@ def _name(series: str) -> str:
 def published_table(figures: Sequence[Published], counts: Sequence[int]) -> str:
     """Published FIDs in the columns of the table: other, larger networks and longer trainings."""
     lines = [
-        "Published FID of 50,000 samples, of other and much larger networks and trainings: for the "
-        "order of the methods. It is no figure to hold the numbers above against, which may be of "
-        "another metric too.\n",
+        "Published FIDs of 50,000 samples, of other and much larger networks and trainings. They "
+        "show the order of the methods and are not comparable with the numbers above, which may "
+        "also be of another metric.\n",
         "| published | data | " + " | ".join(map(str, counts)) + " | source |",
         "|---" * (len(counts) + 3) + "|",
     ]

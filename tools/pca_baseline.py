@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from preparation import exit_code
+from command_line import exit_code
 from torch import Tensor
 
 from autoencoder.images import Preprocessing, open_source, read_pixels, select_at_random

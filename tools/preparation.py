@@ -1,27 +1,14 @@
-"""Shared parts of the tools: exit codes, options with several values, the body of prepare_*.py."""
+"""Shared by prepare_*.py: their options, and the writing of the shards."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from autoencoder.image_shards import FORMATS, ShardLayout, write_image_shards
 from autoencoder.images import ImageSource, Preprocessing
-from latentddm.engine.errors import (
-    EXIT_FAILED,
-    EXIT_SIGNAL,
-    EXIT_WRONG_REQUEST,
-    Interrupted,
-    JobError,
-    UserError,
-)
-
-Item = TypeVar("Item")
+from latentddm.engine.errors import JobError
 
 
 def parser(
@@ -65,41 +52,3 @@ def write(source: ImageSource, options: argparse.Namespace) -> None:
     if not prepared.images:
         raise JobError(f"No image of {options.source} could be read; check the download.")
     print(f"Next: latentddm encode --images {options.output} --size {options.size} ...")
-
-
-def exit_code(work: Callable[[], None]) -> int:
-    """Run `work`; 0: done, 1: it failed, 2: the request was wrong, 128 + n: stopped by signal n.
-
-    The error message goes to stderr. After a signal everything done so far is saved.
-    """
-    try:
-        work()
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return EXIT_SIGNAL + stop.signal_number
-    except KeyboardInterrupt:
-        print("Stopped; run the same command again to go on.", file=sys.stderr)
-        return EXIT_SIGNAL + signal.SIGINT
-    except (UserError, JobError) as error:
-        print(error, file=sys.stderr)
-        return EXIT_WRONG_REQUEST if isinstance(error, UserError) else EXIT_FAILED
-    return 0
-
-
-def folder_of_runs(text: str) -> Path:
-    """The argparse type of a folder whose runs are named to compare.py: NAME=RUN,RUN@IMAGES:..."""
-    if any(sign in text for sign in "@:,"):
-        raise argparse.ArgumentTypeError(f"{text!r} has one of @ : , in its name; choose another")
-    return Path(text)
-
-
-def list_of(kind: Callable[[str], Item]) -> Callable[[str], tuple[Item, ...]]:
-    """The argparse type of an option with several values, separated by commas."""
-
-    def read(text: str) -> tuple[Item, ...]:
-        try:
-            return tuple(kind(part) for part in text.split(","))
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no list with commas: {error}") from None
-
-    return read

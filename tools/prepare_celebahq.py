@@ -18,7 +18,8 @@ import sys
 from pathlib import Path
 from typing import TypeVar
 
-from preparation import exit_code, parser, write
+from command_line import exit_code
+from preparation import parser, write
 
 from autoencoder.images import ImageSource, Selection, open_source
 from autoencoder.sources.archive import ZipSource, open_zip

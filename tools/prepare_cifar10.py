@@ -27,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from command_line import exit_code
 from PIL import Image
-from preparation import exit_code, parser, write
+from preparation import parser, write
 
 from autoencoder.images import ImageSource, Selection
 from autoencoder.sources.arrays import ArraySource

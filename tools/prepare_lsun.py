@@ -18,7 +18,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from preparation import exit_code, parser, write
+from command_line import exit_code
+from preparation import parser, write
 
 from autoencoder.sources.archive import open_zip
 from autoencoder.sources.lsun import DATABASE, LsunSource

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+from command_line import exit_code
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatter, NullLocator
-from preparation import exit_code
 
 from latentddm.engine.atomic_io import atomic_path, write_text
 from latentddm.engine.errors import UserError

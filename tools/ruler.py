@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preparation import exit_code, list_of
+from command_line import exit_code, list_of
 from ruler_candidates import CANDIDATES
 from ruler_measure import Bench, Piece
 from ruler_report import Figures, Judgements, check, order_table, summary, text_table

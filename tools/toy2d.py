@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from preparation import exit_code, list_of
+from command_line import exit_code, list_of
 from torch import Tensor
 from toy2d_measures import (
     LearntFlowMap,

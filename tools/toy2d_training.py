@@ -190,7 +190,7 @@ class ToyEvaluator:
     network: ToyDenoiser
     averaged: nn.Module
 
-    def train(
+    def with_gradient(
         self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
     ) -> Tensor:
         return self.network(x_t, t, xi, s)[:, 0]

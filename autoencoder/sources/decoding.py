@@ -44,8 +44,8 @@ def read_image_file(path: Path, key: str) -> bytes:
     """The bytes of an image file.
 
     UnreadableImage for an error of this file: deleted, no permission, a link to nothing. JobError
-    for one of the disk or the mount, and for a file that has vanished with all of its folder: a
-    share that is gone would otherwise turn all images behind it into unreadable ones.
+    for an error of the disk or the mount, and for a file that has vanished with all of its folder:
+    a share that is gone would otherwise turn all images behind it into unreadable ones.
     """
     try:
         return path.read_bytes()

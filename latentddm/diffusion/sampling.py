@@ -151,8 +151,8 @@ def xi_scales(xi_scale: float | Sequence[float], calls: int) -> Sequence[float]:
     return scales
 
 
-def continued(scale: float | Sequence[float], calls: int) -> float | Sequence[float]:
-    """Scales for every number of calls: the last of fewer than `calls` goes on."""
+def extend_scales(scale: float | Sequence[float], calls: int) -> float | Sequence[float]:
+    """Scales with the last one repeated up to `calls`; a number, or more than `calls`, as given."""
     if isinstance(scale, int | float) or not scale:
         return scale
     return [*scale, *[scale[-1]] * (calls - len(scale))]

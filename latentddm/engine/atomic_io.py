@@ -58,7 +58,7 @@ def _native_error(error: BaseException, path: Path) -> JobError | None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those around it, where they are missing; JobError for one of the disk."""
+    """Make a folder and its missing parents; JobError for an error of the disk."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,11 +18,11 @@ from accelerate.utils import (
     KwargsHandler,
     broadcast_object_list,
 )
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from torch import Tensor, nn
 
 from latentddm.engine.errors import JobError, UserError, one_line
-from latentddm.engine.locks import acquire_lock
+from latentddm.engine.locks import locked
 from latentddm.engine.run import RunFolder, kind_and_config
 from latentddm.engine.trackers import require_trackers
 
@@ -41,7 +41,7 @@ def start_run(
     """The run's folder, made or reopened by the main process, and accelerate's processes.
 
     The config replaces another one with which nothing was trained: that of a refused command.
-    UserError as of `RunFolder.create`, on all processes, for a tracker that is not installed, and
+    UserError as of `RunFolder.begin`, on all processes, for a tracker that is not installed, and
     for a batch that the processes do not divide.
     """
     require_trackers(config.loop.trackers)
@@ -88,9 +88,9 @@ def start_processes(precision: str = "no", handlers: Sequence[KwargsHandler] = (
 def replicated(network: nn.Module, accelerator: Accelerator) -> nn.Module:
     """The module to call in training, which averages gradients over all processes.
 
-    Torch adds up gradients in buckets, and after the first backward pass makes new ones in the
-    order in which these came. That is done here, by a pass without work: else the first step after
-    a resume would add up in another order than it did before, and its rounding would differ.
+    Torch sums gradients in buckets and, after the first backward pass, rebuilds the buckets in the
+    order in which the gradients arrived. A pass without work triggers that here: otherwise the
+    first step after a resume would sum in another order than before, with other rounding.
     """
     wrapped = accelerator.prepare(network)
     if wrapped is network:
@@ -160,15 +160,15 @@ def _is_of_connection(error: RuntimeError) -> bool:
 
 @contextmanager
 def exclusive(run: RunFolder, accelerator: Accelerator) -> Iterator[None]:
-    """A lock on the run's folder; UserError on all processes if another command holds it.
+    """A lock on the run's folder, under which its config is brought up to date.
 
-    Or if one has replaced its config before that.
+    UserError on all processes if another command holds the lock, or has replaced the config.
     """
     with ExitStack() as stack:
 
         def hold() -> None:
             stack.enter_context(_only_command(run))
-            run.take_over()
+            run.write_own_config()
 
         on_main(accelerator, hold)
         yield
@@ -180,17 +180,14 @@ def _only_command(run: RunFolder) -> Iterator[None]:
 
     On a file system without locks, a warning takes its place.
     """
-    lock = FileLock(run.path / ".lock")
-    try:
-        acquire_lock(lock, LOCK_TIMEOUT)
-    except Timeout:
-        raise UserError(
-            f"Another process is training {run.path}; wait for it or choose another output."
-        ) from None
-    try:
+    with ExitStack() as stack:  # a Timeout of the block itself is not caught
+        try:
+            stack.enter_context(locked(run.path / ".lock", LOCK_TIMEOUT))
+        except Timeout:
+            raise UserError(
+                f"Another process is training {run.path}; wait for it or choose another output."
+            ) from None
         yield
-    finally:
-        lock.release()
 
 
 def shard(module: nn.Module, trained: bool = True) -> None:

@@ -16,8 +16,8 @@ _WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 _log = logging.getLogger("latentddm")
 
 
-def acquire_lock(lock: FileLock, timeout: float = -1) -> None:
-    """Acquire a lock; filelock's Timeout after `timeout` seconds, JobError for one of the disk.
+def _acquire(lock: FileLock, timeout: float) -> None:
+    """Acquire a lock; Timeout after `timeout` seconds, JobError for an error of the disk.
 
     A file system without locks (some of Lustre and NFS) is a warning: all files are still written
     whole or not at all, but two commands on one folder do not notice each other.
@@ -37,10 +37,13 @@ def acquire_lock(lock: FileLock, timeout: float = -1) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the lock `path`, whose folder exists, for the block."""
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock `path`, whose folder exists, for the block.
+
+    filelock's Timeout after `timeout` seconds of waiting; below 0 there is no end.
+    """
     lock = FileLock(path)
-    acquire_lock(lock)
+    _acquire(lock, timeout)
     try:
         yield
     finally:

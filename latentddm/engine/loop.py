@@ -21,7 +21,7 @@ from latentddm.engine.checkpoint_manager import CheckpointManager
 from latentddm.engine.distributed import exclusive, lost_processes
 from latentddm.engine.errors import Interrupted, JobError
 from latentddm.engine.metric_accumulator import MetricAccumulator
-from latentddm.engine.nonfinite_guard import REMEDY
+from latentddm.engine.nonfinite_guard import NONFINITE_REMEDY
 from latentddm.engine.progress import Progress
 from latentddm.engine.run import RunFolder
 from latentddm.engine.signals import Agreement, StopSignals
@@ -176,7 +176,9 @@ class _Clock:
 def _finite(metrics: dict[str, float], images: int) -> dict[str, float]:
     for name, value in metrics.items():
         if not math.isfinite(value):
-            raise JobError(f"The {name} before {images} images is not finite. {REMEDY}")
+            raise JobError(
+                f"The {name} of the steps up to {images:,} images is not finite. {NONFINITE_REMEDY}"
+            )
     return metrics
 
 

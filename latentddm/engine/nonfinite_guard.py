@@ -14,35 +14,14 @@ from torch.optim import Optimizer
 
 from latentddm.engine.distributed import collect
 from latentddm.engine.errors import JobError
+from latentddm.engine.late_reader import LateReader
 
-REMEDY = (
+NONFINITE_REMEDY = (
     "The same command goes on from the last checkpoint; if it fails again, begin a new run with a "
     "lower optimizer.learning_rate or precision bf16 (`train`: with start=RUN, from the weights of "
     "that checkpoint)."
 )
 SMALLEST_SCALE = 1.0  # of the fp16 gradient scaler: overflow below it is divergence
-
-
-class LateReader:
-    """Asynchronous copies of small tensors from the device to the host.
-
-    `read` returns the values of this call on a CPU, those of the call before it on CUDA.
-    """
-
-    def __init__(self) -> None:
-        self._waiting: tuple[Tensor, torch.cuda.Event, int] | None = None
-
-    def read(self, values: Tensor, images: int) -> tuple[Tensor, int] | None:
-        """The values that have arrived and the `images` of their call; None if there are none."""
-        if values.device.type != "cuda":
-            return values.cpu(), images
-        copy, event = values.to("cpu", non_blocking=True), torch.cuda.Event()
-        event.record()
-        arrived, self._waiting = self._waiting, (copy, event, images)
-        if arrived is None:
-            return None
-        arrived[1].synchronize()  # no wait: a whole step has been queued since
-        return arrived[0], arrived[2]
 
 
 class NonfiniteGuard:
@@ -81,5 +60,5 @@ class NonfiniteGuard:
         name = f"loss of rank {', '.join(ranks)}" if ranks else "gradient of all ranks together"
         return (
             f"The {name} is not finite in step {images // self.batch_size + 1}, after {images} "
-            f"images; no weights were changed. {REMEDY}"
+            f"images; no weights were changed. {NONFINITE_REMEDY}"
         )

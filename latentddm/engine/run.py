@@ -27,7 +27,7 @@ BEFORE = "trained_before.json"  # in a run that began with the weights of anothe
 
 @dataclass(frozen=True)
 class Effort:
-    """What a training has taken. Seconds by the logged speeds: stops do not count.
+    """Images and seconds of a training, by the logged speeds: time between commands is not counted.
 
     core_seconds: on a CPU those of its cores, in which other work beside the training does not
     count; elsewhere the clock's.
@@ -56,8 +56,8 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.averages = self.path / "ema"  # snapshots of the moving averages
-        # The config of the command that trains here: of the main process, else None.
-        self._begun: Mapping[str, Any] | None = None
+        # This command's config, set by `begin` on the main process; None elsewhere.
+        self._own_config: Mapping[str, Any] | None = None
 
     @classmethod
     def create(
@@ -72,30 +72,33 @@ class RunFolder:
         return run
 
     def begin(self, config: Mapping[str, Any]) -> None:
-        """Create the folder, or reopen it, as `create`, for a plain config with the run's kind."""
-        self._begun = config
-        begun = self.config_path.exists()
-        if begun:
-            self._require_begun(config)
+        """Create the folder with this config, or reopen it; UserError as of `create`.
+
+        config: plain values with the run's kind, of `kind_and_config`.
+        """
+        self._own_config = config
+        exists = self.config_path.exists()
+        if exists:
+            self._require_folders_config(config)
         else:
             require_new_folder(self.path, "a run")
         make_folder(self.path)
         for folder in (self.path, self.samples):
             remove_leftovers(folder)
-        if not begun:
+        if not exists:
             write_text(self.config_path, to_yaml(config))
 
-    def take_over(self) -> None:
-        """Write the config that this command has begun the run with, in what may change.
+    def write_own_config(self) -> None:
+        """Bring config.yaml up to date with this command's config, in the keys that may change.
 
-        The caller holds the run's lock: else a command that is refused would change a training
-        that goes on. UserError unless all else is the same.
+        The caller holds the run's lock: else a command that is then refused would change the config
+        of a training in progress. UserError if another key differs.
         """
-        if self._begun is not None:
-            self._require_begun(self._begun)
-            write_text(self.config_path, to_yaml(self._begun))
+        if self._own_config is not None:
+            self._require_folders_config(self._own_config)
+            write_text(self.config_path, to_yaml(self._own_config))
 
-    def _require_begun(self, config: Mapping[str, Any]) -> None:
+    def _require_folders_config(self, config: Mapping[str, Any]) -> None:
         """UserError unless the folder's config is this one, but for what may change."""
         changed = _changed(self.read_config(), config, self.may_change)
         if changed:
@@ -121,9 +124,10 @@ class RunFolder:
         )
 
     def replace_config(self, config: Mapping[str, Any]) -> None:
-        """Write another config into a run that was never trained; all that is of the old one goes.
+        """Write another config into a run that was never trained.
 
-        That is the rooms' own descriptions of the run, in JSON, and the trackers' files.
+        Removed are the JSON files that other packages keep there, latents.json and sampling.json
+        among them, and the trackers' files.
         """
         for path in (*self.path.glob("*.json"), self.path / "tracker_id"):
             path.unlink(missing_ok=True)
@@ -182,7 +186,7 @@ class RunFolder:
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def effort(self, images: int) -> Effort:
-        """What this run took until it had seen `images`, and the runs that it goes back to."""
+        """Images and seconds up to `images` seen, those of the run it began with included."""
         seconds, core_seconds, before = 0.0, 0.0, 0.0
         for line in self.read_metrics():
             if line["images"] <= images:

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 
 from latentddm.engine.distributed import collect
 from latentddm.engine.errors import STOPPING, Interrupted
-from latentddm.engine.nonfinite_guard import LateReader
+from latentddm.engine.late_reader import LateReader
 
 STOP_SECONDS = 120
 """For a process to save, after a request to stop."""

@@ -14,6 +14,7 @@ from latentddm import __version__
 from latentddm.engine.config import to_yaml
 from latentddm.engine.errors import JobError, UserError
 from latentddm.evaluation.protocol import Protocol, Result
+from latentddm.inference.generator import is_student
 
 GRID_NAME = "samples.png"
 CARD_NAME = "README.md"
@@ -136,7 +137,7 @@ def _body(card: Card) -> str:
 
 def _method(card: Card) -> str:
     """How the network was trained, in a sentence."""
-    if "teacher" in card.config:
+    if is_student(card.config):
         return "The network was distilled from plain diffusion by moment matching."
     if card.flow_map:
         kind = card.config["phases"][-1]["objective"]["kind"]
@@ -152,7 +153,7 @@ def _method(card: Card) -> str:
 
 def _phases(config: dict[str, Any]) -> str:
     """A table row for each phase of the training, or for the teacher of a distilled student."""
-    if "teacher" in config:
+    if is_student(config):
         teacher = _shown(str(config["teacher"]))
         return f"| distilled from | `{teacher}`, for {config['steps']} steps |\n"
     return "".join(

@@ -20,7 +20,7 @@ from autoencoder.models import Autoencoder, PixelAutoencoder, wrap_network
 from autoencoder.store import Standardisation
 from latentddm.diffusion.guidance import GuidedDenoiser
 from latentddm.diffusion.process import from_x0
-from latentddm.diffusion.sampling import continued, normal_like, xi_scales
+from latentddm.diffusion.sampling import extend_scales, normal_like, xi_scales
 from latentddm.diffusion.schedules import make_schedule
 from latentddm.engine.seeding import torch_generator
 from latentddm.hub.call_arguments import (
@@ -198,7 +198,7 @@ class LatentDDMPipeline(DiffusionPipeline):
         steps, own = len(self.scheduler.timesteps), self.config["xi_scale"]
         if given is None:
             given = own[:steps] if isinstance(own, Sequence) else own
-        scales = xi_scales(continued(given, steps), steps)
+        scales = xi_scales(extend_scales(given, steps), steps)
         if not self.config["reads_xi"] and any(scale != 1 for scale in scales):
             raise ValueError("xi_scale needs a network that reads xi; leave it out.")
         return scales

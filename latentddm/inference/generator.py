@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from latentddm.diffusion.flow_maps import FlowMap, sample_flow_map
 from latentddm.diffusion.guidance import GuidedDenoiser
-from latentddm.diffusion.sampling import Denoiser, continued, least_safety, xi_scales
+from latentddm.diffusion.sampling import Denoiser, extend_scales, least_safety, xi_scales
 from latentddm.diffusion.schedules import Schedule, make_schedule
 from latentddm.diffusion.solvers import (
     check_noise,
@@ -96,14 +96,24 @@ class Generator:
         convert_products(network, precision)
         if device.type == "cuda":
             network.memory_format = torch.channels_last
-        trained = (network, space, checkpoint.images, draws, steps_learnt)
-        return cls(*trained, precision, recorder, own)
+        return cls(
+            network,
+            space,
+            checkpoint.images,
+            reads_xi=draws,
+            flow_map=steps_learnt,
+            precision=precision,
+            recorder=recorder,
+            run_settings=own,
+        )
 
     def settings(self, steps: int | None = None, **given: Any) -> SamplingConfig:
-        """The run's own settings for a number of evaluations, 4 or the one it is made for.
+        """The run's own settings for `steps` evaluations, with the fields `given` in their place.
 
-        Those measured for it (sampling.json), else of the config's `sampler`. given: fields of
-        `SamplingConfig`; one of a sampler's own among them, and all others are the exact ones.
+        steps None: the number that a student was trained for, else the measured number nearest to
+        4, else 4. The run's own are those measured for that number (sampling.json), else those of
+        the config's `sampler`. If `given` has a field of a sampler (`best_settings.FIELDS`), the
+        others are those of the exact sampler.
         """
         return self.run_settings.at(self.run_settings.steps if steps is None else steps, **given)
 
@@ -164,7 +174,7 @@ class Generator:
             steps = steps_within(solver, config.steps)
             times = solver_grid(solver, steps, config.grid, safety, config.power, self.schedule)
             calls = evaluations_of(solver, steps)
-            xi_scales(continued(config.xi_scale, calls), calls)
+            xi_scales(extend_scales(config.xi_scale, calls), calls)
         except ValueError as error:
             raise UserError(str(error)) from None
         return times
@@ -176,14 +186,15 @@ class Generator:
         """
         return self._with_label(denoiser_of(self.evaluated, self.reads_xi), config, indices)
 
-    def flow_map_denoiser(self, config: SamplingConfig, indices: Sequence[int] = ()) -> FlowMap:
+    def labelled_flow_map(self, config: SamplingConfig, indices: Sequence[int] = ()) -> FlowMap:
         """The network of a flow map, with a label if one is given, as `denoiser`."""
         network = FlowMapNetwork(self.evaluated)
         if config.label is None and config.guidance == 1:
             return network
 
         def with_label(x_t: Tensor, t: Tensor, s: Tensor) -> Tensor:
-            return self._with_label(network.ending_at(s), config, indices)(x_t, t, x_t)
+            denoiser = self._with_label(network.ending_at(s), config, indices)
+            return denoiser(x_t, t, x_t)  # x_t in the place of xi, which is not read
 
         return with_label
 
@@ -212,7 +223,7 @@ class Generator:
         noise = torch.stack([torch.randn(self.space.shape, generator=g) for g in generators])
         x = config.noise_scale * noise.to(self.network.device)
         if self.flow_map:
-            return sample_flow_map(self.flow_map_denoiser(config, indices), x, times)
+            return sample_flow_map(self.labelled_flow_map(config, indices), x, times)
         denoiser = self.denoiser(config, indices)
         return solve_by(config, denoiser, x, times, self.schedule, generators)
 
@@ -252,6 +263,11 @@ class MeanDenoiser:
 def denoiser_of(network: nn.Module, reads_xi: bool) -> nn.Module | MeanDenoiser:
     """A network as samplers call it: of draws, or of the mean."""
     return network if reads_xi else MeanDenoiser(network)
+
+
+def is_student(config: Mapping[str, Any]) -> bool:
+    """Whether a run with this config was distilled from a teacher; it has no phases."""
+    return "teacher" in config
 
 
 def reads_xi(config: Mapping[str, Any], phase: int) -> bool:

@@ -83,6 +83,17 @@ class LatentSpace:
         """Whether latents of the two are the same; their autoencoder may have been moved."""
         return replace(self, autoencoder=other.autoencoder) == other
 
+    def require_store(self, store: LatentStore, run: str, remedy: str) -> None:
+        """UserError unless these latents, a run's, are those of `store`.
+
+        run: the beginning of the message, which names the run; remedy: its end.
+        """
+        if not self.is_same_as(LatentSpace.of_store(store)):
+            raise UserError(
+                f"{run} was trained on other latents than the store's: their shape, statistics or "
+                f"autoencoder differ; {remedy}."
+            )
+
     def restore(self, model_space: Tensor) -> Tensor:
         """Model space [B, C, H, W] -> raw latents, float32."""
         return Standardisation(self.mean, self.std).restore(model_space)

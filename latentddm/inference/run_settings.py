@@ -42,16 +42,19 @@ class RunSettings:
 
     @property
     def steps(self) -> int:
-        """The evaluations to begin with: 4, or where best settings are for others the nearest.
+        """The default number of evaluations: that which a student was trained for.
 
-        Of a student its own, whatever else was measured.
+        Else the measured number nearest to 4, or 4 if none was measured.
         """
         if self.made_for is not None:
             return self.made_for
         return min(self.best or (STEPS,), key=lambda steps: abs(steps - STEPS))
 
     def at(self, steps: int, **given: Any) -> SamplingConfig:
-        """The settings given, and the run's own; if one of FIELDS is given, the exact sampler's."""
+        """`given`, and for the rest the run's own settings.
+
+        If one of FIELDS is given, the rest is the exact sampler's: they were measured together.
+        """
         if any(name in given for name in FIELDS):
             own = SamplingConfig(steps=steps)
         else:
@@ -59,16 +62,17 @@ class RunSettings:
         return replace(own, **given)
 
     def describe(self, steps: int) -> str:
-        """Whose the settings for a number of evaluations are, for people."""
+        """The origin of the settings for a number of evaluations, in words."""
         if steps in self.best:
             return f"the best measured for {steps} evaluations"
         return f"those of the run's sampler ({self.sampler.describe()})"
 
     def of_solver(self, solver: str, steps: int) -> SamplingConfig:
-        """The settings for a solver: the best for the number of evaluations nearest to `steps`.
+        """The settings for one solver at `steps` evaluations.
 
-        Scales of xi go evenly from the first to the last then. Without any, those of the run's
-        sampler, or of another solver the exact ones.
+        Those measured with it at the nearest number of evaluations; for another number their scales
+        of xi are spread evenly from the first to the last. Without any: the run's sampler if it has
+        this solver, else the exact settings.
         """
         own = {count: config for count, config in self.best.items() if config.solver == solver}
         if not own:

@@ -14,9 +14,9 @@ from latentddm.inference.xi_scale import FALLING, ScaleRange, has_many_numbers, 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerConfig:
-    """The solver, its grid, and of a DDM the scale of xi, for any number of evaluations.
+    """The sampler of a run for any number of evaluations: solver, grid, scale of xi.
 
-    The defaults are the exact sampler.
+    `settings` gives the `SamplingConfig` for one number. The defaults are the exact sampler.
     """
 
     solver: str = "ddim"
@@ -59,10 +59,10 @@ class SamplerConfig:
 
 
 def fitting_sampler(given: SamplerConfig | None, shape: Sequence[int]) -> SamplerConfig:
-    """The sampler given, or for latents of this shape the exact one, or the one for many numbers.
+    """`given`; by default the exact sampler, or for latents of MANY_NUMBERS UniPC and a falling xi.
 
-    From MANY_NUMBERS on draws of the exact sampler do not hang together as long as the network is
-    small or briefly trained (tools/results/solvers-taef2).
+    There, draws of the exact sampler do not hang together as long as the network is small or
+    briefly trained (tools/results/solvers-taef2).
     """
     if given is not None:
         return given

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from latentddm.diffusion.flow_maps import dyadic_times
-from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, continued, time_grid
+from latentddm.diffusion.sampling import POWER, Denoiser, GridKind, extend_scales, time_grid
 from latentddm.diffusion.schedules import Schedule
 from latentddm.diffusion.solvers import evaluations_of, solve
 from latentddm.engine.errors import UserError
@@ -24,10 +24,12 @@ class SamplingConfig:
 
     steps: int = 4  # network evaluations, at most: Heun's method makes an odd number of them
     churn: float = 0.0  # of ddim
-    xi_scale: float | tuple[float, ...] = 1.0  # of xi, by evaluation (the last goes on); 1 is exact
+    xi_scale: float | tuple[float, ...] = (
+        1.0  # of xi, by evaluation (the last is repeated); 1 is exact
+    )
     noise_scale: float = 1.0  # of the noise at t = 1; 1 is exact
     safety: float = 0.0  # distance of the times from t = 0 and 1
-    # class of a network with classes; None: any; every: in turn, image i has i modulo their number
+    # None: any; "every": image i has class i modulo the number of classes
     label: int | Literal["every"] | None = None
     guidance: float = 1.0  # above 1 exaggerates the label, at two evaluations a step
     solver: str = "ddim"  # one of solvers.SOLVERS; the others are for plain diffusion
@@ -56,7 +58,7 @@ def solve_by(
         churn=config.churn,
         generator=generator,
         schedule=schedule,
-        xi_scale=continued(config.xi_scale, calls),
+        xi_scale=extend_scales(config.xi_scale, calls),
     )
 
 

@@ -29,7 +29,7 @@ class ScaleRange:
 FALLING = ScaleRange(1.0, 0.25)
 """For latents of MANY_NUMBERS or more: whole pictures at a small loss of variety."""
 
-MANY_NUMBERS = 1000  # of a latent; from here on the draws of a trained network are incoherent
+MANY_NUMBERS = 1000  # of a latent; from here on draws of a small network hardly hang together
 
 
 def has_many_numbers(shape: Sequence[int]) -> bool:
@@ -47,13 +47,13 @@ def read_scales(text: str, separator: str) -> Scales | ScaleRange:
 
 
 def scales_of(given: Scales | ScaleRange, solver: str, steps: int) -> Scales:
-    """The scales of a solver's evaluations; of fewer numbers the last goes on. steps: at most."""
+    """A range as one scale for each evaluation of a solver in `steps` or fewer; others as given."""
     if isinstance(given, ScaleRange):
         return given.over(evaluations_of(solver, steps_within(solver, steps)))
     return given
 
 
-def fitted(scales: Scales, evaluations: int) -> Scales:
+def cut_scales(scales: Scales, evaluations: int) -> Scales:
     """The first scales, as many as there are evaluations; one number for those that are alike."""
     if not isinstance(scales, tuple):
         return scales
@@ -61,7 +61,7 @@ def fitted(scales: Scales, evaluations: int) -> Scales:
     return kept[0] if len(set(kept)) == 1 else kept
 
 
-def described(scales: Scales, separator: str) -> str:
+def format_scales(scales: Scales, separator: str) -> str:
     """0.8, or the scales of the evaluations with that separator."""
     each = scales if isinstance(scales, tuple) else (scales,)
     return separator.join(f"{scale:.3g}" for scale in each)

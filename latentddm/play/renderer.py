@@ -14,14 +14,14 @@ from autoencoder.decode import decode_latents
 from autoencoder.models import Autoencoder
 from latentddm.diffusion.averaging import DRAWS, AveragedDenoiser
 from latentddm.diffusion.process import corrupt
-from latentddm.diffusion.sampling import Denoiser, SamplingStep, continued, sample
+from latentddm.diffusion.sampling import Denoiser, SamplingStep, extend_scales, sample
 from latentddm.diffusion.solvers import solve
 from latentddm.engine.config import to_plain
 from latentddm.engine.devices import default_device
 from latentddm.engine.errors import UserError
 from latentddm.engine.seeding import torch_generator
 from latentddm.inference.generator import Generator, SamplingConfig
-from latentddm.inference.xi_scale import described
+from latentddm.inference.xi_scale import format_scales
 from latentddm.play.sheet import Row, Sheet
 
 CLEAN_STEPS = 8  # evaluations for the picture that the posterior view corrupts
@@ -73,7 +73,7 @@ class Renderer:
         captions = tuple(f"picture {index}" for index in range(count))
         scales = {"ξ": config.xi_scale, "the initial noise": config.noise_scale}
         scaled = "".join(
-            f", {name} scaled by {described(scale, ', ')}"
+            f", {name} scaled by {format_scales(scale, ', ')}"
             for name, scale in scales.items()
             if scale != 1
         )
@@ -121,7 +121,7 @@ class Renderer:
                 schedule=self.generator.schedule,
                 generator=[generator],
                 callback=steps.append,
-                xi_scale=continued(config.xi_scale, config.steps),
+                xi_scale=extend_scales(config.xi_scale, config.steps),
             )
         except ValueError as error:
             raise UserError(str(error)) from None

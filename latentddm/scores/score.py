@@ -99,10 +99,10 @@ class ScoreConfig(ABC):
         for view in self._views():
             view.check_latents(shape)
 
-    def check_part(self, images: int) -> None:
+    def check_micro_batch(self, images: int) -> None:
         """ValueError, naming the view, if micro-batches of so many images do not fit."""
         for view in self._views():
-            view.check_part(images)
+            view.check_micro_batch(images)
 
     def resolved(self) -> ScoreConfig:
         """The same with nothing left open: what a run keeps of it."""

@@ -88,9 +88,10 @@ def _check_objective(
         objective.check_latents(store.shape)
     except ValueError as error:
         raise UserError(f"{key}, for {config.store}: {error}.") from None
-    misfit = objective.misfit(config.network, config.schedule)
-    if misfit is not None:
-        raise UserError(f"{key}: {misfit}.")
+    try:
+        objective.check_network(config.network, config.schedule)
+    except ValueError as error:
+        raise UserError(f"{key}: {error}.") from None
     if config.network.classes and objective.targets > 1:
         raise UserError(
             f"{key}.targets takes targets from the whole batch, whatever their label; set it to 1 "

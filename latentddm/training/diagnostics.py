@@ -20,7 +20,7 @@ class Diagnostics:
         if isinstance(objective, DistributionalObjective):
             score = objective.score
             lams = [score.lam, score.lam if score.lam_data is None else score.lam_data]
-        self.interacts, self.in_full = any(lams), min(lams, default=0) == 1
+        self.interacts, self.lam_is_one = any(lams), min(lams, default=0) == 1
         self.patience = LONG * total_images
         self._since: dict[str, int] = {}
         self._reported: set[str] = set()
@@ -34,7 +34,7 @@ class Diagnostics:
             yield (
                 f"After {images:,} images the draws hardly differ: interaction is {share:.1%} of "
                 "confinement, where calibrated draws have 100 %. The network ignores xi; in a new "
-                f"run {'' if self.in_full else 'raise objective.score.lam of the phase, '}lower "
+                f"run {'' if self.lam_is_one else 'raise objective.score.lam of the phase, '}lower "
                 "objective.score.beta of the phase, or let xi in earlier (network.expansion)."
             )
         if self._lasts("spread", metrics["spread"] > EXPLODES, images):

@@ -38,7 +38,7 @@ from latentddm.engine.task import (
 )
 from latentddm.engine.trainable_module import TrainableModule
 from latentddm.inference.best_settings import best_settings, write_best_settings
-from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of
+from latentddm.inference.generator import RUN_KIND, Generator, denoiser_of, is_student
 from latentddm.inference.latent_space import LatentSpace
 from latentddm.inference.settings import SamplingConfig
 from latentddm.networks.network import NetworkConfig, NetworkModel, make_network
@@ -91,8 +91,8 @@ def distill(config: DistillConfig) -> RunFolder:
     )
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
     on_main(accelerator, lambda: _keep_sampler(run, config.steps))
-    taught = RunFolder(Path(config.teacher)).effort(teacher.images)
-    on_main(accelerator, lambda: run.keep_effort_before(taught))
+    before = RunFolder(Path(config.teacher)).effort(teacher.images)
+    on_main(accelerator, lambda: run.keep_effort_before(before))
     task = StudentTask(config, teacher.network, store, accelerator)
     run_loop(single_phase(task, config.loop), run, config.loop, accelerator)
     accelerator.end_training()
@@ -100,7 +100,10 @@ def distill(config: DistillConfig) -> RunFolder:
 
 
 def _keep_sampler(run: RunFolder, steps: int) -> None:
-    """The steps and the churn that a student is trained for, unless better ones were measured."""
+    """Write the steps and the churn that a student is trained for as its best settings.
+
+    Unless better ones were measured.
+    """
     if not best_settings(run.path, ONLY_PHASE):
         own = {steps: SamplingConfig(steps=steps, churn=1.0)}
         by = "its training, for these steps and this churn"
@@ -122,38 +125,34 @@ def _resolve(config: DistillConfig) -> tuple[DistillConfig, Generator, LatentSto
     require_values(config, "teacher", "output")
     require_average(config.ema)
     teacher = Generator.load(config.teacher, images=config.teacher_images)
-    run = RunFolder.open(config.teacher, RUN_KIND).read_config()
-    _check_teacher(config.teacher, teacher, run)
-    reference = config.store or run["store"]
+    theirs = RunFolder.open(config.teacher, RUN_KIND).read_config()
+    _check_teacher(config.teacher, teacher, theirs)
+    reference = config.store or theirs["store"]
     store = LatentStore(reference)
     reference = public_name(reference)
-    if run["network"].get("classes") and not store.manifest.labelled:
+    if theirs["network"].get("classes") and not store.manifest.labelled:
         raise UserError(
             f"{config.teacher} takes labels, but the store {reference} holds none; give the "
             "teacher's store."
         )
-    if not teacher.space.is_same_as(LatentSpace.of_store(store)):
-        raise UserError(
-            f"{config.teacher} was trained on other latents than those in "
-            f"{reference}: their shape, statistics or autoencoder differ; give "
-            "the teacher's store."
-        )
-    network = {**run["network"], "dropout": 0.0}
-    own = {
-        "schedule": run["schedule"],
+    remedy = f"give the teacher's store, not {reference}"
+    teacher.space.require_store(store, config.teacher, remedy)
+    network = {**theirs["network"], "dropout": 0.0}
+    taught = {
+        "schedule": theirs["schedule"],
         "network": build(NetworkConfig, network, config.teacher, "network."),
-        "label_dropout": run["label_dropout"],
+        "label_dropout": theirs["label_dropout"],
     }
-    _require_own(config, own)
-    return replace(config, store=reference, teacher_images=teacher.images, **own), teacher, store
+    _require_as_taught(config, taught)
+    return replace(config, store=reference, teacher_images=teacher.images, **taught), teacher, store
 
 
-def _check_teacher(path: str, teacher: Generator, run: Mapping[str, Any]) -> None:
+def _check_teacher(path: str, teacher: Generator, theirs: Mapping[str, Any]) -> None:
     """UserError unless the checkpoint is of plain diffusion, with a mean at t = 1."""
-    if not run.get("phases"):
+    if is_student(theirs):
         raise UserError(
             f"{path} is a distilled student, whose output is no mean of plain diffusion; give its "
-            f"own teacher, {run.get('teacher')}, or another run of plain diffusion."
+            f"own teacher, {theirs.get('teacher')}, or another run of plain diffusion."
         )
     if teacher.reads_xi or teacher.flow_map:
         raise UserError(
@@ -167,12 +166,12 @@ def _check_teacher(path: str, teacher: Generator, run: Mapping[str, Any]) -> Non
         )
 
 
-def _require_own(config: DistillConfig, own: Mapping[str, Any]) -> None:
+def _require_as_taught(config: DistillConfig, taught: Mapping[str, Any]) -> None:
     """UserError for a key given with another value than the teacher's, which a student has."""
     defaults = DistillConfig(loop=config.loop)
     changed = [
         key
-        for key, value in to_plain(own).items()
+        for key, value in to_plain(taught).items()
         if to_plain(getattr(config, key)) not in (to_plain(getattr(defaults, key)), value)
     ]
     if changed:

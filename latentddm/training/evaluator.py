@@ -23,7 +23,7 @@ class NetworkEvaluator:
     labels: Tensor | None = None
     bare: bool = False
 
-    def train(
+    def with_gradient(
         self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
     ) -> Tensor:
         return self._evaluate(self.trainable.wrapped, x_t, t, xi, s)

@@ -43,24 +43,25 @@ from latentddm.training.task import GeneratorTask
 
 _log = logging.getLogger("latentddm")
 
-GAUSSIAN_SAMPLES = 8192  # latents that the statistics of Gaussian latents are of
-OF_XI_ALONE = {"global_noise", "noise", "gaussian_components"}  # settings that a start may lack
+GAUSSIAN_SAMPLES = 8192  # latents from which their Gaussian statistics are computed
+# Settings of what reads xi: a start that has their defaults fits any value.
+OF_XI_ALONE = {"global_noise", "noise", "gaussian_components"}
 
 
 def train(config: TrainConfig) -> RunFolder:
     """Train or resume the run at `config.output`, all its phases; returns its folder."""
-    config, store = _opened(config)
-    begin = _beginning(config, store)
+    config, store = _resolve(config)
+    first_weights = _first_weights(config, store)
     run, accelerator = start_run(
         config.output, RUN_KIND, config, config.precision, keys_that_may_change(config)
     )
-    _check_parts(config, accelerator)
+    _check_micro_batches(config, accelerator)
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
-    if begin is not None and begin.before is not None:
-        on_main(accelerator, partial(run.keep_effort_before, begin.before))
+    if first_weights is not None and first_weights.effort is not None:
+        on_main(accelerator, partial(run.keep_effort_before, first_weights.effort))
     if accelerator.is_main_process:
         _log.info(describe_performance(config.performance, config.precision, accelerator.device))
-    run_loop(_phases(config, store, begin, accelerator), run, config.loop, accelerator)
+    run_loop(_phases(config, store, first_weights, accelerator), run, config.loop, accelerator)
     accelerator.end_training()
     return run
 
@@ -70,8 +71,8 @@ def describe(config: TrainConfig) -> str:
 
     Touches nothing.
     """
-    config, store = _opened(config)
-    _beginning(config, store)  # a start that does not fit is refused here as in the training
+    config, store = _resolve(config)
+    _first_weights(config, store)  # a start that does not fit is refused here as in the training
     network = _new_network(config, store)
     lines = [
         to_yaml(config).rstrip(),
@@ -92,15 +93,15 @@ def measure_phases(config: TrainConfig, seconds: float = SECONDS) -> Iterator[Dr
 
     Touches nothing; `config.output` need not exist.
     """
-    config, store = _opened(config)
+    config, store = _resolve(config)
     accelerator = start_processes(config.precision)
-    _check_parts(config, accelerator)
+    _check_micro_batches(config, accelerator)
     for phase in _phases(config, store, None, accelerator):
         yield dry_run(phase.make(None), config.loop, accelerator, phase.span.start, seconds)
         accelerator.free_memory()
 
 
-def _opened(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
+def _resolve(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
     """The config that a run keeps, nothing left open and no credentials in it, and the store."""
     require_values(config, "store", "output")
     store = LatentStore(config.store)
@@ -111,12 +112,12 @@ def _opened(config: TrainConfig) -> tuple[TrainConfig, LatentStore]:
     return replace(config, phases=tuple(phases), sampler=sampler), store
 
 
-def _check_parts(config: TrainConfig, accelerator: Accelerator) -> None:
+def _check_micro_batches(config: TrainConfig, accelerator: Accelerator) -> None:
     """UserError if the micro-batches of this number of processes do not fit a phase's objective."""
     part = process_batch_size(config.loop.batch_size, accelerator) // config.loop.micro_batches
     for number, phase in enumerate(config.phases):
         try:
-            phase.objective.check_part(part)
+            phase.objective.check_micro_batch(part)
         except ValueError as error:
             raise UserError(
                 f"phases.{number}.objective, for micro-batches of {part} images of a process: "
@@ -127,10 +128,10 @@ def _check_parts(config: TrainConfig, accelerator: Accelerator) -> None:
 def _phases(
     config: TrainConfig,
     store: LatentStore,
-    begin: _Beginning | None,
+    first_weights: _FirstWeights | None,
     accelerator: Accelerator,
 ) -> list[PhaseOfTask]:
-    """The phases as the loop sees them; `begin` completes the first one's network, if given."""
+    """The phases as the loop sees them; first_weights: of a new run's first phase."""
     preview = Preview(store, config.seed, accelerator)
     spans = phase_spans(config.phases, config.loop.batch_size)
 
@@ -138,8 +139,8 @@ def _phases(
         network = _new_network(config, store)
         if before is not None:  # the averaged weights of the phase before
             before.load_module("ema", network)
-        elif number == 0 and begin is not None:
-            begin(network)
+        elif number == 0 and first_weights is not None:
+            first_weights.load_into(network)
         # Snapshots are of the averages of one phase, the last: those that are sampled.
         last = number == len(spans) - 1
         ema = config.ema if last else replace(config.ema, snapshots=0)
@@ -161,18 +162,19 @@ def _new_network(config: TrainConfig, store: LatentStore) -> NetworkModel:
 
 
 @dataclass(frozen=True)
-class _Beginning:
-    """What a new run's network has beside its own first weights: statistics of latents, a start.
+class _FirstWeights:
+    """The weights that a new run begins with beside the random ones of its seed.
 
-    weights: the start's; before: what its training took.
+    weights: those of `start`; effort: what its training took. Without a start only the statistics
+    of Gaussian latents are fitted.
     """
 
     store: LatentStore
     seed: int
     weights: Mapping[str, Tensor] = field(default_factory=dict)
-    before: Effort | None = None
+    effort: Effort | None = None
 
-    def __call__(self, network: NetworkModel) -> None:
+    def load_into(self, network: NetworkModel) -> None:
         fitted = any(name.startswith("gaussian_latents.") for name in self.weights)
         if network.gaussian_latents is not None and not fitted:
             latents = self.store.sample(GAUSSIAN_SAMPLES, derive_seed(self.seed, "gaussian"))
@@ -180,16 +182,16 @@ class _Beginning:
         network.load_state_dict({**network.state_dict(), **self.weights})
 
 
-def _beginning(config: TrainConfig, store: LatentStore) -> _Beginning | None:
-    """The beginning of a new run; None of one that has a checkpoint, or where there is nothing."""
+def _first_weights(config: TrainConfig, store: LatentStore) -> _FirstWeights | None:
+    """None for a run that has a checkpoint, and if random weights are all that is needed."""
     of_latents = config.network.noise == "posterior" or config.network.gaussian_mean
     if not of_latents and config.start is None:
         return None
     if newest_checkpoint(RunFolder(Path(config.output)).checkpoints):
         return None
     if config.start is None:
-        return _Beginning(store, config.seed)
-    return _Beginning(store, config.seed, *_start_weights(config, config.start, store))
+        return _FirstWeights(store, config.seed)
+    return _FirstWeights(store, config.seed, *_start_weights(config, config.start, store))
 
 
 def _start_weights(
@@ -200,12 +202,7 @@ def _start_weights(
     UserError if that run belongs to other latents, has another network or another schedule.
     """
     start = Generator.load(path)
-    if not start.space.is_same_as(LatentSpace.of_store(store)):
-        raise UserError(
-            f"start is {path}, which was trained on other latents than those in "
-            f"{config.store}: their shape, statistics or autoencoder differ; give a run of that "
-            "store."
-        )
+    start.space.require_store(store, f"start is {path}, which", f"give a run of {config.store}")
     run = RunFolder.open(path, RUN_KIND)
     theirs = run.read_config()
     ours = to_plain(config.network)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from latentddm.diffusion.process import bridge_step
 from latentddm.diffusion.schedules import Schedule
+from latentddm.training.objective import mean_square
 
 
 def distillation_times(uniform: Tensor, gap: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -36,7 +37,7 @@ def auxiliary_loss(auxiliary: Tensor, drawn: Tensor, teacher: Tensor) -> Tensor:
 
     Its minimiser lies half-way between E[x~ | z_s] and the teacher, which keeps it near both.
     """
-    return _mean_square(drawn - auxiliary) + _mean_square(teacher - auxiliary)
+    return mean_square(drawn - auxiliary) + mean_square(teacher - auxiliary)
 
 
 def student_loss(drawn: Tensor, auxiliary: Tensor, teacher: Tensor) -> Tensor:
@@ -46,8 +47,4 @@ def student_loss(drawn: Tensor, auxiliary: Tensor, teacher: Tensor) -> Tensor:
 
 def moment_gap(auxiliary: Tensor, teacher: Tensor) -> Tensor:
     """The root mean square of g_phi(z_s) - g_theta(z_s), [B]; zero when the moments match."""
-    return _mean_square(auxiliary - teacher).sqrt()
-
-
-def _mean_square(difference: Tensor) -> Tensor:
-    return difference.square().flatten(1).mean(1)
+    return mean_square(auxiliary - teacher).sqrt()

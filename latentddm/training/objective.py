@@ -1,7 +1,8 @@
 """Training objectives: the times, the weight and the loss of one phase.
 
-A score comes from `scores`, the corruption from `diffusion`; nothing here imports a network but
-for its settings, a trainer or a file. Losses are returned per sample, [B]; the trainer averages.
+A score comes from `scores`, the corruption from `diffusion`; nothing here imports a trainer or a
+file, and of the networks only their settings. Losses are returned per sample, [B]; the trainer
+averages.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ class ObjectiveTerms(NamedTuple):
     spread: Tensor  # standard deviation of the draws, root mean square over the sample
 
 
+def mean_square(difference: Tensor) -> Tensor:
+    """||difference||^2 / D, [B]."""
+    return difference.square().flatten(1).mean(1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """The part that all objectives share: training times and their weight.
@@ -58,7 +64,7 @@ class Objective:
         return OBJECTIVES
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         if not 0 <= self.grid_share <= 1:
             raise ValueError(f"grid_share must lie in [0, 1], not {self.grid_share}")
         if self.grid_steps < 1:
@@ -81,14 +87,13 @@ class Objective:
         """Whether samples follow a flow map: there is a field `flow_map`, which names its steps."""
         return hasattr(self, "flow_map")
 
-    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
-        """What is wrong with a network, or with a schedule by name; None if nothing is."""
-        return None
+    def check_network(self, network: NetworkConfig, schedule: str) -> None:
+        """ValueError, naming the setting to change, if a network or a schedule does not fit."""
 
     def check_latents(self, shape: Sequence[int]) -> None:
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
 
-    def check_part(self, images: int) -> None:
+    def check_micro_batch(self, images: int) -> None:
         """ValueError, naming the setting to change, if micro-batches of so many do not fit."""
         if images % self.group_size:
             raise ValueError(f"group is {self.group_size}, of which {images} is no multiple")
@@ -118,19 +123,19 @@ class Objective:
         network: Evaluator,
         x0: Tensor,
         numbers: Mapping[str, Tensor],
-        everyone: Tensor,
+        global_x0: Tensor,
         schedule: Schedule,
     ) -> ObjectiveTerms:
         """The loss of a micro-batch: corrupt the data, evaluate the network once, `terms`.
 
         numbers: the rows of `numbers`, and `labels`, those given to a network with classes;
-        everyone: the x_0 of all processes, for several targets.
+        global_x0: the x_0 of all processes, for several targets.
         """
         t, targets = numbers["t"], x0
         x_t = corrupt(x0, t, numbers["noise"], schedule)
-        drawn = network.train(x_t, t, numbers.get("xi"))
+        drawn = network.with_gradient(x_t, t, numbers.get("xi"))
         if self.targets > 1:
-            targets = draw_targets(x_t, t, everyone, numbers["uniform"], schedule)
+            targets = draw_targets(x_t, t, global_x0, numbers["uniform"], schedule)
         return self.terms(drawn, targets, t, schedule)
 
     def terms(self, drawn: Tensor, x0: Tensor, t: Tensor, schedule: Schedule) -> ObjectiveTerms:
@@ -177,7 +182,7 @@ class PlainObjective(Objective):
         """
         drawn, x0, t = _precise(drawn, x0, t)
         apart = drawn - x0 if x0.ndim == drawn.ndim else drawn[:, None] - x0
-        error = apart.square().flatten(1).mean(1)
+        error = mean_square(apart)
         nothing = torch.zeros_like(error)
         return ObjectiveTerms(self.weight(t, schedule) * error, error.detach(), nothing, nothing)
 
@@ -192,7 +197,7 @@ class DistributionalObjective(Objective):
     score: ScoreConfig = field(default_factory=EnergyConfig)
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         super().__post_init__()
         if self.draws < 2:
             raise ValueError(
@@ -212,10 +217,10 @@ class DistributionalObjective(Objective):
         """ValueError, naming the view, if latents [C, H, W] do not fit."""
         self.score.check_latents(shape)
 
-    def check_part(self, images: int) -> None:
+    def check_micro_batch(self, images: int) -> None:
         """See `Objective`."""
-        super().check_part(images)
-        self.score.check_part(images)
+        super().check_micro_batch(images)
+        self.score.check_micro_batch(images)
 
     def resolved(self) -> DistributionalObjective:
         """See `Objective`."""

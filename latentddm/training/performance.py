@@ -54,23 +54,19 @@ def apply_performance(network: Network, config: PerformanceConfig, device: torch
 
 def record_cuda_graphs(
     trainable: TrainableModule,
-    draws: int | None,
+    draws: int,
     shape: tuple[int, int, int],
     config: PerformanceConfig,
 ) -> RecordedMasks | None:
-    """Record a network's passes in training, of latents of `shape`, as two CUDA graphs.
+    """Record the passes of a network in training as two CUDA graphs, for latents of `shape`.
+
+    draws: m of each x_t, 0 for passes without xi. A step of a small network takes as long as Python
+    needs to launch its kernels one by one; a graph launches them at once, on the same weights and
+    shapes. Other arguments, and evaluation, run as before. Call it once for each network.
 
     Returns the dropout masks that the graphs read, to be refilled before each pass; None without
-    dropout, and without graphs.
-
-    draws: m, of each x_t; None for passes without xi (plain diffusion). A step of a small network
-    is the time in which Python launches its kernels one by one; a graph is launched as a whole. It
-    repeats the kernels that were recorded, with the weights where they lie, on numbers of the same
-    shapes; evaluation, and training with other arguments, run as before. To be recorded once for
-    each network.
-
-    Where a step does more than a graph can repeat, or the device refuses the recording, graphs that
-    the config demands are an error, UserError or torch's; those of the default are left out.
+    dropout or graphs. If graphs are impossible, `cuda_graphs: true` raises UserError or torch's
+    error; the default goes without.
     """
     obstacle = _graph_obstacle(trainable, config)
     if config.cuda_graphs is False or (config.cuda_graphs is None and obstacle):
@@ -106,7 +102,7 @@ def _graph_obstacle(trainable: TrainableModule, config: PerformanceConfig) -> st
 
 
 def _recorded(
-    trainable: TrainableModule, draws: int | None, shape: tuple[int, int, int]
+    trainable: TrainableModule, draws: int, shape: tuple[int, int, int]
 ) -> RecordedMasks | None:
     """See `record_cuda_graphs`; a RuntimeError of the device leaves the passes as they were."""
     network, device = trainable.network, trainable.accelerator.device
@@ -116,12 +112,12 @@ def _recorded(
     if masks is not None:
         place_masks(network, masks)
     sizes: dict[str, tuple[int, ...]] = {"x_t": (batch, *shape), "t": (batch,)}
-    if draws is not None:
+    if draws:
         sizes["xi"] = (batch, draws, *shape)
     examples = {name: torch.zeros(*size, device=device) for name, size in sizes.items()}
     if network.config["classes"]:
         examples["labels"] = examples["t"].long()
-    replace_by_graphs(network, examples, allow_unused=draws is None)  # the weights of xi
+    replace_by_graphs(network, examples, allow_unused=not draws)  # the weights of xi
     if trainable.loop.micro_batches > 1:
         trainable.keep_gradients()
     return masks

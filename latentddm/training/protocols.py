@@ -18,11 +18,11 @@ class RandomNumbers(Protocol):
 class Evaluator(Protocol):
     """The network as an objective evaluates it on the samples of a micro-batch: x_0, [B, ...].
 
-    `train`, once in a micro-batch, has a gradient. `current` are the same weights and `average`
-    their first moving average, both without dropout, for targets: under `torch.no_grad`.
+    `with_gradient` is called once in a micro-batch. `current` are the same weights and `average`
+    their first moving average, both without dropout, for targets, under `torch.no_grad`.
     """
 
-    def train(
+    def with_gradient(
         self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
     ) -> Tensor: ...
 

@@ -64,7 +64,7 @@ class GeneratorTask:
         )
         self.averages = self.trainable.averages
         self._recorded_masks = record_cuda_graphs(
-            self.trainable, self.objective.draw_count or None, store.shape, config.performance
+            self.trainable, self.objective.draw_count, store.shape, config.performance
         )
 
     @property
@@ -91,13 +91,13 @@ class GeneratorTask:
             if objective.group_size > 1:
                 x0, labels = in_order_of_labels(x0, labels, self.accelerator)
             numbers["labels"] = labels
-        everyone = self.accelerator.gather(x0) if objective.targets > 1 else x0
+        global_x0 = self.accelerator.gather(x0) if objective.targets > 1 else x0
 
         for part in self.trainable.micro_batches(len(x0)):
             self._place_dropout(images, part, len(x0))
             network = self._evaluator(part, labels)
             rows = {name: values[part] for name, values in numbers.items()}
-            terms = objective.evaluate(network, x0[part], rows, everyone, self.schedule)
+            terms = objective.evaluate(network, x0[part], rows, global_x0, self.schedule)
             self.trainable.backward(terms.loss.mean())
             _report(accumulator, terms, rows["t"], draws=objective.draw_count > 0)
             for name, (values, where) in objective.figures(terms, rows).items():
@@ -170,10 +170,10 @@ def in_order_of_labels(
     The samples beside each other that an objective compares then mostly have one label, and are the
     same on any number of processes.
     """
-    everyone, given = accelerator.gather((x0, labels))
+    global_x0, given = accelerator.gather((x0, labels))
     first = accelerator.process_index * len(x0)
     rows = given.argsort(stable=True)[first : first + len(x0)]
-    return everyone[rows], given[rows]
+    return global_x0[rows], given[rows]
 
 
 def process_batches(

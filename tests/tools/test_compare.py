@@ -337,7 +337,8 @@ def test_pictures_are_judged_against_reconstructions(
         (["--features", "pyramid-v2"], "need --reference"),
         (["--metrics", "fid"], "fid is not defined"),
         (["--metrics", "fib"], "There is no metric 'fib'"),
-        (["--best-by", "latents/kid"], "choose one of"),
+        (["--metrics", "prdc"], "--metrics has no distance"),
+        (["--best-by", "latents/kid"], "latents/kid is not measured; choose one of"),
     ],
 )
 def test_wrong_requests_end_in_one_sentence_and_exit_code_2(

@@ -369,7 +369,7 @@ def test_a_signal_to_the_tool_stops_its_stage_too(tmp_path: Path, number: int) -
     saved, begun = tmp_path / "saved", tmp_path / "begun"
     body = f"trap 'touch {saved}; exit 143' TERM; touch {begun}; while true; do sleep 0.1; done"
     code = (
-        "from preparation import exit_code; from stages import Stage, run_stages\n"
+        "from command_line import exit_code; from stages import Stage, run_stages\n"
         f"work = lambda: run_stages([Stage('patience', ['sh', '-c', {body!r}])])\n"
         "raise SystemExit(exit_code(work))"
     )

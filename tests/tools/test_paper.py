@@ -139,7 +139,7 @@ def test_methods_differ_in_the_objective_of_their_second_share_alone(
 ) -> None:
     methods = importlib.import_module("paper_methods")
     of = {
-        name: methods.config_of(config, objective, 800, tmp_path, 0)
+        name: methods.method_config(config, objective, 800, tmp_path)
         for name, objective in methods.methods(config).items()
     }
     assert len({each.performance for each in of.values()}) == 1  # seconds are comparable
@@ -206,14 +206,14 @@ def test_a_student_has_the_seed_and_an_optimizer_of_its_own(
     methods = importlib.import_module("paper_methods")
     assert methods.second_share(config, 800) == 400
     seeded, teacher = replace(config, seed=5), (tmp_path / "plain", 800)
-    student = methods.student_of(seeded, 2, 400, teacher, tmp_path / "student")
+    student = methods.student_config(seeded, 2, 400, teacher, tmp_path / "student")
     assert (student.steps, student.seed, student.teacher_images) == (2, 5, 800)
     assert (student.loop.images, student.loop.batch_size) == (400, 8)
     assert student.optimizer.learning_rate == 1e-4
     assert student.optimizer.warmup_images == 40
     assert student.ema == config.ema
     changed = ["optimizer.learning_rate=3e-4"]
-    student = methods.student_of(config, 2, 400, teacher, tmp_path / "student", changed)
+    student = methods.student_config(config, 2, 400, teacher, tmp_path / "student", changed)
     assert student.optimizer.learning_rate == 3e-4
 
 
@@ -281,7 +281,7 @@ def test_a_wrong_comparison_is_refused_before_anything_is_trained(
         (["--student-steps", "4,4"], "--student-steps has a number twice"),
         (["--distill", "loop.batch_size=32"], "--distill loop.batch_size=32"),
         (["--distill", "optimizer.rate=1"], "optimizer.rate"),
-        (["--student-steps", "none", "--distill", "optimizer.beta2=0.9"], "leave it out"),
+        (["--student-steps", "none", "--distill", "optimizer.beta2=0.9"], "leave one of them out"),
     ],
 )
 def test_wrong_students_are_refused_before_anything_is_trained(
@@ -338,7 +338,7 @@ def test_equal_seconds_are_those_of_the_slowest(tool: ModuleType) -> None:
     images = {"plain": 800, "DDM": 800, "student-of-1": 200}
     spent = {"plain": 100.0, "DDM": 200.0, "student-of-1": 150.0}
     taught = {"student-of-1": 100.0}
-    sizes = plan.equal_seconds(images, spent, taught, 8)
+    sizes = plan.images_of_equal_seconds(images, spent, taught, 8)
     # the student has 100 s beside its teacher's, of which it took 50
     assert sizes == {"plain": 1600, "DDM": 800, "student-of-1": 400}
 

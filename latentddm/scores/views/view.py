@@ -115,7 +115,7 @@ class ViewConfig(ABC):
     def check_latents(self, shape: Sequence[int]) -> None:  # noqa: B027  (most views fit all)
         """ValueError, naming the setting to change, if latents [C, H, W] do not fit."""
 
-    def check_part(self, images: int) -> None:
+    def check_micro_batch(self, images: int) -> None:
         """ValueError if the share of so many images, a micro-batch, is no whole number.
 
         Else other images were compared in a batch of another number of parts.

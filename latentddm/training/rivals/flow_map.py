@@ -24,17 +24,20 @@ class FlowMapObjective(Objective):
     flow_map: Literal["free", "dyadic"]
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         super().__post_init__()
         if self.targets != 1:
             raise ValueError(f"targets must be 1 for the kind {self.kind}, not {self.targets}")
 
-    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
+    def check_network(self, network: NetworkConfig, schedule: str) -> None:
         if network.times != 2:
-            return f"kind {self.kind} needs a network of two times; set network.times to 2"
+            raise ValueError(
+                f"kind {self.kind} needs a network of two times; set network.times to 2"
+            )
         if schedule != "flow":
-            return f"kind {self.kind} is derived for schedule: flow, not {schedule}; change one"
-        return None
+            raise ValueError(
+                f"kind {self.kind} is derived for schedule: flow, not {schedule}; change one"
+            )
 
     def figures(
         self, terms: ObjectiveTerms, numbers: Mapping[str, Tensor]
@@ -51,17 +54,12 @@ def velocity_of(network: Callable[..., Tensor], x_t: Tensor, t: Tensor, s: Tenso
 
 
 def rows_where(chosen: Tensor) -> Tensor:
-    """The indices of the samples chosen, bool [B]; of the first one if none is.
+    """The indices of the samples where `chosen`, bool [B], is true; the first if there is none.
 
-    A network that is sharded must be evaluated on every process as often.
+    So every process evaluates a sharded network as often.
     """
     rows = chosen.nonzero()[:, 0]
     return rows if len(rows) else rows.new_zeros(1)
-
-
-def mean_square(difference: Tensor) -> Tensor:
-    """||difference||^2 / D, [B]."""
-    return difference.square().flatten(1).mean(1)
 
 
 def flow_map_terms(loss: Tensor, error: Tensor) -> ObjectiveTerms:

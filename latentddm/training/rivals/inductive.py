@@ -77,7 +77,7 @@ class InductiveObjective(FlowMapObjective):
     decrement: int = 12  # k: r is 160 / 2^k of eta nearer to data than t
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         super().__post_init__()
         if self.group < 2:
             raise ValueError(f"group must be at least 2, not {self.group}")
@@ -107,7 +107,7 @@ class InductiveObjective(FlowMapObjective):
         network: Evaluator,
         x0: Tensor,
         numbers: Mapping[str, Tensor],
-        everyone: Tensor,
+        global_x0: Tensor,
         schedule: Schedule,
     ) -> ObjectiveTerms:
         """w MMD^2 of the samples of a group that arrive from t and from r, [B].
@@ -117,7 +117,7 @@ class InductiveObjective(FlowMapObjective):
         t, s, noise = numbers["t"], numbers["s"], numbers["noise"]
         r = nearer_time(t, s, LARGEST_ETA / 2**self.decrement)
         x_t, x_r = (corrupt(x0, time, noise, schedule) for time in (t, r))
-        arrived = move(x_t, velocity_of(network.train, x_t, t, s), t, s)
+        arrived = move(x_t, velocity_of(network.with_gradient, x_t, t, s), t, s)
         with torch.no_grad():
             target = move(x_r, velocity_of(network.current, x_r, r, s), r, s)
         y, y_r = (y.flatten(1).unflatten(0, (-1, self.group)) for y in (arrived, target))

@@ -18,12 +18,11 @@ from latentddm.diffusion.schedules import Schedule
 from latentddm.networks.attention import forward_derivative
 from latentddm.networks.config import NetworkConfig
 from latentddm.networks.layers import HIGHEST_FREQUENCY, SMOOTH_FREQUENCY
-from latentddm.training.objective import ObjectiveTerms
+from latentddm.training.objective import ObjectiveTerms, mean_square
 from latentddm.training.protocols import Evaluator, RandomNumbers
 from latentddm.training.rivals.flow_map import (
     FlowMapObjective,
     flow_map_terms,
-    mean_square,
     velocity_of,
 )
 
@@ -66,7 +65,7 @@ class MeanFlowObjective(FlowMapObjective):
     adaptive_floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         super().__post_init__()
         if not 0 <= self.velocity_share < 1:
             raise ValueError(f"velocity_share must lie in [0, 1), not {self.velocity_share}")
@@ -76,13 +75,13 @@ class MeanFlowObjective(FlowMapObjective):
                 f"{self.adaptive_power} and {self.adaptive_floor}"
             )
 
-    def misfit(self, network: NetworkConfig, schedule: str) -> str | None:
+    def check_network(self, network: NetworkConfig, schedule: str) -> None:
         if (network.time_frequency or HIGHEST_FREQUENCY) > SMOOTH_FREQUENCY:
-            return (
+            raise ValueError(
                 f"kind {self.kind} takes derivatives by t, which the sines of its highest "
                 f"frequencies would bury; set network.time_frequency to {SMOOTH_FREQUENCY:g}"
             )
-        return super().misfit(network, schedule)
+        super().check_network(network, schedule)
 
     def numbers(self, random: RandomNumbers, x0: Tensor) -> dict[str, Tensor]:
         """t, s and noise."""
@@ -97,7 +96,7 @@ class MeanFlowObjective(FlowMapObjective):
         network: Evaluator,
         x0: Tensor,
         numbers: Mapping[str, Tensor],
-        everyone: Tensor,
+        global_x0: Tensor,
         schedule: Schedule,
     ) -> ObjectiveTerms:
         """w ||u - sg(v - (t - s) du/dt)||^2 / D, [B]; sg: without gradient."""
@@ -109,7 +108,7 @@ class MeanFlowObjective(FlowMapObjective):
             slope = self._slope(network.on(rows), x_t[rows], t[rows], s[rows], target[rows])
             stepped = mean_flow_target(target[rows], slope, t[rows], s[rows])
             target = target.index_copy(0, rows, stepped.to(target.dtype))
-        error = mean_square(velocity_of(network.train, x_t, t, s) - target)
+        error = mean_square(velocity_of(network.with_gradient, x_t, t, s) - target)
         weight = adaptive_weight(error, self.adaptive_power, self.adaptive_floor)
         return flow_map_terms(self.weight(t, schedule) * weight * error, error)
 

@@ -17,12 +17,11 @@ from torch import Tensor
 from latentddm.diffusion.flow_maps import move
 from latentddm.diffusion.process import corrupt
 from latentddm.diffusion.schedules import Schedule
-from latentddm.training.objective import ObjectiveTerms
+from latentddm.training.objective import ObjectiveTerms, mean_square
 from latentddm.training.protocols import Evaluator, RandomNumbers
 from latentddm.training.rivals.flow_map import (
     FlowMapObjective,
     flow_map_terms,
-    mean_square,
     rows_where,
     velocity_of,
 )
@@ -75,7 +74,7 @@ class ShortcutObjective(FlowMapObjective):
     finest: int = 128  # steps of the finest grid, a power of 2
 
     def __post_init__(self) -> None:
-        """ValueError names a number that makes no loss."""
+        """ValueError names a setting out of range."""
         super().__post_init__()
         if not 0 < self.consistency_share < 1:
             raise ValueError(f"consistency_share must lie in (0, 1), not {self.consistency_share}")
@@ -96,7 +95,7 @@ class ShortcutObjective(FlowMapObjective):
         network: Evaluator,
         x0: Tensor,
         numbers: Mapping[str, Tensor],
-        everyone: Tensor,
+        global_x0: Tensor,
         schedule: Schedule,
     ) -> ObjectiveTerms:
         """w_t ||u - target||^2 / D, [B]: flow matching and self-consistency (section 3.2)."""
@@ -113,5 +112,5 @@ class ShortcutObjective(FlowMapObjective):
             long = self_consistency_target(averaged, x_t[rows], t_long, length, self.finest)
         kept = consistent[rows]  # none, where the one row is there for the sharded network alone
         target = target.index_copy(0, rows[kept], long[kept].to(target.dtype))
-        error = mean_square(velocity_of(network.train, x_t, t, s) - target)
+        error = mean_square(velocity_of(network.with_gradient, x_t, t, s) - target)
         return flow_map_terms(self.weight(t, schedule) * error, error)

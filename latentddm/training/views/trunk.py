@@ -14,8 +14,7 @@ from latentddm.diffusion.schedules import Schedule
 from latentddm.engine.errors import UserError
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import torch_generator
-from latentddm.inference.generator import RUN_KIND, Generator, checkpoint_at
-from latentddm.inference.latent_space import LatentSpace
+from latentddm.inference.generator import RUN_KIND, Generator, checkpoint_at, is_student
 from latentddm.networks.network import NetworkModel
 from latentddm.scores.views import Differences, View, ViewConfig, ViewInputs
 from latentddm.training.views.inputs import TrainingInputs, of_training
@@ -100,17 +99,14 @@ class Trunk(View):
 def load_trunk(run: str, images: int | None, inputs: TrainingInputs) -> NetworkModel:
     """The averaged weights of a run; UserError unless it is plain diffusion of the same latents."""
     generator = Generator.load(run, device=inputs.accelerator.device, images=images)
-    distilled = "phases" not in RunFolder.open(run, RUN_KIND).read_config()
+    distilled = is_student(RunFolder.open(run, RUN_KIND).read_config())
     if generator.reads_xi or generator.flow_map or distilled:
         raise UserError(
             f"run of the view 'trunk' is {run}, whose last phase is not plain diffusion; give one "
             "that ends in it, or the images of a checkpoint of its plain phase."
         )
-    if not generator.space.is_same_as(LatentSpace.of_store(inputs.store)):
-        raise UserError(
-            f"run of the view 'trunk' is {run}, which was trained on other latents than the "
-            "store's: their shape, statistics or autoencoder differ; give a run of that store."
-        )
+    named = f"run of the view 'trunk' is {run}, which"
+    generator.space.require_store(inputs.store, named, "give a run of that store")
     return generator.network
 
 

@@ -236,11 +236,11 @@ def test_a_micro_batch_without_a_compared_sample_has_a_gradient_of_zero() -> Non
 def test_a_share_of_which_a_micro_batch_has_no_whole_number_is_refused() -> None:
     """Else the samples that are compared would depend on the number of parts of a batch."""
     score = EnergyConfig(views={"whole": 0.5, "position": VIEWS["position"](share=0.3)})  # type: ignore[call-arg]
-    score.check_part(10)
+    score.check_micro_batch(10)
     with pytest.raises(
         ValueError, match=r"share of the view 'position' is 0.3, of which 16 images"
     ):
-        score.check_part(16)
+        score.check_micro_batch(16)
     rows = [VIEWS["position"](share=0.3).rows(torch.ones(count)) for count in (20, 10)]  # type: ignore[call-arg]
     assert rows[0] is not None
     assert rows[1] is not None

@@ -73,7 +73,7 @@ class Oracle:
     def __init__(self, flow_map: Map, shift: Tensor | None = None) -> None:
         self.flow_map, self.shift = flow_map, shift
 
-    def train(
+    def with_gradient(
         self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
     ) -> Tensor:
         assert xi is None
@@ -283,7 +283,7 @@ class Way(Oracle):
         self.position = torch.full((count, 1), at, dtype=torch.float64, requires_grad=True)
         self.ends: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def train(
+    def with_gradient(
         self, x_t: Tensor, t: Tensor, xi: Tensor | None = None, s: Tensor | None = None
     ) -> Tensor:
         right, apart = self._ends("train", x_t, t, s)
