@@ -35,7 +35,7 @@ from command_line import exit_code, list_of
 from compare_measure import Bench
 from compare_pictures import draw_curves, draw_grids, draw_trends
 from compare_plan import Cell, Method, fresh_cells, parse_methods, plan_cells
-from compare_reference import LATENTS, Judgement, References, identified
+from compare_reference import LATENTS, Judgement, References, with_content
 from compare_results import (
     Finding,
     best_findings,
@@ -60,7 +60,7 @@ LONGEST = timedelta(days=7)  # that a process waits for the others' share of the
 def run(options: argparse.Namespace) -> None:
     """Measure the missing cells, on all processes; the main one writes the results."""
     methods, sweep = parse_methods(options.method), sweep_of(options)
-    judgement = identified(judgement_of(options, methods[0].runs[0].run))
+    judgement = with_content(judgement_of(options, methods[0].runs[0].run))
     metric = deciding_metric(options.best_by, judgement)
     require_each_class(methods, options)
     if options.keep_best:

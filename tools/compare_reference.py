@@ -38,7 +38,7 @@ class Judgement:
     reference: a source of images, for features of pictures; reconstructed: their reconstructions
     are the reference, the best that a generator could do. store: of latents, the
     reference of the space `latents`. features: spaces; metrics: in each space those it has.
-    content: of the reference, as `identified` finds it: of another one nothing measured holds.
+    content: what the reference holds now (`with_content`): measured against another, nothing holds.
     """
 
     samples: int = 10_000
@@ -86,7 +86,7 @@ class Judgement:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
 
 
-def identified(judgement: Judgement) -> Judgement:
+def with_content(judgement: Judgement) -> Judgement:
     """The judgement with the number and the names of the images that its reference has now."""
     content = []
     if judgement.of_pictures:

@@ -18,10 +18,10 @@ from latentddm.engine.dry_run import SECONDS, DryRun, dry_run
 from latentddm.engine.ema import require_average
 from latentddm.engine.errors import UserError
 from latentddm.engine.loop import run_loop
-from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, single_phase
+from latentddm.engine.task import ENGINE_KEYS_THAT_MAY_CHANGE, single_phase
 
 RUN_KIND = "autoencoder"
-KEYS_THAT_MAY_CHANGE = (*LOOP_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
+KEYS_THAT_MAY_CHANGE = (*ENGINE_KEYS_THAT_MAY_CHANGE, "loss.perceptual_file", "workers")
 
 
 def train_autoencoder(config: AutoencoderConfig, source: ImageSource | None = None) -> Path:

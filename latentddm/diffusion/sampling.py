@@ -91,7 +91,7 @@ def time_grid(
 
     uniform: equal steps of t, for diffusion and for DDM; log_snr: equal steps of the schedule's log
     SNR, for DPM-Solver++; power: t = u^power for equal steps of u, with few times near data for a
-    power below 1: a draw made at an earlier time is as sharp. `safety` is the distance of the ends
+    power below 1: a draw made at more noise is as sharp. `safety` is the distance of the ends
     from 1 and 0 (0 <= safety < 1/2). ValueError for other arguments.
     """
     if steps < 1:

@@ -123,8 +123,8 @@ class SolverSteps:
         self._solver, self._scheme = solver, SCHEMES[_known(solver)]
         self.times = evaluation_times(times, solver, schedule)
         self._flow_times = flow_time(self.times, schedule)
-        # Of x_t, in that of the flow schedule.
-        self._sizes = (schedule.alpha(self.times) + schedule.sigma(self.times)).tolist()
+        # x_t = (alpha_t + sigma_t) times the state of the flow schedule.
+        self._factors = (schedule.alpha(self.times) + schedule.sigma(self.times)).tolist()
         self._scheduler = _scheduler(self._scheme, self._flow_times, len(times) - 1, first)
 
     @property
@@ -135,11 +135,11 @@ class SolverSteps:
     def step(self, index: int, x_t: Tensor, x0: Tensor, noise: Tensor | None = None) -> Tensor:
         """From x_t at times[index], and the denoiser's x_0 there, to the state at the next time."""
         extra = {"variance_noise": noise} if self.stochastic else {}
-        flow_x, flow_t = x_t / self._sizes[index], float(self._flow_times[index])
+        flow_x, flow_t = x_t / self._factors[index], float(self._flow_times[index])
         # Heun's input is the velocity v = (x_t - x_0) / t, that of the others x_0 itself.
         output = (flow_x - x0) / flow_t if self._solver == "heun" else x0
         flow_x = self._scheduler.step(output, flow_t, flow_x, return_dict=False, **extra)[0]
-        return self._sizes[index + 1] * flow_x
+        return self._factors[index + 1] * flow_x
 
 
 @torch.no_grad()

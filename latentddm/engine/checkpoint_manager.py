@@ -34,8 +34,8 @@ class CheckpointManager:
         self.run, self.config, self.accelerator = run, config, accelerator
         self._digest = KnownDigests()
 
-    def newest(self) -> Checkpoint | None:
-        """The newest valid checkpoint; metrics.jsonl is cut back to it.
+    def rewind_to_newest(self) -> Checkpoint | None:
+        """Cut metrics.jsonl back to the newest valid checkpoint, and return that; None without one.
 
         UserError if the processes do not all find the same one, or if it is of another config.
         """
@@ -67,7 +67,10 @@ class CheckpointManager:
             checkpoint.load_optimizer(name, optimizer)
 
     def load_scaler(self, checkpoint: Checkpoint) -> None:
-        """Load the state of the gradient scaler, which all phases share; UserError without one."""
+        """Load the state of the gradient scaler, which all phases share.
+
+        UserError if only one of checkpoint and run has a scaler: their precision differs.
+        """
         scaler = self.accelerator.scaler
         if (scaler is None) != (not checkpoint.scaler):
             raise UserError(

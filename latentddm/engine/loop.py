@@ -42,7 +42,7 @@ def run_loop(
     """
     with lost_processes(), exclusive(run, accelerator):
         manager = CheckpointManager(run, config, accelerator)
-        newest = manager.newest()
+        newest = manager.rewind_to_newest()
         images, total = 0 if newest is None else newest.images, phases[-1].span.end
         if newest is not None and images < total:
             manager.require_same_numbers(newest)

@@ -1,4 +1,4 @@
-"""The loop's view of a training: a task in one or several phases, counted in images."""
+"""The loop's view of a training: phases, each of one task, counted in images."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class SinglePhaseConfig(LoopConfig):
     images: int
 
 
-LOOP_KEYS_THAT_MAY_CHANGE = (
+ENGINE_KEYS_THAT_MAY_CHANGE = (
     "loop.images",
     "loop.micro_batches",
     "loop.sharded",

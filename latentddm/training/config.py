@@ -13,7 +13,7 @@ from latentddm.diffusion.schedules import SCHEDULES
 from latentddm.engine.config import MISSING, require_values
 from latentddm.engine.ema import EMAConfig, require_average
 from latentddm.engine.errors import UserError
-from latentddm.engine.task import LOOP_KEYS_THAT_MAY_CHANGE, LoopConfig
+from latentddm.engine.task import ENGINE_KEYS_THAT_MAY_CHANGE, LoopConfig
 from latentddm.inference.sampler import SamplerConfig
 from latentddm.networks.network import NetworkConfig, make_network
 from latentddm.networks.unet import UNetConfig
@@ -52,7 +52,7 @@ def keys_that_may_change(config: TrainConfig) -> tuple[str, ...]:
     """Dotted keys that may differ on a resumed run; the last phase may be made longer."""
     last = f"phases.{len(config.phases) - 1}.images"
     sampler = ("sampler", *(f"sampler.{each.name}" for each in fields(SamplerConfig)))
-    return (*LOOP_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE, last, *sampler)
+    return (*ENGINE_KEYS_THAT_MAY_CHANGE, *PERFORMANCE_KEYS_THAT_MAY_CHANGE, last, *sampler)
 
 
 def check(config: TrainConfig, store: LatentStore) -> None:

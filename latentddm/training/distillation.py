@@ -31,7 +31,7 @@ from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws
 from latentddm.engine.task import (
-    LOOP_KEYS_THAT_MAY_CHANGE,
+    ENGINE_KEYS_THAT_MAY_CHANGE,
     SinglePhaseConfig,
     single_phase,
     whole_span,
@@ -87,7 +87,7 @@ def distill(config: DistillConfig) -> RunFolder:
     """
     config, teacher, store = _resolve(config)
     run, accelerator = start_run(
-        config.output, RUN_KIND, config, config.precision, LOOP_KEYS_THAT_MAY_CHANGE
+        config.output, RUN_KIND, config, config.precision, ENGINE_KEYS_THAT_MAY_CHANGE
     )
     on_main(accelerator, lambda: LatentSpace.of_store(store).keep(run.path))
     on_main(accelerator, lambda: _keep_sampler(run, config.steps))

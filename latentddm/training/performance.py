@@ -1,4 +1,4 @@
-"""Settings for speed and memory of training; none of them changes the gradients."""
+"""Settings for speed and memory of training; none of them changes the gradients beyond rounding."""
 
 from __future__ import annotations
 

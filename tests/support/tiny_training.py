@@ -29,7 +29,7 @@ from latentddm.engine.optimizer import OptimizerConfig
 from latentddm.engine.run import RunFolder
 from latentddm.engine.seeding import BatchDraws, torch_generator
 from latentddm.engine.task import (
-    LOOP_KEYS_THAT_MAY_CHANGE,
+    ENGINE_KEYS_THAT_MAY_CHANGE,
     PhaseOfTask,
     SinglePhaseConfig,
     Span,
@@ -155,7 +155,7 @@ def loop_config(steps: int, **changes: object) -> SinglePhaseConfig:
 
 def train_tiny(config: TinyConfig, fault: Fault | None = None) -> RunFolder:
     run, accelerator = start_run(
-        config.output, "tiny", config, may_change=LOOP_KEYS_THAT_MAY_CHANGE
+        config.output, "tiny", config, may_change=ENGINE_KEYS_THAT_MAY_CHANGE
     )
     whole = whole_span(config.loop)
     border = whole.end if config.border is None else config.border

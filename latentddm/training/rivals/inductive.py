@@ -25,14 +25,14 @@ SHORTEST = 1e-8  # distance of two samples: below it the gradient is 0
 LEAST = 1e-6  # s, and t - s: the velocity at s and the kernel divide by them
 
 
-def nearer_time(t: Tensor, s: Tensor, decrement: float) -> Tensor:
-    """r(s, t) = max(s, eta^-1(eta_t - decrement)), eta_t = t / (1 - t), [B] (section 4.1).
+def nearer_time(t: Tensor, s: Tensor, eta_step: float) -> Tensor:
+    """r(s, t) = max(s, eta^-1(eta_t - eta_step)), eta_t = t / (1 - t), [B] (section 4.1).
 
     Above LARGEST_ETA it counts from there: all that is noise arrives from one time.
     """
     largest = LARGEST_ETA / (1 + LARGEST_ETA)
     inside = t.clamp_max(largest)
-    eta = (inside / (1 - inside) - decrement).clamp_min(0)
+    eta = (inside / (1 - inside) - eta_step).clamp_min(0)
     return torch.maximum(s, eta / (1 + eta)).minimum(t)
 
 
@@ -74,7 +74,7 @@ class InductiveObjective(FlowMapObjective):
     weighting_bias: float | None = 5.0  # b of the weight below; None: weight 1
     weighting_power: float = 1.0  # a of it
     group: int = 4  # M
-    decrement: int = 12  # k: r is 160 / 2^k of eta nearer to data than t
+    decrement: int = 12  # k: eta at r is 160 / 2^k below eta at t
 
     def __post_init__(self) -> None:
         """ValueError names a setting out of range."""

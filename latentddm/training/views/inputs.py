@@ -30,5 +30,7 @@ class TrainingInputs:
 def of_training(inputs: ViewInputs | None, kind: str) -> TrainingInputs:
     """The inputs of a training; ValueError for others, or for none."""
     if not isinstance(inputs, TrainingInputs):
-        raise ValueError(f"the view '{kind}' is made in a training, not without")
+        raise ValueError(
+            f"the view '{kind}' needs the latents of a training; it cannot be made outside one"
+        )
     return inputs

@@ -184,7 +184,7 @@ def test_a_run_that_is_no_trunk_is_refused(
         patch.setattr(Generator, "load", rival)
         with pytest.raises(UserError, match=r"trunk.*not plain diffusion"):
             TrunkConfig(run=str(plain.path), images=32).make(inputs_of(tiny_store, 0))
-    config = {key: value for key, value in plain.read_config().items() if key != "phases"}
+    config = plain.read_config() | {"teacher": "a run"}
     with monkeypatch.context() as patch:  # nor does a distilled student
         patch.setattr(RunFolder, "read_config", lambda _: config)
         patch.setattr(Generator, "load", staticmethod(lambda *_, **__: generator))
