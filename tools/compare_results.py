@@ -109,11 +109,9 @@ def best_findings(findings: Sequence[Finding], metric: str) -> list[Finding]:
 
 def require_newest(methods: Sequence[Method]) -> None:
     """UserError for a run of which older weights are compared: settings kept are of the newest."""
-    compared = {trained.run: 0 for method in methods for trained in method.runs}
-    for method in methods:
-        for trained in method.runs:
-            compared[trained.run] = max(compared[trained.run], method.images)
-    for run, images in compared.items():
+    pairs = sorted((method.images, trained.run) for method in methods for trained in method.runs)
+    latest = {run: images for images, run in pairs}
+    for run, images in latest.items():
         if checkpoint_at(RunFolder(Path(run))).images > images:
             raise UserError(
                 f"--keep-best would write into {run} what was measured at {images:,} images, and "
