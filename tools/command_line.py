@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from latentddm.engine.errors import (
-    EXIT_FAILED,
-    EXIT_SIGNAL,
-    EXIT_WRONG_REQUEST,
-    Interrupted,
-    JobError,
-    UserError,
-)
+from latentddm.engine.errors import Interrupted, JobError, UserError, exit_code_of
 
 Item = TypeVar("Item")
 
@@ -28,15 +20,12 @@ def exit_code(work: Callable[[], None]) -> int:
     """
     try:
         work()
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        return EXIT_SIGNAL + stop.signal_number
-    except KeyboardInterrupt:
-        print("Stopped; run the same command again to go on.", file=sys.stderr)
-        return EXIT_SIGNAL + signal.SIGINT
-    except (UserError, JobError) as error:
+    except (UserError, JobError, Interrupted) as error:
         print(error, file=sys.stderr)
-        return EXIT_WRONG_REQUEST if isinstance(error, UserError) else EXIT_FAILED
+        return exit_code_of(error)
+    except KeyboardInterrupt as error:
+        print("Stopped; run the same command again to go on.", file=sys.stderr)
+        return exit_code_of(error)
     return 0
 
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import traceback
@@ -25,11 +24,10 @@ from latentddm.engine.atomic_io import disk_error
 from latentddm.engine.cpu_threads import let_waiting_threads_sleep
 from latentddm.engine.errors import (
     EXIT_FAILED,
-    EXIT_SIGNAL,
-    EXIT_WRONG_REQUEST,
     Interrupted,
     JobError,
     UserError,
+    exit_code_of,
     unexpected,
 )
 
@@ -47,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parsed = build_parser().parse_args(arguments)
     except UserError as error:
         _print_error(str(error))
-        return EXIT_WRONG_REQUEST
+        return exit_code_of(error)
     _start_logging()
     verb: Verb = parsed.verb
     try:
@@ -56,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if parsed.debug:
             raise
-        sentence, code = _failure(error, verb)
-        return _fail(sentence, code, parsed)
+        return _fail(_sentence(error, verb), exit_code_of(error), parsed)
     if parsed.json:
         _print(json.dumps(outcome.values, ensure_ascii=False))
     else:
@@ -68,23 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _failure(error: BaseException, verb: Verb) -> tuple[str, int]:
-    """The sentence and the exit code of an error."""
-    if isinstance(error, UserError):
-        return str(error), EXIT_WRONG_REQUEST
-    if isinstance(error, JobError):
-        return str(error), EXIT_FAILED
-    if isinstance(error, Interrupted):
-        return str(error), EXIT_SIGNAL + error.signal_number
+def _sentence(error: BaseException, verb: Verb) -> str:
+    """What an error says to the user."""
+    if isinstance(error, UserError | JobError | Interrupted):
+        return str(error)
     if isinstance(error, KeyboardInterrupt):
-        return "Stopped; run the same command again to resume.", EXIT_SIGNAL + signal.SIGINT
+        return "Stopped; run the same command again to resume."
     if _is_out_of_memory(error):
-        return f"Out of memory; lower {verb.memory}.", EXIT_FAILED
+        return f"Out of memory; lower {verb.memory}."
     if isinstance(error, OSError):  # of files not written through atomic_io: logs, events
-        return str(disk_error(error, error.filename)), EXIT_FAILED
+        return str(disk_error(error, error.filename))
     *_, place = traceback.extract_tb(error.__traceback__)
     what = f"Unexpected error in {Path(place.filename).name}, line {place.lineno}"
-    return str(unexpected(error, what)), EXIT_FAILED
+    return str(unexpected(error, what))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""The errors that end a command; the command line turns each into an exit code."""
+"""The errors that end a command, and the exit code of each."""
 
 from __future__ import annotations
 
@@ -48,3 +48,14 @@ class Interrupted(KeyboardInterrupt):
         name = signal.Signals(signal_number).name
         super().__init__(f"{name}: {saved}; run the same command again to resume.")
         self.signal_number = signal_number
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a command that an error has ended."""
+    if isinstance(error, UserError):
+        return EXIT_WRONG_REQUEST
+    if isinstance(error, Interrupted):
+        return EXIT_SIGNAL + error.signal_number
+    if isinstance(error, KeyboardInterrupt):
+        return EXIT_SIGNAL + signal.SIGINT
+    return EXIT_FAILED
